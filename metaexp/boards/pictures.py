@@ -1,0 +1,315 @@
+"""Pictures of what meta-learning does: adaptation curves, episodes before and after adaptation, training curves.
+
+Every function returns a `matplotlib.figure.Figure` that belongs to nobody (no pyplot, no global state).
+
+Pictures of episodes share one form, `Picture`: (episode, predict, shown) -> Figure, where `predict(x)` maps inputs
+[tasks, m, *x_shape] to the predictions after each of the inner steps `shown`: [tasks, len(shown), m, out].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from metaexp.boards.style import (
+    BLACK,
+    BLUE,
+    FLOORS,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    array,
+    legend,
+    limit,
+    log_if_wide,
+    new_figure,
+    new_panels,
+    shades,
+    step_name,
+    tidy,
+    whole_numbers,
+)
+from metaexp.types import Episode
+
+Predict = Callable[[Tensor], Tensor]
+Picture = Callable[[Episode, Predict, Sequence[int]], Figure]
+
+ROW = 1.5  # height of a row of images with its captions, in image widths
+GAP = 0.6  # between support and queries, likewise
+CELLS = 13  # images in a row
+
+
+def picture_for(x_shape: tuple[int, ...], classification: bool) -> Picture:
+    """The picture that fits a family's shapes: a default for families without a picture of their own."""
+    if classification:
+        return grid if len(x_shape) == 3 else probabilities
+    return curves if x_shape == (1,) else scatter
+
+
+def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Mean and half-width of the 95 % interval, 1.96 s / sqrt(tasks): [tasks, k] -> [k], [k], tasks left out.
+
+    A task with a score that is inf or NaN is left out at every step, and counted. With one task the width is 0.
+    """
+    finite = scores[np.isfinite(scores).all(axis=1)].astype(np.float64)
+    if not len(finite):
+        return np.full(scores.shape[1], np.nan), np.full(scores.shape[1], np.nan), len(scores)
+    spread = finite.std(axis=0, ddof=1) if len(finite) > 1 else np.zeros(scores.shape[1])
+    return finite.mean(axis=0), 1.96 * spread / np.sqrt(len(finite)), len(scores) - len(finite)
+
+
+def adaptation_curve(
+    metric: str, scores: np.ndarray, floors: Mapping[str, float | np.ndarray] | None = None, title: str = ""
+) -> Figure:
+    """The metric against inner steps: mean over tasks with its 95 % band.
+
+    Args:
+        metric: its name, for the axis.
+        scores: [tasks, steps + 1], one row per task. Tasks with a score that is not finite are left out and counted.
+        floors: what the curve must beat, by name: one number, or a curve over steps [steps + 1].
+        title: of the figure.
+    """
+    mean, width, lost = band(scores)
+    figure = new_figure(9, 4.8, title)
+    axes = figure.subplots()
+    tidy(axes, "inner steps", metric)
+    whole_numbers(axes)
+    steps, last = np.arange(len(mean)), len(mean) - 1
+    levels = _floors(axes, floors or {})
+    axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
+    label = f"mean of {len(scores) - lost} tasks, 95 % band"
+    axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
+    rising = mean[-1] > mean[0]
+    for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right"))[: last + 1]:
+        if np.isfinite(mean[step]):
+            text = f"{mean[step]:.3g}"
+            axes.annotate(text, (step, mean[step]), shift, textcoords="offset points", ha=side, color=BLUE, fontsize=12)
+    if lost:
+        text = f"{lost} of {len(scores)} tasks not finite: left out"
+        axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
+    axes.set_xlim(-0.03 * max(last, 1), max(last, 1) * 1.03)
+    axes.margins(y=0.12)
+    log_if_wide(axes, np.concatenate([mean, *levels]))
+    legend(figure, axes)
+    return figure
+
+
+def curves(
+    episode: Episode,
+    predict: Predict,
+    shown: Sequence[int],
+    title: str = "",
+    truth: Callable[[Tensor], Tensor] | None = None,
+) -> Figure:
+    """1-D regression: support points and the predicted function after each of the inner steps `shown`.
+
+    Args:
+        episode: x [tasks, n, 1], y [tasks, n, 1]; the first 6 tasks are drawn.
+        predict: [tasks, m, 1] -> [tasks, len(shown), m, 1], see the module.
+        shown: inner steps, ascending; 0 is the prediction before adaptation.
+        title: of the figure.
+        truth: [tasks, m, 1] -> [tasks, m, 1], the functions themselves; without it the query points are drawn.
+    """
+    tasks = len(episode.support.x)
+    (support_x, support_y), (query_x, query_y) = (map(array, part) for part in (episode.support, episode.query))
+    every_x = np.concatenate([support_x.ravel(), query_x.ravel()])
+    x = np.linspace(every_x.min(), every_x.max(), 200)
+    points = episode.support.x.new_tensor(x).view(1, -1, 1).expand(tasks, -1, -1)
+    lines = array(predict(points))[..., 0]  # [tasks, shown, 200]
+    true = None if truth is None else array(truth(points))[..., 0]  # [tasks, 200]
+
+    figure, panels = new_panels(min(tasks, 6), title)
+    colours = ([GREY] if shown[0] == 0 else []) + shades(len(shown) - (shown[0] == 0))
+    for task, axes in enumerate(panels):
+        if true is not None:
+            axes.plot(x, true[task], color=BLACK, linewidth=1.3, label="true function")
+        elif query_x.size:
+            axes.plot(query_x[task], query_y[task], "o", mfc="none", mec=GREY, markersize=5, label="query")
+        for line, step, colour in zip(lines[task], shown, colours, strict=True):
+            dashes, width = ("--", 1.5) if step == 0 else ("-", 2.4 if step == shown[-1] else 1.4)
+            axes.plot(x, line, color=colour, linestyle=dashes, linewidth=width, label=step_name(step))
+        marker: dict[str, Any] = {"marker": "^", "linestyle": "none", "markersize": 8, "mec": "white", "zorder": 5}
+        axes.plot(support_x[task], support_y[task], color=VERMILION, label="support", **marker)
+        whole_numbers(axes, 6)
+        # A prediction that diverged must not squeeze the task itself into a line.
+        seen = [support_y[task].ravel(), query_y[task].ravel(), *([] if true is None else [true[task]])]
+        limit(axes, np.concatenate(seen))
+    legend(figure, panels[0])
+    return figure
+
+
+def scatter(episode: Episode, predict: Predict, shown: Sequence[int], title: str = "") -> Figure:
+    """Regression of any shape: predicted against true query targets, first and last step shown, over all tasks.
+
+    See `curves` for the arguments; predictions are [tasks, len(shown), m, y_dim].
+    """
+    true, predicted = array(episode.query.y), array(predict(episode.query.x))
+    ends = sorted({0, len(shown) - 1})
+    figure, panels = new_panels(len(ends), title, height=4.8)
+    colours = (BLUE, ORANGE, GREEN, PURPLE, VERMILION)
+    named = 1 < true.shape[-1] <= len(colours)
+    for end, axes in zip(ends, panels, strict=True):
+        guess = predicted[:, end]
+        for i in range(true.shape[-1]):
+            label, colour = f"target {i + 1}" if named else None, colours[i % len(colours)]
+            x, y = true[..., i].ravel(), guess[..., i].ravel()
+            axes.plot(x, y, "o", color=colour, label=label, markersize=4, alpha=0.6, mec="none")
+        axes.axline((0, 0), slope=1, color=BLACK, linewidth=1)
+        limit(axes, true.ravel())
+        axes.set_xlim(axes.get_ylim())
+        axes.set_aspect("equal")
+        tidy(axes, "true", "predicted" if end == 0 else "")
+        axes.set_title(f"{step_name(shown[end])}: mse {float(np.mean((guess - true) ** 2)):.3g}", fontsize=12)
+    if named:
+        legend(figure, panels[0])
+    return figure
+
+
+def grid(episode: Episode, predict: Predict, shown: Sequence[int], title: str = "") -> Figure:
+    """Classification of images: a row per episode, support at the left, queries with the predicted class at the right.
+
+    A right query has a green frame, a tick and its probability; a wrong one a dashed red frame, a cross and the true
+    class. See `curves` for the arguments: x [tasks, n, C, H, W], y one-hot, predictions (logits)
+    [tasks, len(shown), m, ways] of which the last step is drawn, for the first 4 episodes.
+    """
+    chance = _softmax(array(predict(episode.query.x))[:, -1])  # [tasks, m, ways]
+    support, queries = array(episode.support.x), array(episode.query.x)
+    given, true = array(episode.support.y).argmax(-1), array(episode.query.y).argmax(-1)
+    rows, ways = min(len(support), 4), chance.shape[-1]
+    left = min(support.shape[1], 5 if ways <= 5 else CELLS // 2)
+    right = min(queries.shape[1], CELLS - left)
+
+    figure = new_figure(9, 0.75 + rows * ROW * 8.8 / (left + right + GAP), title)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.set(xlim=(0, left + right + GAP), ylim=(rows * ROW, -0.4), aspect="equal")
+    share = float((chance.argmax(-1) == true).mean())
+    axes.text(0.06, -0.12, f"support, {ways}-way {support.shape[1] // ways}-shot", fontsize=12, weight="bold")
+    text = f"queries {step_name(shown[-1])}: {share:.1%} of {true.size} right"
+    axes.text(left + GAP + 0.06, -0.12, text, fontsize=12, weight="bold")
+    for row in range(rows):
+        paint = _painter(axes, np.concatenate([support[row], queries[row]]))
+        for column, i in enumerate(_spread(given[row], left, range(ways))):
+            paint(support[row, i], column, row * ROW, f"{given[row, i] + 1}")
+        for column, i in enumerate(_spread(true[row], right, given[row][_spread(given[row], left, range(ways))])):
+            guess = int(chance[row, i].argmax())
+            below = f"{chance[row, i, guess]:.0%}" if guess == true[row, i] else f"true {true[row, i] + 1}"
+            paint(queries[row, i], left + GAP + column, row * ROW, f"{guess + 1}\n{below}", guess == true[row, i])
+    return figure
+
+
+def probabilities(episode: Episode, predict: Predict, shown: Sequence[int], title: str = "") -> Figure:
+    """Classification of anything: class probabilities of every query (rows, sorted by class), the true class framed.
+
+    See `grid` for the arguments.
+    """
+    chance = _softmax(array(predict(episode.query.x))[:, -1])  # [tasks, m, ways]
+    true = array(episode.query.y).argmax(-1)
+    figure, panels = new_panels(min(len(true), 4), title, height=4.6, columns=4)
+    for task, axes in enumerate(panels):
+        order = np.argsort(true[task], kind="stable")
+        image = axes.imshow(chance[task][order], cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        for row, i in enumerate(order):
+            good = chance[task, i].argmax() == true[task, i]
+            colour, dashes = (GREEN, "-") if good else (VERMILION, "--")
+            corner = (true[task, i] - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, linewidth=1.8, edgecolor=colour, linestyle=dashes))
+        axes.set_title(f"{float((chance[task].argmax(-1) == true[task]).mean()):.0%} right", fontsize=12)
+        axes.set_xlabel("class", fontsize=12)
+        step = -(-chance.shape[-1] // 8)
+        axes.set_xticks(range(0, chance.shape[-1], step), [str(c + 1) for c in range(0, chance.shape[-1], step)])
+        axes.set_yticks([])
+        axes.grid(False)
+    panels[0].set_ylabel(f"queries {step_name(shown[-1])}", fontsize=12)
+    figure.colorbar(image, ax=panels, label="probability (frame: true class)", shrink=0.8)
+    return figure
+
+
+def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = "") -> Figure:
+    """Outer loss and the validation metric against outer steps.
+
+    Args:
+        rows: of metrics.jsonl: "step" and any of the tags of `metaexp.boards.tensorboard`.
+        metric: name of the validation metric.
+        title: of the figure.
+    """
+    figure, (left, right) = new_panels(2, title, height=4.6)
+    tidy(left, "outer step", "outer loss")
+    tidy(right, "outer step", f"validation {metric}")
+    step, loss = _series(rows, "train/outer_loss")
+    left.plot(step, loss, color=SKY, linewidth=1.0, label="as logged")
+    if (n := len(loss) // 20) > 1:  # a centred mean does not lag behind
+        smooth_step, smooth = (np.convolve(values, np.ones(n) / n, mode="valid") for values in (step, loss))
+        left.plot(smooth_step, smooth, color=BLUE, linewidth=2.2, label=f"mean of {n}")
+    log_if_wide(left, loss)
+
+    tags = sorted({tag for row in rows for tag in row if tag.startswith("floor/") and tag.endswith(f"/{metric}")})
+    drawn = _floors(right, {tag.split("/")[1]: _series(rows, tag)[1][-1] for tag in tags})
+    for tag, colour in (("before", GREY), ("after", BLUE)):
+        step, value = _series(rows, f"val/{metric}/{tag}")
+        right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=f"{tag} adaptation")
+        drawn.append(value)
+    log_if_wide(right, np.concatenate(drawn))
+    for axes in (left, right):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False, fontsize=11)
+    return figure
+
+
+def _floors(axes: Axes, floors: Mapping[str, float | np.ndarray]) -> list[np.ndarray]:
+    """Draws each floor, a level or a curve over steps, as a dashed line; returns their values."""
+    levels = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in floors.values()]
+    for name, level, colour in zip(floors, levels, FLOORS * len(levels), strict=False):
+        style: dict[str, Any] = {"color": colour, "linestyle": "--", "label": f"{name}: {level[-1]:.3g}"}
+        if len(level) == 1:
+            axes.axhline(level[0], **style)
+        else:
+            axes.plot(np.arange(len(level)), level, **style)
+    return levels
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weight = np.exp(logits - logits.max(-1, keepdims=True))
+    return weight / weight.sum(-1, keepdims=True)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], tag: str) -> tuple[np.ndarray, np.ndarray]:
+    found = [(row["step"], float(row[tag])) for row in rows if row.get(tag) is not None]  # may be the word "NaN"
+    pairs = np.array(found, dtype=np.float64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _spread(classes: np.ndarray, most: int, first: Sequence[int] | np.ndarray) -> list[int]:
+    """At most `most` positions, in turn one of every class, those in `first` before others; sorted by class."""
+    turn = [int((classes[:i] == c).sum()) for i, c in enumerate(classes)]
+    order = sorted(range(len(classes)), key=lambda i: (classes[i] not in first, turn[i], classes[i]))
+    return sorted(order[:most], key=lambda i: (classes[i], i))
+
+
+def _painter(axes: Axes, images: np.ndarray) -> Callable[..., None]:
+    """A function that draws one of these images [n, C, H, W] in a cell, with a caption and, for queries, a verdict."""
+    low, span = float(images.min()), float(np.ptp(images)) or 1.0
+    looks = {
+        None: (GREY, BLACK, "-", 0.8, ""),
+        True: (GREEN, GREEN, "-", 2.2, "\u2713 "),
+        False: (VERMILION, VERMILION, "--", 2.2, "\u2717 "),
+    }
+    drawing = np.median((images - low) / span) < 0.05  # ink on paper: show the ink dark
+
+    def paint(image: np.ndarray, x: float, y: float, text: str, right: bool | None = None) -> None:
+        scaled = np.moveaxis((image - low) / span, 0, -1)  # [H, W, C]
+        scaled = scaled if scaled.shape[-1] == 3 else scaled.mean(-1)
+        box, colours = (x + 0.06, x + 0.94, y + 0.94, y + 0.06), "gray_r" if drawing else "gray"
+        axes.imshow(scaled, cmap=colours, vmin=0, vmax=1, extent=box)
+        colour, ink, dashes, width, mark = looks[right]
+        frame = Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, ec=colour, linestyle=dashes, linewidth=width)
+        axes.add_patch(frame)
+        axes.text(x + 0.5, y + 0.98, mark + text, ha="center", va="top", fontsize=10, color=ink)
+
+    return paint

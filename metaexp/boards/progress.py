@@ -1,0 +1,268 @@
+"""What a run prints: a bar on a terminal, a line now and then elsewhere, and the table of results at the end.
+
+Rates and times are of wall-clock time; the bar and its numbers are drawn by time, not by step, so that a step pays
+for one look at the clock.
+"""
+
+import logging
+import math
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WINDOW = 60.0  # seconds over which the rate is taken
+
+
+class Progress:
+    """Shows the outer loop's progress on `stream`, in place on a terminal, else as a line every so often.
+
+    Args:
+        total: outer steps of the whole run.
+        start: outer steps done before (a resumed run).
+        stream: where to print; default sys.stderr.
+        every: seconds between lines where `stream` is not a terminal.
+        larger_is_better: whether the first validation metric grows with quality.
+        console: a Rich console to draw on in place of `stream`.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        stream: TextIO | None = None,
+        every: float = 10.0,
+        larger_is_better: bool = False,
+        console: "Console | None" = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total, self.step, self.larger_is_better, self._clock = total, start, larger_is_better, clock
+        self._stream = stream or sys.stderr
+        self._loss: float | None = None
+        self._metric, self._value, self._best = "", math.nan, math.nan
+        now = clock()
+        self._seen: deque[tuple[float, int]] = deque([(now, start)])
+        self._live = _live(self._stream, console)
+        self._gap = every if self._live is None else 0.2
+        self._due = now + self._gap
+
+    def update(self, step: int, loss: Callable[[], float] | None = None) -> None:
+        """Call after every outer step with the number of steps done; `loss` is called only when its value is shown."""
+        self.step = step
+        if (now := self._clock()) >= self._due:
+            self._loss = self._loss if loss is None else float(loss())
+            self._show(now)
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Call after every validation; the first metric is shown, with the best value so far on a terminal."""
+        self.step = step
+        self._metric, self._value = next(iter(metrics.items()))
+        sign = -1.0 if self.larger_is_better else 1.0
+        if not sign * self._value >= sign * self._best:  # also replaces the NaN of the start
+            self._best = self._value if not math.isnan(self._value) else self._best
+        self._show(self._clock())
+
+    def note(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self._live is None:
+            self._write(lambda: print(text, file=self._stream, flush=True))
+        else:
+            console = self._live.console
+            self._write(lambda: console.print(text, markup=False, highlight=False, soft_wrap=True))
+
+    def close(self) -> None:
+        """Shows the last state and leaves the line; call it however the run ends. A second call does nothing."""
+        if self._live is not None:
+            self._write(lambda: self._live.update(self._bar(self._clock()), refresh=True))
+            self._write(self._live.stop)
+            self._live = None
+            self._gap = self._due = math.inf
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def line(self, now: float) -> str:
+        """The state: `step 1200/20000  outer loss 0.412  val mse 0.51  810 meta-steps/s  0:23 left`."""
+        return "  ".join([f"step {self.step}/{self.total}", *self._values(), *self._pace(now)])
+
+    def _values(self) -> list[str]:
+        facts = [] if self._loss is None else [f"outer loss {self._loss:.3g}"]
+        if self._metric:
+            facts.append(f"val {self._metric} {self._value:.3g}")
+            if self._live is not None:
+                facts[-1] += f" (best {self._best:.3g})"
+        return facts
+
+    def _pace(self, now: float) -> list[str]:
+        then, step = self._seen[0]
+        if now <= then or self.step <= step:
+            return []
+        rate = (self.step - step) / (now - then)
+        left = _duration((self.total - self.step) / rate)
+        return [f"{rate:.0f} meta-steps/s" if rate >= 10 else f"{rate:.2g} meta-steps/s", f"{left} left"]
+
+    def _show(self, now: float) -> None:
+        self._due = now + self._gap
+        if self._live is None:
+            self.note(self.line(now))
+        else:
+            self._write(lambda: self._live.update(self._bar(now), refresh=True))
+        self._seen.append((now, self.step))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW:
+            self._seen.popleft()
+
+    def _bar(self, now: float) -> "Table":
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        bar = ProgressBar(self.total, self.step, width=24 if self._live.console.width >= 110 else 8)
+        text = "  ".join([f"{self.step}/{self.total}", *reversed(self._pace(now)), *self._values()])
+        table = Table.grid(padding=(0, 1))
+        table.add_row(bar, Text(text, no_wrap=True, overflow="ellipsis"))
+        return table
+
+    def _write(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, ValueError):  # the reader went away, or the stream is closed: train on, in silence
+            self._gap = self._due = math.inf
+
+
+def _live(stream: TextIO, console: "Console | None") -> Any:
+    """A started Rich display that is drawn by hand (no thread), or None where `stream` cannot move its cursor."""
+    if console is None and not stream.isatty():
+        return None
+    from rich.console import Console
+    from rich.live import Live
+
+    console = console or Console(file=stream)
+    if not console.is_terminal or console.is_dumb_terminal:
+        return None
+    # Prints that go to a file or a pipe must still arrive there.
+    live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
+    live.start()
+    return live
+
+
+def _duration(seconds: float) -> str:
+    """0:23, 12:05, 3:04:59, 2d 3h."""
+    whole = round(max(seconds, 0.0))
+    minutes, hours, days = whole // 60 % 60, whole // 3600 % 24, whole // 86400
+    if days:
+        return f"{days}d {hours}h"
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class _Adverts(logging.Filter):
+    """Drops Lightning's tips and the lines that list accelerators."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not ("Tip: " in text or text.startswith(("GPU available:", "TPU available:", "HPU available:")))
+
+
+def quiet() -> None:
+    """Silences Lightning's tips, its list of accelerators, and its advice on data-loader workers; nothing else.
+
+    The outer loop has no data loader worth workers. The fourth thing silenced is a deprecation inside Lightning.
+    """
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _Adverts) for one in logger.filters):
+            logger.addFilter(_Adverts())
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+
+
+def print_result(
+    result: Mapping[str, Any],
+    folder: str,
+    logdir: str,
+    stream: TextIO | None = None,
+    console: "Console | None" = None,
+) -> None:
+    """Prints what a finished run reached: a Rich table on a terminal, plain aligned columns elsewhere.
+
+    Args:
+        result: the content of result.json.
+        folder: of the run.
+        logdir: what `tensorboard --logdir` is to be given.
+        stream: where to print; default sys.stdout. A reader that goes away (`| head`) is no error.
+        console: a Rich console to print on in place of `stream`.
+    """
+    stream = stream or sys.stdout
+    head, rows = _result_rows(result)
+    speed, weights = result.get("speed", {}), result.get("weights", {})
+    title = "{algo} on {task}, {model}, seed {seed}: {steps} outer steps".format(**result)
+    if weights:
+        title += f", {weights['kind']} weights (step {weights['step']})"
+    below = [f"folder       {folder}", f"to look at   tensorboard --logdir {shlex.quote(logdir)}"]
+    for metric, value in result["test"].items():
+        if lost := value.get("non_finite", 0):
+            below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
+    if speed:
+        rate = speed.get("meta_steps_per_s")
+        below.insert(0, f"time         {_duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
+    try:
+        if console is not None or stream.isatty():
+            _print_rich(title, head, rows, below, stream, console)
+        else:
+            widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+            lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+            print("\n".join([title, *lines, *below]), file=stream, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end: give that flush somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    head, rows = ["test", "mean", "before", "1 step", "last step", "tasks"], []
+    for metric, value in result["test"].items():
+        steps = value.get("per_step") or []
+        some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
+        curve = [f"{float(step['mean']):.4g}" if step else "" for step in some]
+        rows.append([metric, _interval(value), *curve, str(value["tasks"])])
+    for name, metrics in result.get("floors", {}).items():
+        rows += [[f"{metric}, floor: {name}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    mean = f"{float(value['mean']):.4g}"
+    return f"{mean} +- {float(value['ci95']):.2g}" if value.get("ci95") is not None else mean
+
+
+def _print_rich(
+    title: str, head: list[str], rows: list[list[str]], below: list[str], stream: TextIO, console: "Console | None"
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console(file=stream)
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, safe_box=True)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    plus = "±" if console.encoding.lower().startswith("utf") else "+-"
+    for row in rows:
+        dim = "dim" if "floor:" in row[0] else ""
+        table.add_row(*(Text(cell.replace("+-", plus)) for cell in row), style=dim)
+    console.print(table)
+    for line in below:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

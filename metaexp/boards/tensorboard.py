@@ -1,0 +1,192 @@
+"""What TensorBoard shows of a run: scalars, pictures, a layout that groups them, and the table of hyperparameters.
+
+Tags, the same in metrics.jsonl:
+
+    train/outer_loss  train/meta_gradient_norm  train/learning_rate      speed/meta_steps_per_s
+    val/<metric>/before  val/<metric>/after  val/<metric>/after_low  val/<metric>/after_high  (95 % interval)
+    val/<metric>/step_00  step_01  ...       val/inner_gradient_norm
+    floor/<name>/<metric>                    test/<metric>
+"""
+
+import io
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from metaexp.files import replace_file, space_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Tags and values of one metric on the validation tasks.
+
+    Args:
+        metric: its name.
+        per_step: {"mean": ..., "ci95": ...} after 0, 1, ..., steps inner steps, as in result.json.
+    """
+    last, root = per_step[-1], f"val/{metric}"
+    values = {f"{root}/before": per_step[0]["mean"]} if len(per_step) > 1 else {}
+    values[f"{root}/after"] = last["mean"]
+    values[f"{root}/after_low"] = last["mean"] - last["ci95"]
+    values[f"{root}/after_high"] = last["mean"] + last["ci95"]
+    steps = {f"{root}/step_{step:02d}": value["mean"] for step, value in enumerate(per_step) if len(per_step) > 1}
+    return values | steps
+
+
+class Board:
+    """Writes a run's event files into its own folder, so that a folder of runs or a sweep is one TensorBoard tree.
+
+    Costs nothing between calls. Only rank 0 writes; on other ranks every method does nothing.
+
+    Args:
+        folder: of the run.
+        resumed_at: the outer step of the checkpoint a run goes on from; TensorBoard forgets what stood after it.
+        rank: of this process; default: Lightning's.
+
+    Raises (every method):
+        SpaceError: a file could not be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None, rank: int | None = None):
+        self.folder = Path(folder)
+        self.active = (getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0
+        self.logger = TensorBoardLogger(
+            str(self.folder.parent),
+            name="",
+            version=self.folder.name,
+            default_hp_metric=False,
+            purge_step=None if resumed_at is None else resumed_at + 1,
+        )
+        _mute_writer_threads()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes numbers under their tags (see the module) at an outer step."""
+        if self.active:
+            with self._guard():
+                for tag, value in values.items():
+                    self.logger.experiment.add_scalar(tag, float(value), step)
+
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Shows a picture, and keeps its newest state as `figures/<tag>.png` (`/` in the tag becomes `_`)."""
+        if not self.active:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        png = buffer.getvalue()
+        with self._guard():
+            path = self.folder / "figures" / f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', tag)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, lambda file: file.write(png), needs=len(png))
+            width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+            image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            self.logger.experiment.file_writer.add_summary(summary, step)
+
+    def layout(self, metrics: Sequence[str]) -> None:
+        """Groups the scalars for the dashboard "Custom scalars"; every chart of a metric also shows its floors."""
+        if not self.active:
+            return
+        charts: dict[str, dict[str, list[Any]]] = {}
+        for metric in metrics:
+            root, name = f"val/{re.escape(metric)}", re.escape(metric)
+            floors = f"floor/[^/]+/{name}$"
+            charts[f"validation: {metric}"] = {
+                f"{metric} before and after adaptation": ["Multiline", [f"{root}/before$", f"{root}/after$", floors]],
+                f"{metric} after every inner step": ["Multiline", [rf"{root}/step_\d+$", floors]],
+                f"{metric} after adaptation, 95 % interval": [
+                    "Margin",
+                    [f"val/{metric}/after", f"val/{metric}/after_low", f"val/{metric}/after_high"],
+                ],
+            }
+        # One category for each thing, the same in every run: TensorBoard merges the layouts of a tree by title.
+        charts["training"] = {
+            "outer loss": ["Multiline", ["train/outer_loss$"]],
+            "gradient norms": ["Multiline", ["train/meta_gradient_norm$", "val/inner_gradient_norm$"]],
+            "rates": ["Multiline", ["train/.*rate$"]],
+            "meta-steps per second": ["Multiline", ["speed/meta_steps_per_s$"]],
+        }
+        with self._guard():
+            self.logger.experiment.add_custom_scalars(charts)
+
+    def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
+        """Writes the run's row of the HParams table: the flat config and the final test metrics.
+
+        The row stands in the sub-folder `test`, and without the message that fixes the table's columns: TensorBoard
+        then joins the columns of all runs of a tree, whatever their algorithm and metric, and takes no training
+        curve for a result.
+        """
+        if not self.active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in config.items()}
+        _, start, end = hparams(row, {f"test/{name}": value for name, value in metrics.items()})
+        with self._guard():
+            writer: Any = SummaryWriter(str(self.folder / "test"))
+            try:
+                writer.file_writer.add_summary(start, step)
+                writer.file_writer.add_summary(end, step)
+                for name, value in metrics.items():
+                    writer.add_scalar(f"test/{name}", float(value), step)
+            finally:
+                _close(writer)
+
+    def flush(self) -> None:
+        """Everything given so far is in the file afterwards."""
+        if self.active:
+            with self._guard():
+                self.logger.experiment.flush()
+
+    def close(self) -> None:
+        """Flushes and ends the event file; does nothing where nothing was written."""
+        if self.active and self.logger._experiment is not None:
+            with self._guard():
+                _close(self.logger.experiment)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise space_error(Path(error.filename or self.folder / "events.out.tfevents"), error) from error
+
+
+def _close(writer: Any) -> None:
+    """Ends an event file. `flush` may return before its thread has noted that the last write failed: ask it again."""
+    thread = None if writer.file_writer is None else writer.file_writer.event_writer._async_writer._worker
+    writer.close()
+    if thread is not None and thread.exception is not None:
+        raise thread.exception
+
+
+_muted: Callable[..., Any] | None = None
+
+
+def _mute_writer_threads() -> None:
+    """Keeps the traceback of an event file's own thread off the screen when it meets an OSError.
+
+    The thread hands its exception to the next call (see `Board._guard`), so it is told once, in one line.
+    """
+    global _muted
+    if threading.excepthook is _muted:
+        return
+    before = threading.excepthook
+
+    def hook(args: Any) -> None:
+        ours = type(args.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
+        if not (ours and isinstance(args.exc_value, OSError)):
+            before(args)
+
+    _muted = threading.excepthook = hook

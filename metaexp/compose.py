@@ -1,0 +1,204 @@
+"""Hydra's composition of the files in conf/, with every complaint as one line.
+
+Uses Hydra's loader directly, so that a configuration can be composed and refused before Hydra makes folders or logs.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from metaexp.errors import ConfigError, MetaexpError
+from metaexp.targets import nearest
+
+GROUPS = ("algo", "task", "model", "device", "optimizer", "experiment")
+VERSION_BASE = "1.3"
+# Run folders are claimed by this program (see metaexp.runs); Hydra would make its own, shared by runs of one second.
+_FOLDERS = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
+
+
+def config_dir() -> Path:
+    """The folder conf/: inside the package in a wheel, beside it in a checkout or an editable install."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(f"no conf/train.yaml in {here} or beside it: the installation is incomplete, install it again")
+
+
+class File(NamedTuple):
+    """A file that took part in a composition: where its settings go, its plain content, its text."""
+
+    name: str  # e.g. task/sine
+    package: str  # e.g. task; empty: the top
+    content: dict[str, Any]
+    text: str
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MetaexpError:
+        raise
+    except OverrideParseException as error:
+        reason = _line(error).partition("; See ")[0]
+        if reason.startswith("LexerNoViableAlt"):
+            reason = """a value with special characters needs quotes inside quotes: 'key="a value"'"""
+        raise ConfigError(f"{error.override}: cannot be read as key=value ({reason})") from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        detail = f" ({_line(cause)})" if cause and str(cause) != str(error) else ""
+        raise ConfigError(_line(error) + detail) from error
+
+
+def _line(error: BaseException) -> str:
+    # Hydra's advice to force an unknown key with a + is left out: it makes a setting that nobody reads.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("To append")]
+    return "; ".join(lines)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of key=value arguments; raises ConfigError for one that it cannot read."""
+    for line in overrides:
+        if "=" not in line and not line.startswith("~"):
+            raise ConfigError(f"{line}: cannot be read as key=value, e.g. algo=maml")
+    with _one_line():
+        return list(OverridesParser.create().parse_overrides(list(overrides)))
+
+
+class Composer:
+    """Composes `train.yaml` (or another file of conf/) with the user's folders.
+
+    Args:
+        extra: the folder given by --config-dir, searched before conf/.
+        search_path: `hydra.searchpath=...` as typed, searched after conf/.
+        name: the primary file.
+
+    Raises:
+        ConfigError: a folder that does not exist.
+    """
+
+    def __init__(self, extra: str | None = None, search_path: Sequence[str] = (), name: str = "train"):
+        version.setbase(VERSION_BASE)
+        runtime = JobRuntime.instance()
+        if not runtime.conf.get("name"):
+            runtime.set("name", name)
+        self.name, self.search_path = name, list(search_path)
+        self._files: dict[tuple[str, ...], list[File]] = {}
+        path = create_config_search_path(str(config_dir()))
+        if extra is not None:
+            if not os.path.isdir(extra):
+                raise ConfigError(f"--config-dir {extra}: no such folder")
+            path.prepend("command-line", f"file://{os.path.abspath(extra)}", SearchPathQuery(provider="schema"))
+        with _one_line():
+            self.loader = ConfigLoaderImpl(path)
+            self.repository = self.loader._parse_overrides_and_create_caching_repo(name, self.search_path)[1]
+        for source in self.repository.get_sources():
+            if not source.available():
+                raise ConfigError(f"hydra.searchpath: {source.path} does not exist; name a folder, e.g. file://my/conf")
+
+    def options(self, group: str) -> list[str]:
+        """The choices of a group, in conf/ and in the user's folders."""
+        return self.repository.get_group_options(group)
+
+    def is_group(self, key: str) -> bool:
+        """Whether a key names a group of files, not a setting."""
+        return self.repository.group_exists(key)
+
+    def content(self, name: str) -> dict[str, Any]:
+        """One file's settings, e.g. of task/sine, unresolved."""
+        loaded = self.repository.load_config(name)
+        content = OmegaConf.to_container(loaded.config, resolve=False) if loaded else None
+        return {str(k): v for k, v in content.items() if k != "defaults"} if isinstance(content, dict) else {}
+
+    def text(self, name: str) -> str:
+        """One file's text; empty where it lies in no folder."""
+        for source in self.repository.get_sources():
+            if source.is_config(name):
+                file = Path(source.path) / f"{name}.yaml"
+                return file.read_text(encoding="utf-8") if source.scheme() == "file" and file.is_file() else ""
+        return ""
+
+    def prepare(self, override: Override) -> str:
+        """An override as Hydra shall apply it, once its group, choice or key is known to be allowed.
+
+        Settings get `++`: whether a setting exists is for the schema to say, which knows the nearest name.
+
+        Raises:
+            ConfigError: an unknown choice, several values outside a sweep, a folder setting of Hydra.
+        """
+        line, key = str(override.input_line), override.key_or_group
+        if key.startswith("hydra.") or key == "hydra":
+            _check_hydra(override)
+            return line
+        if override.is_delete():
+            if self.is_group(key):
+                raise ConfigError(f"{line}: a group cannot be removed; choose one of {', '.join(self.options(key))}")
+            return line
+        if not self.is_group(key) or (not override.is_sweep_override() and isinstance(override.value(), dict)):
+            return f"++{line.lstrip('+')}"
+        if not override.is_sweep_override() and isinstance(override.value(), list) and key != "experiment":
+            raise ConfigError(f"{line}: choose one of {', '.join(self.options(key))}; several need -m and {key}=a,b")
+        values = override.sweep_string_iterator() if override.is_discrete_sweep() else _values(override)
+        for value in values:
+            self._check_choice(key, value)
+        return line.lstrip("+") if key in GROUPS else line
+
+    def _check_choice(self, group: str, value: str | None) -> None:
+        options = self.options(group)
+        if value in options or (group == "experiment" and value in (None, "null")):
+            return
+        shown = "null" if value is None else value
+        listed = ", ".join(options) or "there is none; add a folder with --config-dir"
+        raise ConfigError(f"{group}={shown}: no such choice{nearest(str(shown), options)} (choices: {listed})")
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration, with Hydra's own node `hydra` in it. Raises ConfigError."""
+        with _one_line():
+            return self.loader.load_configuration(
+                self.name, [*overrides, *self.search_path], RunMode.RUN, from_shell=False
+            )
+
+    def files(self, overrides: Sequence[str]) -> list[File]:
+        """The files that such a composition reads, in the order in which they are laid over each other."""
+        choices = tuple(line for line in overrides if not line.startswith(("++", "hydra.")))
+        if choices not in self._files:  # settings choose no file, so the jobs of a sweep share the answer
+            with _one_line():
+                lines = [*choices, *self.search_path]
+                defaults = self.loader.compute_defaults_list(self.name, lines, RunMode.RUN).defaults
+            found = [(d.config_path or "", d.package or "") for d in defaults]
+            files = [File(n, p, self.content(n), self.text(n)) for n, p in found if n and not n.startswith("hydra")]
+            self._files[choices] = files
+        return self._files[choices]
+
+
+def _values(override: Override) -> list[str | None]:
+    value = override.value()
+    items = value if isinstance(value, list) else [value]
+    return [None if item is None else str(item) for item in items]
+
+
+def _check_hydra(override: Override) -> None:
+    key, line = override.key_or_group, str(override.input_line)
+    if any(key == name or key.startswith(f"{name}.") for name in _FOLDERS):
+        raise ConfigError(f"{line}: metaexp makes its folders itself; use out=FOLDER, and name=LABEL for their names")
+    if "_target_" in line:
+        raise ConfigError(f"{line}: a class cannot be named here; choose hydra/launcher=... or hydra/sweeper=...")

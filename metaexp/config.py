@@ -1,0 +1,198 @@
+"""From what was typed to a checked configuration: plain containers, nothing imported, nothing called yet."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metaexp.compose import GROUPS, Composer, File, config_dir, parse
+from metaexp.errors import ConfigError
+from metaexp.schema import Schema, comments
+from metaexp.targets import Maker, check_target, instantiate, module_of, targets
+
+__all__ = ["GROUPS", "Maker", "Settings", "config_dir", "instantiate", "load"]
+
+
+def load(overrides: Sequence[str], extra: str | None = None) -> dict[str, Any]:
+    """The checked configuration of one run.
+
+    Args:
+        overrides: key=value arguments as typed.
+        extra: the folder given by --config-dir.
+
+    Returns:
+        The resolved settings as plain containers, and `choices` (the file chosen in each group, None for none) and
+        `trusted` (modules that the user's own group files name).
+
+    Raises:
+        ConfigError: an unknown key or choice, a wrong type, choices that do not fit, a class that is refused.
+    """
+    return Settings(overrides, extra).load(overrides)
+
+
+class Settings:
+    """Checks configurations; one object serves all jobs of a sweep.
+
+    Args:
+        overrides: as typed; only hydra.searchpath is read from them here.
+        extra: the folder given by --config-dir.
+    """
+
+    def __init__(self, overrides: Sequence[str], extra: str | None = None):
+        parsed = parse(overrides)
+        search = [str(o.input_line) for o in parsed if o.key_or_group == "hydra.searchpath"]
+        self.composer = Composer(extra, search)
+        self._schemas: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def load(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """See the function `load`."""
+        config, _ = self.load_all(overrides)
+        return config
+
+    def load_all(self, overrides: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
+        """As `load`, with Hydra's own settings beside it."""
+        parsed = [o for o in parse(overrides) if o.key_or_group != "hydra.searchpath"]
+        for override in parsed:
+            if override.is_sweep_override():
+                line = override.input_line
+                raise ConfigError(f"{line}: several values need -m (a sweep); a list is written [a,b]")
+        lines = [self.composer.prepare(o) for o in parsed]
+        composed = self.composer.compose(lines)
+        hydra = composed.hydra
+        choices = {name: hydra.runtime.choices.get(name) for name in GROUPS}
+        files = self.composer.files(lines)
+        trusted = _trusted(files)
+        plain = _plain(_settings(composed))
+        for path, target in targets(plain):
+            check_target(path, target, trusted)
+        defaults, above = self._defaults(parsed, choices), _above(parsed, files)
+        config = Schema(defaults, _notes(files), trusted, _Origin(parsed, files), above).check(plain)
+        self._check_pairs(config, choices)
+        return config | {"choices": choices, "trusted": sorted(trusted)}, hydra
+
+    def prepare(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides as Hydra shall apply them; raises ConfigError for an unknown choice."""
+        return [self.composer.prepare(override) for override in parse(overrides)]
+
+    def _defaults(self, parsed: Sequence[Override], choices: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with the same choices and nothing else: no typed value, no experiment, no pair file."""
+        lines = [f"{name}={choice}" for name, choice in choices.items() if name != "experiment" and choice is not None]
+        for override in parsed:
+            key = override.key_or_group
+            if self.composer.is_group(key) and key not in GROUPS and isinstance(override.value(), str):
+                lines.append(str(override.input_line))
+        if self.composer.is_group("pair"):
+            lines.append("~pair")
+        composition = tuple(lines)
+        if composition not in self._schemas:
+            self._schemas[composition] = _forgiving(_settings(self.composer.compose(lines)))
+        return self._schemas[composition]
+
+    def _check_pairs(self, config: dict[str, Any], choices: dict[str, Any]) -> None:
+        gives = config["task"].get("gives") or {}
+        for group in GROUPS:
+            node = config.get(group)
+            if not isinstance(node, dict):
+                continue
+            for name, wanted in (node.get("needs") or {}).items():
+                if name in gives and not _fits(wanted, gives[name]):
+                    others = [o for o in self.composer.options(group) if self._option_fits(group, o, gives)]
+                    fix = f"use {group}={' | '.join(others)}" if others else f"no {group} fits this task"
+                    raise ConfigError(
+                        f"{group}={choices[group]} needs {name} {' or '.join(_several(wanted))}, "
+                        f"task={choices['task']} gives {gives[name]}; {fix}"
+                    )
+
+    def _option_fits(self, group: str, option: str, gives: dict[str, Any]) -> bool:
+        needs = self.composer.content(f"{group}/{option}").get("needs") or {}
+        return all(_fits(wanted, gives[name]) for name, wanted in needs.items() if name in gives)
+
+
+class _Origin:
+    """Where a value stands that was not typed: the last file that sets it."""
+
+    def __init__(self, parsed: Sequence[Override], files: Sequence[File]):
+        self.typed = [o.key_or_group for o in parsed]
+        self.files = files
+
+    def __call__(self, path: str) -> str:
+        if any(f"{path}.".startswith(f"{key}.") for key in self.typed):
+            return ""
+        for file in reversed(self.files):
+            inside = path.removeprefix(f"{file.package}.") if file.package else path
+            if (not file.package or inside != path) and _has(file.content, inside.split(".")):
+                return f" (in {file.name}.yaml)"
+        return ""
+
+
+def _above(parsed: Sequence[Override], files: Sequence[File]) -> set[str]:
+    found = {key for o in parsed if not o.is_sweep_override() for key in _leaves(o.value(), o.key_or_group)}
+    for file in files:
+        if file.name.startswith(("experiment/", "pair/")):
+            found |= set(_leaves(file.content, file.package))
+    return found
+
+
+def _leaves(node: Any, path: str) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path
+
+
+def _has(node: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _several(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def _fits(wanted: Any, given: Any) -> bool:
+    return bool(set(_several(wanted)) & set(_several(given)))
+
+
+def _trusted(files: Sequence[File]) -> set[str]:
+    named = {module_of(str(target)) for file in files for _, target in targets(file.content)}
+    return {name for name in named if name and name.split(".")[0] != "metaexp" and not name.startswith("torch.optim")}
+
+
+def _notes(files: Sequence[File]) -> dict[str, str]:
+    notes: dict[str, str] = {}
+    for file in files:
+        for key, comment in comments(file.text).items():
+            notes[f"{file.package}.{key}" if file.package else key] = comment
+    return notes
+
+
+def _settings(composed: DictConfig) -> DictConfig:
+    # Without Hydra's own node: it holds interpolations that only a running Hydra can resolve.
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def _plain(settings: DictConfig) -> dict[str, Any]:
+    """The settings resolved; what must be given and is not is refused."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(settings))
+        plain = OmegaConf.to_container(settings, resolve=True, throw_on_missing=not missing)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ConfigError(key + str(error).splitlines()[0]) from error
+    if missing:
+        raise ConfigError(f"{missing[0]}: must be given, e.g. {missing[0]}=...")
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _forgiving(settings: DictConfig) -> dict[str, Any]:
+    """As `_plain`, where settings that must be given count as null: any value will do."""
+    for key in OmegaConf.missing_keys(settings):
+        OmegaConf.update(settings, key, None)
+    return _plain(settings)

@@ -1,0 +1,104 @@
+"""Testing a learner on frozen tasks: per task, per inner step, with intervals; and the floors beside it."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaexp.mapping import map_tasks
+from metaexp.types import Episode
+
+
+class Scores(NamedTuple):
+    """Metrics of a set of tasks."""
+
+    arrays: dict[str, np.ndarray]  # float64 [tasks, steps + 1] each
+    indices: np.ndarray  # int64 [tasks]
+    query_sha256: str  # of the query sets: scores are paired only where it is equal
+
+    def first(self, metric: str) -> np.ndarray:
+        """The metric in the first normalisation mode that was asked for."""
+        return next(values for name, values in self.arrays.items() if name.startswith(metric))
+
+
+def evaluate(
+    learner: Any, split: str, tasks: int, modes: list[str], chunk: int = 100, diagnose: bool = False
+) -> Scores:
+    """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
+
+    Args:
+        learner: a MetaLearner; its parameters are not changed.
+        modes: normalisation modes at test (`MetaLearner.modes`).
+        chunk: tasks drawn and mapped at once; does not change the tasks.
+        diagnose: also the learner's `diagnostics`, as [tasks, 1].
+    """
+    chosen = learner.modes(modes)
+    digest = hashlib.sha256()
+    parts: list[dict[str, Tensor]] = []
+
+    def one(episode: Episode) -> dict[str, Tensor]:
+        scores = learner.score(episode, chosen)
+        if diagnose:
+            scores |= {name: value[None] for name, value in learner.diagnostics(episode).items()}
+        return scores
+
+    with torch.no_grad():
+        for start in range(0, tasks, chunk):
+            indices = torch.arange(start, min(start + chunk, tasks), device=learner.family.device)
+            episode = learner.family.sample(split, indices)
+            for tensor in episode.query:
+                digest.update(tensor.contiguous().cpu().numpy().tobytes())
+            parts.append(map_tasks(one, episode._replace(info={}), learner.mapping))
+    arrays = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
+    return Scores(arrays, np.arange(tasks), digest.hexdigest())
+
+
+def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any]:
+    """Mean, 95 % interval (1.96 s / sqrt(tasks)), median and worst task of the last step, and mean and interval per step.
+
+    Tasks with a non-finite value at any step are counted in `diverged` and left out of every mean.
+    """
+    finite = np.isfinite(values).all(axis=1)
+    kept = values[finite]
+
+    def interval(column: np.ndarray) -> dict[str, Any]:
+        if len(column) == 0:
+            return {"mean": None, "ci95": None}
+        spread = column.std(ddof=1) if len(column) > 1 else 0.0
+        return {"mean": float(column.mean()), "ci95": float(1.96 * spread / np.sqrt(len(column)))}
+
+    last = kept[:, -1]
+    worst = None if len(last) == 0 else float(last.min() if larger_is_better else last.max())
+    return {
+        **interval(last),
+        "tasks": len(values),
+        "diverged": int((~finite).sum()),
+        "median": None if len(last) == 0 else float(np.median(last)),
+        "worst": worst,
+        "per_step": [interval(kept[:, step]) for step in range(values.shape[1])],
+    }
+
+
+def mean_predictor(learner: Any, split: str, tasks: int, chunk: int = 100) -> dict[str, np.ndarray]:
+    """The floor that predicts the mean of the support targets for every query: metric -> [tasks, 1].
+
+    For classes that is the support's class frequencies; ties count as chance, 1 / ways.
+    """
+    parts: dict[str, list[Tensor]] = {}
+
+    def one(episode: Episode) -> dict[str, Tensor]:
+        mean = episode.support.y.mean(0, keepdim=True).expand_as(episode.query.y)
+        if learner.family.classification:
+            # argmax of equal frequencies would name one class by its place; its expectation is what a tie is worth.
+            best = (mean == mean.max(-1, keepdim=True).values).to(mean.dtype)
+            return {"accuracy": (best / best.sum(-1, keepdim=True) * episode.query.y).sum(-1).mean()[None]}
+        return {name: metric(mean, episode.query.y)[None] for name, metric in learner.family.metrics.items()}
+
+    for start in range(0, tasks, chunk):
+        indices = torch.arange(start, min(start + chunk, tasks), device=learner.family.device)
+        episode = learner.family.sample(split, indices)
+        for name, values in map_tasks(one, episode._replace(info={}), "vmap").items():
+            parts.setdefault(name, []).append(values)
+    return {name: torch.cat(values).double().cpu().numpy() for name, values in parts.items()}

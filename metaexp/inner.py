@@ -1,0 +1,133 @@
+"""Inner loops: differentiable optimisers and the descent that uses them, as free functions on dicts of tensors."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from metaexp.random import fold, permutation
+
+Tree = dict[str, Tensor]
+Rate = float | Tensor | Tree  # one rate, or one per parameter (of its shape, or one that broadcasts)
+
+
+class InnerOptimiser(Protocol):
+    """An update rule that can be differentiated: state and parameters in, state and parameters out."""
+
+    def init(self, params: Tree) -> dict[str, Tree]: ...
+    def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Rate) -> tuple[Tree, dict[str, Tree]]: ...
+
+
+def _rate(lr: Rate, name: str) -> float | Tensor:
+    return lr[name] if isinstance(lr, dict) else lr
+
+
+class SGD(NamedTuple):
+    """Gradient descent; with momentum m: v <- m v + g, p <- p - lr v (Nesterov: p <- p - lr (g + m v))."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def init(self, params: Tree) -> dict[str, Tree]:
+        """Zero velocities, or nothing where momentum is 0."""
+        return {"velocity": {k: torch.zeros_like(p) for k, p in params.items()}} if self.momentum else {}
+
+    def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Rate) -> tuple[Tree, dict[str, Tree]]:
+        """One step; nothing is changed in place."""
+        if not self.momentum:
+            return {k: p - _rate(lr, k) * grads[k] for k, p in params.items()}, state
+        velocity = {k: self.momentum * v + grads[k] for k, v in state["velocity"].items()}
+        step = {k: grads[k] + self.momentum * v for k, v in velocity.items()} if self.nesterov else velocity
+        return {k: p - _rate(lr, k) * step[k] for k, p in params.items()}, {"velocity": velocity}
+
+
+class Adam(NamedTuple):
+    """Adam with bias correction (Kingma and Ba 2015, algorithm 1) and any betas; beta1=0 is Reptile's inner optimiser."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def init(self, params: Tree) -> dict[str, Tree]:
+        """Zero moments and a step count."""
+        first = next(iter(params.values()))
+        moment1 = {k: torch.zeros_like(p) for k, p in params.items()} if self.beta1 else {}
+        moment2 = {k: torch.zeros_like(p) for k, p in params.items()}
+        return {"moment1": moment1, "moment2": moment2, "count": {"steps": torch.zeros_like(first.flatten()[0])}}
+
+    def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Rate) -> tuple[Tree, dict[str, Tree]]:
+        """One step; nothing is changed in place."""
+        count = state["count"]["steps"] + 1
+        moment1 = {k: self.beta1 * m + (1 - self.beta1) * grads[k] for k, m in state["moment1"].items()}
+        moment2 = {k: self.beta2 * v + (1 - self.beta2) * grads[k] ** 2 for k, v in state["moment2"].items()}
+        correction1, correction2 = 1 - self.beta1**count, 1 - self.beta2**count
+        new = {}
+        for k, p in params.items():
+            mean = moment1[k] / correction1 if self.beta1 else grads[k]
+            variance = moment2[k] / correction2
+            # sqrt has no derivative at 0, where a dead unit's gradient is: there the second order would be inf * 0.
+            alive = variance > 0
+            root = torch.where(alive, torch.sqrt(torch.where(alive, variance, 1.0)), 0.0)
+            new[k] = p - _rate(lr, k) * mean / (root + self.eps)
+        return new, {"moment1": moment1, "moment2": moment2, "count": {"steps": count}}
+
+
+class Descent(NamedTuple):
+    """What an inner loop leaves behind."""
+
+    path: list[Tree]  # parameters after 0, 1, ..., steps
+    losses: list[Tensor]  # [] each: the loss before step 1, ..., steps
+    state: dict[str, Tree]  # of the inner optimiser
+
+
+def descend(
+    loss: Callable[[Tree, int], Tensor],
+    params: Tree,
+    optimiser: InnerOptimiser,
+    lr: Rate,
+    steps: int,
+    first_order: bool = False,
+    state: dict[str, Tree] | None = None,
+) -> Descent:
+    """`steps` steps of the optimiser on loss(params, step) -> [], differentiable in params, lr and state.
+
+    With `first_order` the inner gradients count as constants (their graph is never built), which gives FOMAML's
+    meta-gradient (Finn, Abbeel, Levine 2017, section 5.2).
+    """
+    state = optimiser.init(params) if state is None else state
+    path, losses = [params], []
+    for step in range(steps):
+        at = {k: p.detach() for k, p in params.items()} if first_order else params
+        grads, value = grad_and_value(loss)(at, step)
+        if first_order:
+            grads, value = {k: g.detach() for k, g in grads.items()}, value.detach()
+        params, state = optimiser.update(grads, state, params, lr)
+        path.append(params)
+        losses.append(value)
+    return Descent(path, losses, state)
+
+
+def with_gradient(value: Tensor, params: Tree, gradient: Tree) -> Tensor:
+    """A scalar of the given value whose gradient in `params` IS the given one: any hand-made meta-gradient as a loss.
+
+    The gradient counts as a constant: second derivatives are zero, and nothing flows to tensors outside `params`.
+    An inf in `params` or `gradient` makes the value NaN, so check value and gradient apart.
+    """
+    carrier = sum(((p - p.detach()) * gradient[k].detach()).sum() for k, p in params.items())
+    return value.detach() + carrier
+
+
+def minibatches(key: Tensor, stream: int, n: int, size: int | None, steps: int) -> Tensor | None:
+    """Rows of each inner step: int64 [steps, size], consecutive pieces of one random order of the n rows per epoch.
+
+    A batch may straddle two epochs, as in the Reptile authors' code. None (all rows, every step) where size is None
+    or not below n.
+    """
+    if size is None or size >= n:
+        return None
+    epochs = math.ceil(steps * size / n)
+    orders = [permutation(fold(key, epoch), stream, n) for epoch in range(epochs)]
+    return torch.cat(orders)[: steps * size].view(steps, size)

@@ -1,0 +1,94 @@
+"""Mapping a function of ONE task over the tasks of a meta-batch: the only place that knows how.
+
+A mapping is "vmap" (all tasks at once), a whole number n (vmap over chunks of n tasks: memory of n), or "loop" (one
+after the other with native kernels). `choose` holds the measured default.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+from torch.utils._pytree import tree_map
+
+Mapping = str | int
+
+
+def choose(mapping: Mapping, model: nn.Module, device: torch.device | str) -> Mapping:
+    """The mapping to use; "auto" is decided by the kind of model and the device, never by a timing.
+
+    Measured on two cores with torch 2.13: vmap makes convolution weights a grouped convolution, on a CPU three times
+    slower than a loop with native kernels; a small fully connected network is six times faster under vmap.
+
+    Raises:
+        ValueError: not auto, vmap, loop or a number above 0.
+    """
+    if isinstance(mapping, int) and not isinstance(mapping, bool) and mapping > 0:
+        return mapping
+    if mapping not in ("auto", "vmap", "loop"):
+        raise ValueError(f"mapping={mapping}: must be auto, vmap, loop or a number of tasks above 0")
+    if mapping != "auto":
+        return mapping
+    convolutions = any(p.dim() > 2 for p in model.parameters())
+    return "loop" if convolutions and torch.device(device).type == "cpu" else "vmap"
+
+
+def _pieces(episodes: Any, tasks: int, mapping: Mapping) -> list[Any]:
+    size = tasks if mapping == "vmap" else 1 if mapping == "loop" else int(mapping)
+    if size >= tasks:
+        return [episodes]
+    return [tree_map(lambda t, i=i: t[i : i + size], episodes) for i in range(0, tasks, size)]
+
+
+def _over(function: Callable[..., Any], mapping: Mapping) -> Callable[..., Any]:
+    """The function over one piece: under vmap, or on the only task of the piece."""
+    if mapping != "loop":
+        return vmap(function)
+
+    def single(piece: Any) -> Any:
+        return tree_map(lambda t: t[None], function(tree_map(lambda t: t[0], piece)))
+
+    return single
+
+
+def map_tasks(function: Callable[[Any], Any], episodes: Any, mapping: Mapping) -> Any:
+    """function(episode of one task) -> tree of tensors, over all tasks: the same tree with [tasks] in front."""
+    pieces = _pieces(episodes, episodes.key.shape[0], mapping)
+    results = [_over(function, "vmap" if mapping != "loop" else "loop")(piece) for piece in pieces]
+    return results[0] if len(results) == 1 else tree_map(lambda *parts: torch.cat(parts), *results)
+
+
+def mean_gradient(
+    function: Callable[[dict[str, Tensor], Any], tuple[Tensor, Any]],
+    params: dict[str, Tensor],
+    episodes: Any,
+    mapping: Mapping,
+) -> tuple[dict[str, Tensor], Tensor, Any]:
+    """Gradient, value and logs of the mean over tasks of function(params, episode) -> (loss [], tree of logs).
+
+    A piece's graph is freed before the next piece starts, so memory is that of one piece. Sums over pieces run in
+    task order: results of one mapping are bit-identical from run to run.
+    """
+    tasks = episodes.key.shape[0]
+
+    def piece_sum(p: dict[str, Tensor], piece: Any) -> tuple[Tensor, Any]:
+        losses, logs = _over(lambda episode: function(p, episode), mapping)(piece)
+        return losses.sum() / tasks, tree_map(lambda t: (t.sum(0) / tasks).detach(), logs)
+
+    total: Any = None
+    for piece in _pieces(episodes, tasks, mapping):
+        grads, (value, logs) = grad_and_value(piece_sum, has_aux=True)(params, piece)
+        part = (grads, value, logs)
+        total = part if total is None else tree_map(torch.add, total, part)
+    return total
+
+
+def mean_over_tasks(function: Callable[[Any], Any], episodes: Any) -> Any:
+    """Mean of function(piece of one task, with the task dimension) over the tasks, in task order."""
+    pieces = _pieces(episodes, episodes.key.shape[0], 1)
+    total: Any = None
+    for piece in pieces:
+        part = function(piece)
+        total = part if total is None else tree_map(torch.add, total, part)
+    return tree_map(lambda t: t / len(pieces), total)

@@ -1,0 +1,79 @@
+"""The four-block convolutional network of the few-shot literature."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaexp.models.norms import Norm
+
+_NORMS = {
+    "batch": lambda channels: Norm(channels, over_batch=True),
+    "instance": lambda channels: Norm(channels, over_batch=False),
+    "layer": lambda channels: Norm(channels, over_batch=False, over_channels=True),
+    "none": lambda channels: nn.Identity(),
+}
+
+
+class CNN4(nn.Module):
+    """Four blocks [3x3 convolution, norm, ReLU], halving the picture by stride 2 or by a 2x2 max-pool, and a linear head.
+
+    Stride 2 with the mean over the last map is MAML's Omniglot network (Finn, Abbeel, Levine 2017, section 5.2);
+    stride 2 flattened is Reptile's; max-pool flattened is that of matching and prototypical networks (Vinyals et al.
+    2016; Snell, Swersky, Zemel 2017).
+
+    Args:
+        x_shape, out: (channels, height, width) of one input and number of outputs, from the task family.
+        filters: channels of every block.
+        down: "stride" or "pool".
+        readout: "mean" over the last map, or "flatten".
+        norm: "batch" (statistics of the batch at hand), "instance", "layer" or "none".
+
+    Raises:
+        ValueError: an input that is no picture or is too small, a word that is not listed.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        out: int,
+        filters: int = 64,
+        down: str = "stride",
+        readout: str = "mean",
+        norm: str = "batch",
+    ):
+        super().__init__()
+        if len(x_shape) != 3:
+            raise ValueError(f"x_shape={tuple(x_shape)}: cnn4 needs pictures (channels, height, width); use model=mlp")
+        for name, value, allowed in (
+            ("down", down, ("stride", "pool")),
+            ("readout", readout, ("mean", "flatten")),
+            ("norm", norm, tuple(_NORMS)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value}: must be one of {', '.join(allowed)}")
+        if filters < 1:
+            raise ValueError(f"filters={filters}: must be at least 1")
+        channels, height, width = x_shape
+        for _ in range(4):
+            height, width = (height // 2, width // 2) if down == "pool" else ((height + 1) // 2, (width + 1) // 2)
+        if height < 1 or width < 1:
+            raise ValueError(f"x_shape={tuple(x_shape)}: too small for four halvings; use down=stride or model=mlp")
+        self.down, self.readout = down, readout
+        stride = 2 if down == "stride" else 1
+        inputs = [channels, filters, filters, filters]
+        self.convolutions = nn.ModuleList(nn.Conv2d(i, filters, 3, stride=stride, padding=1) for i in inputs)
+        self.norms = nn.ModuleList(_NORMS[norm](filters) for _ in range(4))
+        self.head = nn.Linear(filters * (height * width if readout == "flatten" else 1), out)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, channels, height, width] -> [n, features]."""
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = F.relu(norm(convolution(x)))
+            if self.down == "pool":
+                x = F.max_pool2d(x, 2)
+        return x.mean((2, 3)) if self.readout == "mean" else x.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, channels, height, width] -> [n, out]."""
+        return self.head(self.features(x))

@@ -1,0 +1,57 @@
+"""Fully connected network."""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers of the given widths with an activation between them; the input is flattened.
+
+    Args:
+        x_shape, out: shape of one input and number of outputs, from the task family.
+        hidden: widths of the hidden layers; [] is a linear map.
+        activation: a function of torch.nn.functional by name: relu, tanh, gelu, silu, ...
+        init_std: weights from a normal truncated at two standard deviations and zero biases, as in the MAML
+            authors' code (0.01); None: torch's default.
+
+    Raises:
+        ValueError: a width below 1, an unknown activation, a negative init_std.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        out: int,
+        hidden: Sequence[int] = (40, 40),
+        activation: str = "relu",
+        init_std: float | None = None,
+    ):
+        super().__init__()
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"hidden={list(hidden)}: every width must be at least 1")
+        if not callable(getattr(F, activation, None)):
+            raise ValueError(f"activation={activation}: not a function of torch.nn.functional (relu, tanh, gelu, ...)")
+        if init_std is not None and init_std < 0:
+            raise ValueError(f"init_std={init_std}: must be at least 0")
+        self.activation = getattr(F, activation)
+        widths = [math.prod(x_shape), *hidden]
+        self.body = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.head = nn.Linear(widths[-1], out)
+        if init_std is not None:
+            for layer in [*self.body, self.head]:
+                nn.init.trunc_normal_(layer.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+                nn.init.zeros_(layer.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, last hidden width]."""
+        z = x.flatten(1)
+        for layer in self.body:
+            z = self.activation(layer(z))
+        return z
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, out]."""
+        return self.head(self.features(x))

@@ -1,0 +1,88 @@
+"""The configuration that stands in a run folder: read as data only, hashed, compared."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metaexp.errors import CheckpointError
+from metaexp.files import plain
+
+# What may differ between a run and its continuation: how long, where, on what; never what is learned.
+CHANGEABLE = frozenset({"steps", "device", "out", "name", "resume", "time_limit", "sweep"})
+NOT_SET = "(not set)"
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_yaml(data: Any) -> str:
+    """YAML of plain containers; raises yaml.YAMLError for other objects."""
+    return yaml.dump(data, Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain values of a run's config.yaml (`path` is the run folder or the file); runs and resolves nothing in it.
+
+    Raises CheckpointError where it is missing, damaged, or holds interpolations or aliases (a file of this
+    program has neither; they could read the environment or grow without end).
+    """
+    file = Path(path) / "config.yaml" if Path(path).is_dir() else Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in yaml.scan(text, yaml.SafeLoader)):
+            raise CheckpointError(f"{file}: YAML aliases are refused in a run's configuration")
+        config = yaml.safe_load(text)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({os.strerror(error.errno or 0)})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: damaged, not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: damaged, holds no configuration")
+    for key, value in _leaves(config):
+        if "${" in json.dumps([key, value], default=str):
+            raise CheckpointError(f"{file}: {key} holds an interpolation (${{...}}), refused: it must be a plain value")
+    return config
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # lr=1 and lr=1.0 are one setting
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_canonical(item) for item in value)}]"
+    return json.dumps(plain(value), sort_keys=True)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in _leaves(config) if key.split(".", 1)[0] not in CHANGEABLE}
+
+
+def config_sha256(config: dict[str, Any]) -> str:
+    """SHA-256 (hex) of what is learned and how: every setting but CHANGEABLE, in whatever order they stand."""
+    lines = sorted(f"{key}={_canonical(value)}" for key, value in _settings(config).items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def differences(saved: dict[str, Any], typed: dict[str, Any], partial: bool = False) -> list[tuple[str, Any, Any]]:
+    """(key, saved value, value now) of each setting that differs, CHANGEABLE ones left out.
+
+    `partial`: `typed` holds only what was typed, so what it lacks is no difference.
+    """
+    old, new = _settings(saved), _settings(typed)
+    keys = new if partial else old | new
+    rows = [(key, old.get(key, NOT_SET), new.get(key, NOT_SET)) for key in keys]
+    return [(key, before, now) for key, before, now in rows if _canonical(before) != _canonical(now)]

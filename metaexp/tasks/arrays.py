@@ -1,0 +1,153 @@
+"""Regression tasks from the user's own arrays."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metaexp.random import SPLITS, ends, fold, integers, permutation
+from metaexp.tasks.arrays_data import Task, read_tasks
+from metaexp.tasks.base import TaskFamily
+from metaexp.types import Episode, Examples
+
+log = logging.getLogger(__name__)
+
+
+class Arrays(TaskFamily):
+    """Tasks from npz files with x [n, *x_shape], y [n] or [n, y_dim] and optionally task [n] and split [n].
+
+    An episode draws one of the split's tasks, and support and query rows of it without replacement. `task` holds any
+    integers or strings; `split` holds train, val, test (or 0, 1, 2), one for each task. Without a task column a whole
+    file is one task: the first file for training, further files are new tasks, for testing. With a split column only,
+    the rows of each split are a task. Tasks without a split are divided by fractions. A split that has no task of its
+    own among val and test uses the other's tasks, with a warning. For class labels use `task=dataset`.
+
+    Args:
+        files: the npz files; a task may stand in one file only.
+        split: fractions of the tasks for train, val and test where no split is given, drawn by `eval_seed`.
+        standardise: none | x | xy: to mean 0 and standard deviation 1 by the rows of the training split. Losses and
+            metrics are then in standardised units; `x_mean, x_std, y_mean, y_std` convert.
+
+    Raises:
+        ValueError: a setting out of range, or more shots and queries than rows.
+        DataError: a file missing, damaged or inconsistent.
+    """
+
+    def __init__(
+        self,
+        files: str | Sequence[str],
+        shots: int = 10,
+        queries: int = 10,
+        split: Sequence[float] = (0.6, 0.2, 0.2),
+        standardise: str = "none",
+        test: dict[str, int | None] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        super().__init__(shots, queries, None, test, seed, eval_seed)
+        if standardise not in ("none", "x", "xy"):
+            raise ValueError(f"standardise={standardise}: must be one of none, x, xy")
+        files = [files] if isinstance(files, str) else list(files)
+        if not files:
+            raise ValueError("files=[]: name at least one npz file, files=[base.npz,new.npz]")
+        tasks = read_tasks(files, split, eval_seed)
+        self._x, self._y = (torch.cat([torch.from_numpy(getattr(t, name)) for t in tasks]) for name in ("x", "y"))
+        self.x_shape, self.y_dim = tuple(self._x.shape[1:]), self._y.shape[1]
+        self.names = [task.name for task in tasks]
+        counts = [len(task.x) for task in tasks]
+        members = self._members(tasks)
+        self._least = {split: min(part, key=counts.__getitem__) for split, part in members.items()}  # smallest task
+        self._most = {split: max(counts[i] for i in part) for split, part in members.items()}
+        self._counts, self.counts = counts, torch.tensor(counts)
+        self.starts = self.counts.cumsum(0) - self.counts
+        self.splits = {split: torch.tensor(part) for split, part in members.items()}
+        place = torch.repeat_interleave(torch.arange(len(tasks)), self.counts)  # [rows] task of every row
+        self.rows = {split: torch.isin(place, part).nonzero().flatten() for split, part in self.splits.items()}
+        for name in SPLITS:
+            self._check(name, self.size(name, "shots", None), self.size(name, "queries", None))
+        self.x_mean, self.x_std, self._x = self._standardise(self._x, "x" in standardise)
+        self.y_mean, self.y_std, self._y = self._standardise(self._y, "y" in standardise)
+        self.to("cpu")
+
+    def _members(self, tasks: list[Task]) -> dict[str, list[int]]:
+        splits = {split: [i for i, task in enumerate(tasks) if task.split == split] for split in SPLITS}
+        files = f"files=[{','.join(dict.fromkeys(task.file for task in tasks))}]"
+        if not splits["train"]:
+            raise ValueError(f"{files}: none of the {len(tasks)} tasks is for training")
+        if not splits["val"] and not splits["test"]:
+            raise ValueError(
+                f"{files}: no task is left to test on; name a further file with a new task, "
+                "or give the rows a task or a split column"
+            )
+        for split, other in (("val", "test"), ("test", "val")):
+            if not splits[split]:
+                log.warning('split "%s" has no task of its own and uses those of "%s"', split, other)
+                splits[split] = splits[other]
+        return splits
+
+    def _check(self, split: str, shots: int, queries: int) -> None:
+        task = self._least[split]
+        rows = self._counts[task]
+        if shots + queries > rows:
+            prefix = "" if split == "train" else "test."
+            raise ValueError(
+                f"{prefix}shots={shots} and {prefix}queries={queries}: together more than the {rows} rows of "
+                f'{self.names[task]}, the smallest task of split "{split}"'
+            )
+
+    def _standardise(self, data: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and standard deviation over the training rows (0 and 1 where not wanted), and the data by them."""
+        if not wanted:
+            one = torch.ones(data.shape[1:], dtype=torch.float64)
+            return 0 * one, one, data
+        std, mean = torch.std_mean(data[self.rows["train"]].double(), dim=0, correction=0)
+        std = torch.where(std > 0, std, torch.ones_like(std))  # a constant column stays constant
+        return mean, std, ((data.double() - mean) / std).to(data.dtype)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Arrays":
+        """See TaskFamily.to."""
+        super().to(device, dtype)
+        self.x, self.y = self._x.to(device, dtype), self._y.to(device, dtype)
+        self.starts, self.counts = self.starts.to(device), self.counts.to(device)
+        self.splits = {split: members.to(device) for split, members in self.splits.items()}
+        self.rows = {split: rows.to(device) for split, rows in self.rows.items()}
+        return self
+
+    def sample(
+        self,
+        split: str,
+        indices: Tensor,
+        shots: int | None = None,
+        queries: int | None = None,
+        ways: int | None = None,
+    ) -> Episode:
+        """See TaskFamily.sample; info holds task [tasks] (a number into `names`) and rows [tasks, shots + queries].
+
+        Raises ValueError where the split's smallest task has not so many rows.
+        """
+        shots, queries = self.size(split, "shots", shots), self.size(split, "queries", queries)
+        self._check(split, shots, queries)
+        key = self.keys(split, indices)
+        task = self.splits[split][integers(key, 0, (), len(self.splits[split]))]  # [tasks]
+        first, last = ends(key, 1, self._most[split], shots, queries, self.counts[task])
+        start = self.starts[task].unsqueeze(-1)
+        support, query = (Examples(self.x[start + rows], self.y[start + rows]) for rows in (first, last))
+        return Episode(support, query, key, {"task": task, "rows": torch.cat([first, last], -1)})
+
+    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
+        """Minibatches of all the split's rows in epochs: x [batches, n, *x_shape], y [batches, n, y_dim].
+
+        The rows stand in an endless sequence, one random permutation of all of them per epoch; batch i is its elements
+        i n ... i n + n - 1. So 10 epochs of 1,000 rows in batches of 32 are the batches 0 ... 312 (the last one begins
+        the next epoch). A batch costs a sort of the rows of its epochs.
+        """
+        count = len(self.rows[split])
+        key = fold(self.keys(split, torch.zeros_like(indices)), 2)  # [batches], one key for all
+        position = indices.unsqueeze(-1) * n + torch.arange(n, device=indices.device)
+        epoch = indices * n // count  # in which each batch begins
+        epochs = (count + n - 2) // count + 1  # the most that n elements in a row can touch
+        each = epoch.unsqueeze(-1) + torch.arange(epochs, device=indices.device)
+        order = permutation(fold(key.unsqueeze(-1), each), 0, count).flatten(1)  # [batches, epochs * count]
+        rows = self.rows[split][order.gather(1, position - (epoch * count).unsqueeze(-1))]
+        return Examples(self.x[rows], self.y[rows])

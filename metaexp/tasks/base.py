@@ -1,0 +1,121 @@
+"""What every task family is: a distribution over tasks from which a whole meta-batch is drawn at once."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from metaexp import losses
+from metaexp.random import task_keys
+from metaexp.types import Episode, Examples
+
+if TYPE_CHECKING:
+    from metaexp.boards.pictures import Picture
+
+
+class TaskFamily(ABC):
+    """A family of tasks. A task is a pure function of (seed, split, index), whatever the batch, chunk or rank.
+
+    Args:
+        shots: support examples per task (regression) or per class (classification).
+        queries: query examples, counted likewise.
+        ways: classes per episode; None for regression.
+        test: the settings among shots, queries, ways that differ at validation and test.
+        seed: of the training tasks.
+        eval_seed: of the validation and test tasks.
+
+    Raises:
+        ValueError: a number out of range; the message starts with the argument's name.
+    """
+
+    x_shape: tuple[int, ...]  # of one input
+    y_dim: int  # length of a target vector at training; `ways` for classification
+    classification: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        shots: int,
+        queries: int,
+        ways: int | None = None,
+        test: dict[str, int | None] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        self.sizes = {"train": {"shots": shots, "queries": queries, "ways": ways}}
+        changed = {name: value for name, value in (test or {}).items() if value is not None}
+        self.sizes["test"] = self.sizes["val"] = self.sizes["train"] | changed
+        for split, sizes in self.sizes.items():
+            prefix = "" if split == "train" else "test."
+            for name, least in (("shots", 1), ("queries", 0), ("ways", 2)):
+                value = sizes[name]
+                if value is not None and value < least:
+                    raise ValueError(f"{prefix}{name}={value}: must be at least {least}")
+        self.seed, self.eval_seed = seed, eval_seed
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The default loss, (prediction [n, out], target [n, y_dim]) -> []."""
+        return losses.cross_entropy if self.classification else losses.mse
+
+    @property
+    def metrics(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+        """Metrics of one task by name; the first is the one that selects the best checkpoint."""
+        return {"accuracy": losses.accuracy} if self.classification else {"mse": losses.mse}
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether the first metric grows with quality."""
+        return self.classification
+
+    @property
+    def picture(self) -> "Picture":
+        """Draws episodes (see `metaexp.boards.pictures`); by default what fits the family's shapes."""
+        from metaexp.boards.pictures import picture_for  # matplotlib is needed only where a picture is drawn
+
+        return picture_for(self.x_shape, self.classification)
+
+    @property
+    def pool_dim(self) -> int:
+        """Number of outputs that a network trained on the pooled data needs: all training classes, or y_dim."""
+        return self.y_dim
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "TaskFamily":
+        """Draw on this device, in this floating type, from now on; returns self. Data moves along."""
+        self.device, self.dtype = torch.device(device), dtype
+        return self
+
+    def keys(self, split: str, indices: Tensor) -> Tensor:
+        """int64 [tasks] -> the tasks' keys, int64 [tasks]."""
+        return task_keys(self.seed if split == "train" else self.eval_seed, split, indices)
+
+    @abstractmethod
+    def sample(
+        self,
+        split: str,
+        indices: Tensor,  # int64 [tasks]
+        shots: int | None = None,
+        queries: int | None = None,
+        ways: int | None = None,
+    ) -> Episode:
+        """The tasks `indices` of a split ("train", "val", "test") as one meta-batch on the device.
+
+        None takes the family's setting for the split. The support set of k shots is the first k of one stream per
+        task or class, queries come from another: 1 shot is nested in 5.
+        """
+
+    @abstractmethod
+    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
+        """Minibatches of the pooled data of all tasks: x [batches, n, *x_shape], y [batches, n, pool_dim].
+
+        Batch i is a pure function of (seed, split, indices[i]); each example comes from a task of its own, and
+        classes are numbered over the whole split.
+        """
+
+    def size(self, split: str, name: str, value: int | None) -> int:
+        """The given size, or the family's own setting for this split."""
+        size = self.sizes[split][name] if value is None else value
+        assert size is not None
+        return size

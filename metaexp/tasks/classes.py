@@ -1,0 +1,165 @@
+"""N-way K-shot episodes over a table of labelled examples that stays on the device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaexp.random import SPLITS, ends, fold, integers, permutation
+from metaexp.tasks.base import TaskFamily
+from metaexp.types import Episode, Examples
+
+ROTATIONS = ("none", "per_class", "as_classes")
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Images [*n, ..., H, H] turned counter-clockwise by `turns` [*n] times 90 degrees, like numpy.rot90."""
+    turns = turns.view(*turns.shape, *(1,) * (x.dim() - turns.dim()))
+    x = torch.where((turns & 1) == 1, x.transpose(-1, -2).flip(-2), x)
+    return torch.where((turns & 2) == 2, x.flip(-1, -2), x)
+
+
+class Classes(TaskFamily):
+    """Episodes of `ways` classes, `shots` support and `queries` query examples per class, class after class.
+
+    "Matching Networks for One Shot Learning", Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, 2016.
+    The classes of an episode come in random order, so labels are shuffled. The support set is the beginning and the
+    query set the end of one random order of the class's examples: they are disjoint, fewer shots are nested in more,
+    and changing the one leaves the other as it is.
+
+    Args:
+        data: uint8 (served as floats in [0, 1]) or float [rows, *x_shape], the rows of a class together.
+        counts: rows of every class, in the order of `data`.
+        splits: class numbers of "train", "val", "test".
+        rotation: none | per_class (each class of each episode turned by a random multiple of 90 degrees) |
+            as_classes (turned copies are classes of their own: four times as many).
+        test: what differs at validation and test among shots, queries, ways, rotation.
+
+    Raises:
+        ValueError: a number out of range, more ways than classes, more shots and queries than examples.
+    """
+
+    classification = True
+
+    def __init__(
+        self,
+        data: Tensor,
+        counts: list[int],
+        splits: dict[str, list[int]],
+        shots: int,
+        queries: int,
+        ways: int,
+        rotation: str = "none",
+        test: dict[str, Any] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        changed = dict(test or {})
+        test_rotation = changed.pop("rotation", None)
+        super().__init__(shots, queries, ways, changed, seed, eval_seed)
+        self._typed = {name for name, value in changed.items() if value is not None}
+        self.rotation = dict.fromkeys(("val", "test"), test_rotation or rotation) | {"train": rotation}
+        self.x_shape, self.y_dim = tuple(data.shape[1:]), ways
+        for name, value in {"rotation": rotation, "test.rotation": test_rotation or rotation}.items():
+            if value not in ROTATIONS:
+                raise ValueError(f"{name}={value}: must be one of {', '.join(ROTATIONS)}")
+            if value != "none" and (data.dim() < 3 or data.shape[-1] != data.shape[-2]):
+                raise ValueError(f"{name}={value}: only square images can be rotated; an input is {list(self.x_shape)}")
+        self.data, self.counts = data, torch.tensor(counts)
+        self.starts = self.counts.cumsum(0) - self.counts
+        self.splits = {split: torch.tensor(members, dtype=torch.int64) for split, members in splits.items()}
+        self._least = {split: min((counts[c] for c in members), default=0) for split, members in splits.items()}
+        self._most = {split: max((counts[c] for c in members), default=0) for split, members in splits.items()}
+        for split in SPLITS:
+            sizes = self.sizes[split]
+            self._check(split, *(int(sizes[name] or 0) for name in ("shots", "queries", "ways")))
+
+    def _check(self, split: str, shots: int, queries: int, ways: int) -> None:
+        def name(setting: str) -> str:
+            return f"test.{setting}" if split != "train" and setting in self._typed else setting
+
+        if ways > self.count(split):
+            raise ValueError(f'{name("ways")}={ways}: split "{split}" has {self.count(split)} classes')
+        if shots + queries > self._least[split]:
+            raise ValueError(
+                f"{name('shots')}={shots} and {name('queries')}={queries}: together more than the "
+                f'{self._least[split]} examples of the smallest class of split "{split}"'
+            )
+
+    def count(self, split: str) -> int:
+        """Number of classes of a split, turned copies included where they are classes."""
+        return len(self.splits[split]) * (4 if self.rotation[split] == "as_classes" else 1)
+
+    @property
+    def pool_dim(self) -> int:
+        """Number of training classes."""
+        return self.count("train")
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Classes":
+        """See TaskFamily.to; the table moves as it is (bytes stay bytes)."""
+        super().to(device, dtype)
+        self.data, self.counts, self.starts = (t.to(device) for t in (self.data, self.counts, self.starts))
+        self.splits = {split: members.to(device) for split, members in self.splits.items()}
+        return self
+
+    def sample(
+        self,
+        split: str,
+        indices: Tensor,
+        shots: int | None = None,
+        queries: int | None = None,
+        ways: int | None = None,
+    ) -> Episode:
+        """See TaskFamily.sample; info holds classes and rotation (quarter turns), [tasks, ways].
+
+        Classes are numbered over all splits, from 0.
+
+        Raises ValueError where there are not so many classes or examples.
+        """
+        shots, queries = self.size(split, "shots", shots), self.size(split, "queries", queries)
+        ways = self.size(split, "ways", ways)
+        self._check(split, shots, queries, ways)
+        key = self.keys(split, indices)
+        drawn = permutation(key, 0, self.count(split), ways)  # [tasks, ways] places in the split
+        own = fold(
+            fold(key, 1).unsqueeze(-1), drawn
+        )  # a key per class of the episode: more ways keep the first classes
+        classes, turns = self._classes(split, drawn, own)
+        equal = self._least[split] == self._most[split]
+        first, last = ends(own, 0, self._most[split], shots, queries, None if equal else self.counts[classes])
+        target = torch.eye(ways, dtype=self.dtype, device=key.device)
+
+        def examples(rows: Tensor) -> Examples:  # [tasks, ways, k] rows within the class
+            x = self._inputs(split, self.starts[classes].unsqueeze(-1) + rows, turns).flatten(1, 2)
+            y = target.repeat_interleave(rows.shape[-1], 0)
+            return Examples(x, y.expand(len(indices), *y.shape))
+
+        return Episode(examples(first), examples(last), key, {"classes": classes, "rotation": turns})
+
+    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
+        """See TaskFamily.pool: n examples, each of a random class, turned as in the split's episodes.
+
+        y is one-hot over the split's classes: [batches, n, count(split)].
+        """
+        key = fold(self.keys(split, indices).unsqueeze(-1), torch.arange(n, device=indices.device))  # [batches, n]
+        drawn = integers(key, 0, (), self.count(split))
+        classes, turns = self._classes(split, drawn, key)
+        rows = self.starts[classes] + integers(key, 1, (), self.counts[classes])
+        x = self._inputs(split, rows.unsqueeze(-1), turns).squeeze(2)
+        every = torch.arange(self.count(split), device=indices.device)
+        return Examples(x, (drawn.unsqueeze(-1) == every).to(self.dtype))
+
+    def _classes(self, split: str, drawn: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Places among the split's (turned) classes -> class numbers and quarter turns, both int64 of that shape."""
+        members = self.splits[split]
+        if self.rotation[split] == "as_classes":
+            return members[drawn % len(members)], drawn // len(members)
+        turns = integers(key, 2, (), 4) if self.rotation[split] == "per_class" else torch.zeros_like(drawn)
+        return members[drawn], turns
+
+    def _inputs(self, split: str, rows: Tensor, turns: Tensor) -> Tensor:
+        """Rows of the table [a, b, k] with turns [a, b] -> float [a, b, k, *x_shape]; turned while still bytes."""
+        x = self.data.index_select(0, rows.flatten()).view(*rows.shape, *self.x_shape)
+        if self.rotation[split] != "none":
+            x = rotate(x, turns)
+        return x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype)

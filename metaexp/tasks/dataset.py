@@ -1,0 +1,109 @@
+"""Any labelled PyTorch data set as N-way K-shot episodes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from metaexp.errors import DataError
+from metaexp.tasks.classes import Classes
+from metaexp.tasks.splits import by_fractions
+
+
+def _input(x: Any) -> Tensor:
+    """One input as a tensor: an image [height, width(, channels)] becomes [channels, height, width]."""
+    if isinstance(x, Image.Image):
+        pixels = torch.from_numpy(np.array(x.convert("L") if x.mode == "1" else x))
+        return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+    x = torch.as_tensor(x)
+    return x.unsqueeze(0) if x.dtype == torch.uint8 and x.dim() == 2 else x
+
+
+def read(dataset: Any) -> tuple[Tensor, list[Any], list[int]]:
+    """All items (x, label), read once and sorted by label: x [rows, *x_shape], the distinct labels, rows per label.
+
+    Raises DataError for a data set that is not map-style, empty, or whose inputs differ in shape.
+    """
+    name = type(dataset).__name__
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise DataError(f"task.dataset: {name} is not map-style; it needs __getitem__ and __len__")
+    rows: dict[Any, list[Tensor]] = {}
+    shape = None
+    for i in range(len(dataset)):
+        try:
+            x, label = dataset[i]
+            x, label = _input(x), label.item() if isinstance(label, Tensor | np.generic) else label
+            rows.setdefault(label, []).append(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"task.dataset: item {i} of {name} is not (input, label): {error}") from error
+        shape = x.shape if shape is None else shape
+        if x.shape != shape:
+            raise DataError(
+                f"task.dataset: item {i} of {name} is {list(x.shape)}, item 0 {list(shape)}; make them equal"
+            )
+    if not rows:
+        raise DataError(f"task.dataset: {name} is empty")
+    labels = sorted(rows)
+    data = torch.stack([x for label in labels for x in rows[label]])
+    if not data.is_floating_point() and data.dtype != torch.uint8:
+        data = data.float()
+    return data, labels, [len(rows[label]) for label in labels]
+
+
+class DatasetTasks(Classes):
+    """Episodes over the classes of a map-style data set with items (input, label); held in memory on the device.
+
+    Inputs may be arrays or tensors of one shape, or PIL images; bytes become floats in [0, 1]. Labels may be any
+    values that sort. Classes may differ in size.
+
+    Args:
+        dataset: the data set, e.g. by `dataset: {_target_: package.MyDataset, root: folder}`.
+        split: fractions of the classes for train, val and test, drawn by `eval_seed`.
+        classes: labels of the classes of "train", "val", "test" in place of the fractions.
+        ways, shots, queries, rotation, test: see `Classes`.
+
+    Raises:
+        ValueError: a setting out of range, a class named twice or not in the data.
+        DataError: the data set cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset: Any = None,
+        shots: int = 1,
+        queries: int = 15,
+        ways: int = 5,
+        split: Sequence[float] = (0.6, 0.2, 0.2),
+        classes: dict[str, Sequence[Any] | None] | None = None,
+        rotation: str = "none",
+        test: dict[str, Any] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        if dataset is None:
+            raise ValueError("dataset=null: name a map-style data set, dataset: {_target_: package.MyDataset, ...}")
+        fractions = by_fractions(1, split, eval_seed)  # checks the setting before the data are read
+        data, self.names, counts = read(dataset)
+        listed = {name: list(members) for name, members in (classes or {}).items() if members is not None}
+        fractions = by_fractions(len(counts), split, eval_seed)
+        splits = self._listed(listed) if listed else fractions
+        super().__init__(data, counts, splits, shots, queries, ways, rotation, test, seed, eval_seed)
+
+    def _listed(self, listed: dict[str, list[Any]]) -> dict[str, list[int]]:
+        place = {label: i for i, label in enumerate(self.names)}
+        seen: dict[Any, str] = {}
+        for part in ("train", "val", "test"):
+            if part not in listed:
+                raise ValueError(f"classes.{part}=null: where classes are listed, list them for train, val and test")
+            for label in listed[part]:
+                if label not in place:
+                    raise ValueError(f"classes.{part}: {label!r} is no label of the data; it has {self.names[:10]}...")
+                if label in seen:
+                    raise ValueError(
+                        f"classes.{part}: {label!r} stands in {seen[label]} already; splits must be disjoint"
+                    )
+                seen[label] = part
+        return {part: [place[label] for label in members] for part, members in listed.items()}

@@ -1,0 +1,138 @@
+"""Omniglot, N-way K-shot: the few-shot classification benchmark of handwritten characters."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaexp.errors import DataError
+from metaexp.tasks import omniglot_data
+from metaexp.tasks.classes import Classes
+from metaexp.tasks.splits import by_counts
+
+SPLIT_SEED = 1623  # of the fixed shuffle of `random1200`
+
+
+def random1200(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
+    """1100 / 100 / 423 of all 1623 characters in a fixed shuffle, alphabets mixed, as in MAML's code (2017)."""
+    count = sum(map(len, names.values()))
+    if count != 1623:
+        raise DataError(f"{root}: {count} characters; split=random1200 needs all 1623, split=lake takes any")
+    return by_counts(count, (1100, 100, 423), SPLIT_SEED)
+
+
+def vinyals(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
+    """1028 / 172 / 423 characters of Vinyals et al. (2016), read from `splits_vinyals.json` in the folder.
+
+    The file maps "train", "val", "test" to lists of "Alphabet/characterNN".
+    """
+    path = root / "splits_vinyals.json"
+    place = {name: i for i, name in enumerate(name for part in names.values() for name in part)}
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        parts = {split: [place[name] for name in listed[split]] for split in ("train", "val", "test")}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not there; split=vinyals reads it: put it there or take another split") from error
+    except KeyError as error:
+        raise DataError(f"{path}: {error} is not among the characters or keys of this copy") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error}); get a fresh copy") from error
+    members = [c for part in parts.values() for c in part]
+    if len(members) != len(set(members)):
+        raise DataError(f"{path}: a character stands in it twice; splits must be disjoint")
+    return parts
+
+
+def lake(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
+    """The authors' split by alphabet: background to train, evaluation to test.
+
+    Validation: every 6th background alphabet in alphabetical order (5 of 30) is held out from training.
+    """
+    alphabets = sorted({name.split("/")[0] for name in names["background"]})
+    held_out = set(alphabets[5::6])
+    parts: dict[str, list[int]] = {"train": [], "val": []}
+    for i, name in enumerate(names["background"]):
+        parts["val" if name.split("/")[0] in held_out else "train"].append(i)
+    first = len(names["background"])
+    return parts | {"test": list(range(first, first + len(names["evaluation"])))}
+
+
+SPLITTERS = {"random1200": random1200, "vinyals": vinyals, "lake": lake}
+
+
+def find_root(root: str | None, download: bool) -> Path:
+    """The data folder: the given one, else $METAEXP_DATA/omniglot, else data/omniglot; fetched if asked and missing.
+
+    Raises DataError with the ways to get the data.
+    """
+    if root is None:
+        places = [Path(os.environ["METAEXP_DATA"], "omniglot")] if os.environ.get("METAEXP_DATA") else []
+        places.append(Path("data", "omniglot").absolute())
+    else:
+        places = [Path(root).expanduser().absolute()]
+    for place in places:
+        if omniglot_data.is_there(place):
+            return place
+    if download:
+        omniglot_data.download(places[0])
+        return places[0]
+    looked = " and ".join(map(str, places))
+    raise DataError(
+        f"no Omniglot in {looked}: fetch it from the authors' repository with task.download=true, "
+        "or point task.root= at a folder with images_background and images_evaluation (folders, zips, or packed npz)"
+    )
+
+
+class Omniglot(Classes):
+    """Episodes of handwritten characters, x [1, size, size] in [0, 1]; characters are disjoint between the splits.
+
+    "One shot learning of simple visual concepts", Lake, Salakhutdinov, Gross, Tenenbaum, 2011.
+
+    Args:
+        root: folder with the data (see `metaexp.tasks.omniglot_data`); None: see `find_root`.
+        split: random1200 | vinyals | lake, see the functions of this module.
+        resize: lanczos (grey) | nearest (binary: what code gets that resizes the 1-bit files, as the authors of MAML,
+            Reptile and ProtoNet did, whatever filter they named).
+        size: pixels per side, at most 105.
+        invert: ink is 1 on 0; False: ink is 0 on 1, as in the files and in Reptile's code.
+        download: fetch the data where it is missing.
+        verify: refuse an incomplete or changed copy.
+        ways, shots, queries, rotation, test: see `Classes`.
+
+    Raises:
+        ValueError: a setting out of range.
+        DataError: data missing, incomplete or damaged.
+    """
+
+    def __init__(
+        self,
+        shots: int = 1,
+        queries: int = 15,
+        ways: int = 5,
+        root: str | None = None,
+        split: str = "random1200",
+        resize: str = "lanczos",
+        size: int = 28,
+        invert: bool = True,
+        rotation: str = "per_class",
+        download: bool = False,
+        verify: bool = True,
+        test: dict[str, Any] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        for name, value, allowed in (("split", split, tuple(SPLITTERS)), ("resize", resize, ("lanczos", "nearest"))):
+            if value not in allowed:
+                raise ValueError(f"{name}={value}: must be one of {', '.join(allowed)}")
+        if not 1 <= size <= omniglot_data.SIDE:
+            raise ValueError(f"size={size}: must be between 1 and {omniglot_data.SIDE}")
+        folder = find_root(root, download)
+        names, images = omniglot_data.read(folder, resize, size, verify)
+        self.split, self.resize = split, resize
+        self.names = [name for part in names.values() for name in part]  # of the classes, "Alphabet/characterNN"
+        data = torch.from_numpy(images if invert else 255 - images).view(-1, 1, size, size)
+        counts = [omniglot_data.DRAWERS] * len(self.names)
+        parts = SPLITTERS[split](names, folder)
+        super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)

@@ -1,0 +1,36 @@
+"""Which tasks or classes belong to training, validation and test."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from metaexp.random import SPLITS, permutation
+
+
+def by_counts(n: int, counts: Sequence[int], seed: int) -> dict[str, list[int]]:
+    """0..n-1 shuffled by `seed` and cut: the first counts[0] are train, the next val, the next test; disjoint."""
+    order = permutation(torch.tensor(seed), 0, n).tolist()
+    stops = [sum(counts[: i + 1]) for i in range(len(counts))]
+    return {split: sorted(order[stop - count : stop]) for split, count, stop in zip(SPLITS, counts, stops, strict=True)}
+
+
+def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
+    """0..n-1 shuffled by `seed` and cut by the fractions (train, val, test).
+
+    Rounded by largest remainder; a part with a fraction above 0 gets at least one, in the order train, test, val.
+    Raises ValueError where the fractions are not three numbers of at least 0 with sum 1.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise ValueError(f"split={list(fractions)}: must be three fractions (train, val, test) with sum 1")
+    counts = [math.floor(n * fraction + 1e-9) for fraction in fractions]
+    for part in sorted(range(3), key=lambda i: counts[i] - n * fractions[i])[: n - sum(counts)]:
+        counts[part] += 1
+    wanted = [part for part in (0, 2, 1) if fractions[part] > 0]
+    if n <= len(wanted):
+        counts = [int(part in wanted[:n]) for part in range(3)]
+    for part in wanted[:n]:
+        if counts[part] == 0:
+            counts[counts.index(max(counts))] -= 1
+            counts[part] = 1
+    return by_counts(n, counts, seed)

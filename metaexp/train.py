@@ -1,0 +1,68 @@
+"""`python -m metaexp.train`: train, test, write the result; with -m, a sweep. See --help."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# torch and lightning are imported only when a configuration has passed: a typing error is answered at once.
+from metaexp.commandline import exit_code, help_text, parse_arguments
+from metaexp.config import Settings
+
+
+def main() -> None:
+    """The command; exits with the codes of metaexp.errors."""
+    sys.exit(exit_code(lambda: train(sys.argv[1:])))
+
+
+def train(argv: Sequence[str]) -> int | None:
+    """Do what a command line says; returns the exit code, None for 0. Raises what the run raises."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own classes, also when started as a console script
+    folder = os.environ.get("METAEXP_RUN_DIR")
+    if folder and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        _join(Path(folder))
+        return None
+    arguments = parse_arguments(argv)
+    if arguments.help:
+        print(help_text("metaexp.train", arguments.overrides, arguments.config_dir), end="")
+        return None
+    if arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return _hydra([*arguments.flags, *arguments.overrides])
+    settings = Settings(arguments.overrides, arguments.config_dir)
+    if arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides:
+        return _sweep(settings, arguments.overrides, arguments.config_dir)
+    config, hydra = settings.load_all(arguments.overrides)
+    if arguments.cfg:
+        prepared = settings.prepare(arguments.overrides)
+        return _hydra([*arguments.flags, *prepared])
+    if hydra.mode is not None and hydra.mode.name == "MULTIRUN":  # an experiment file may ask for a sweep
+        return _sweep(settings, arguments.overrides, arguments.config_dir)
+    from metaexp.run import run
+
+    run(config)
+    return None
+
+
+def _sweep(settings: Settings, overrides: Sequence[str], extra: str | None) -> int:
+    from metaexp.sweep import sweep
+
+    return sweep(settings, overrides, extra)
+
+
+def _hydra(argv: Sequence[str]) -> int | None:
+    from metaexp.sweep import call_hydra
+
+    return call_hydra(argv)
+
+
+def _join(folder: Path) -> None:
+    # A further process of a distributed run, started by the first with the same command line: same settings.
+    from metaexp.run import run
+    from metaexp.saved_config import read_config
+
+    run(read_config(folder), folder)
+
+
+if __name__ == "__main__":
+    main()

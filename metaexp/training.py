@@ -1,0 +1,257 @@
+"""What happens between outer steps: rows of metrics, validation, checkpoints, early stop, signals, time limit."""
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed
+from torch.utils._pytree import tree_map
+
+from metaexp.boards.progress import Progress
+from metaexp.boards.tensorboard import Board, validation_scalars
+from metaexp.checkpoint import Checkpoints
+from metaexp.errors import NonFiniteError
+from metaexp.evaluation import evaluate, mean_predictor, summary
+from metaexp.outer import OuterLoop, Spans, Step
+from metaexp.runs import RunFolder
+from metaexp.signals import StopFlag
+
+FORMAT = 1  # of what `state` returns
+
+
+class Control(L.Callback):
+    """Drives one run's meta-training; its `state` is part of every checkpoint, so that resuming is exact.
+
+    Args:
+        config: the resolved configuration.
+        learner, loop: what is trained and how.
+        folder, board, checkpoints, progress, flag: where things go and where a stop comes from.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        learner: Any,
+        loop: OuterLoop,
+        folder: RunFolder,
+        board: Board,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        flag: StopFlag,
+    ):
+        self.config, self.learner, self.loop = config, learner, loop
+        self.folder, self.board, self.checkpoints, self.progress, self.flag = folder, board, checkpoints, progress, flag
+        self.metric = next(iter(learner.family.metrics))
+        self.sign = 1.0 if learner.family.larger_is_better else -1.0
+        self.step = 0
+        self.best: dict[str, Any] = {"value": None, "step": 0, "waited": 0}
+        self.sums: Any = None  # of loss, norm and logs since the last row
+        self.count = 0
+        self.reason: str | None = None  # why the run ended early
+        self.over_time = False
+        self.rates: list[float] = []  # meta-steps per second, one per row
+        self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
+        self._started = self._entered = self._saved = time.monotonic()
+        self._due = 0  # step of the last checkpoint
+        loop.after_step = self.after_step
+
+    # -- the loader --------------------------------------------------------------------------------------------------
+
+    def spans(self) -> Spans:
+        """The remaining spans of outer steps."""
+        c = self.config
+        return Spans(self.step, c["steps"], [c["val"]["every"], c["log"]["every"], c["checkpoint"]["every"]])
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Plain containers and tensors for the checkpoint."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "best": dict(self.best),
+            "reason": self.reason,
+            "sums": self.sums,
+            "count": self.count,
+            "schedule": self.loop.schedule.state_dict() if self.loop.schedule is not None else None,
+            "mapping": self.learner.mapping,
+            "compiled": self.loop.compiled,
+            "rates": list(self.rates),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's state."""
+        self.step, self.best, self.reason = state["step"], dict(state["best"]), state["reason"]
+        self.sums, self.count, self.rates = state["sums"], state["count"], list(state["rates"])
+        if self.loop.schedule is not None and state["schedule"] is not None:
+            self.loop.schedule.load_state_dict(state["schedule"])
+        self._due = self.step
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook: adds our state to its checkpoint."""
+        checkpoint["metaexp"] = self.state()
+
+    # -- between steps -----------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """The first validation stands before the first step."""
+        self._entered = self._saved = time.monotonic()
+        self.trainer = trainer
+        if self.step == 0:
+            self._validate()
+            self._save()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Starts the clock of the span."""
+        self._entered = time.monotonic()
+
+    def after_step(self, step: int, result: Step) -> bool:
+        """Called after every outer step; True ends the span at once."""
+        self.step = step
+        total = {"loss": result.loss, "norm": result.norm, "logs": result.logs}
+        self.sums = total if self.sums is None else tree_map(torch.add, self.sums, total)
+        self.count += 1
+        self._since += 1
+        self.progress.update(step, lambda: float(result.loss))
+        limit = self.config["time_limit"]
+        self.over_time = limit is not None and time.monotonic() - self._started > limit
+        return self._agree(self.flag.requested is not None or self.over_time)
+
+    def _agree(self, stop: bool) -> bool:
+        # Ranks must leave at the same step: a signal reaches them at different ones.
+        if self.loop.world == 1:
+            return stop
+        votes = torch.tensor(float(stop))
+        torch.distributed.all_reduce(votes)
+        return bool(votes > 0)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After a span: the row, the validation and the checkpoint that are due, in this order."""
+        self._stepping += time.monotonic() - self._entered
+        if self.count and self.step % self.config["log"]["every"] == 0:
+            self._row()
+        stopped = self.loop.stopped
+        if not stopped or self.step % self.config["val"]["every"] == 0:
+            if self.step % self.config["val"]["every"] == 0 or self.step == self.config["steps"]:
+                self._validate()
+        seconds = self.config["checkpoint"]["seconds"]
+        late = self.loop.world == 1 and seconds is not None and time.monotonic() - self._saved > seconds
+        last = self.step == self.config["steps"] or self.loop.stopped
+        if self._due != self.step and (last or late or self.step % self.config["checkpoint"]["every"] == 0):
+            self._save()
+
+    # -- what is due -------------------------------------------------------------------------------------------------
+
+    def _row(self) -> None:
+        mean = tree_map(lambda t: float(t) / self.count, self.sums)
+        rate = self._since / self._stepping if self._stepping > 0 else 0.0
+        self.rates.append(rate)
+        values = {"outer_loss": mean["loss"], "meta_gradient_norm": mean["norm"], **mean["logs"]}
+        groups = self.loop.optimizer.param_groups
+        for place, group in enumerate(groups):
+            values["learning_rate" + (f"_{place}" if len(groups) > 1 else "")] = float(group["lr"])
+        row = {"kind": "train", "step": self.step, **values}
+        self.folder.log(row | {"seconds": time.monotonic() - self._started, "meta_steps_per_s": rate})
+        self.board.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
+        self.board.scalars({"speed/meta_steps_per_s": rate}, self.step)
+        self.folder.status("running", step=self.step)
+        self.sums, self.count, self._stepping, self._since = None, 0, 0.0, 0
+
+    def _validate(self) -> None:
+        """Metrics at every inner step on validation tasks; keeps the best weights and decides on an early stop."""
+        with self.trainer.precision_plugin.forward_context():
+            scores = evaluate(self.learner, "val", self.config["val"]["tasks"], ["queries"], diagnose=True)
+            floors = mean_predictor(self.learner, "val", self.config["val"]["tasks"])
+        larger = self.learner.family.larger_is_better
+        row: dict[str, Any] = {"kind": "val", "step": self.step}
+        shown: dict[str, float] = {}
+        for name, values in scores.arrays.items():
+            found = summary(values, larger)
+            is_metric = any(name.startswith(metric) for metric in self.learner.family.metrics)
+            row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
+            if found["mean"] is None:
+                continue
+            if is_metric:
+                shown[name] = found["mean"]
+                self.board.scalars(validation_scalars(name, found["per_step"]), self.step)
+            else:
+                self.board.scalars({f"val/{name}": found["mean"]}, self.step)
+        row["floors"] = {"mean": {name: summary(values, larger)["mean"] for name, values in floors.items()}}
+        self._floors(scores.arrays, row["floors"])
+        self.folder.log(row | {"seconds": time.monotonic() - self._started})
+        if shown:
+            self.progress.validation(self.step, shown)
+        self._judge(row)
+
+    def _floors(self, arrays: dict[str, Any], floors: dict[str, Any]) -> None:
+        """Mean predictor, and the same network and inner loop before any meta-training (step 0)."""
+        if self.step == 0:
+            larger = self.learner.family.larger_is_better
+            finals = {name: summary(arrays[name], larger)["mean"] for name in arrays if name.startswith(self.metric)}
+            self.best["scratch"] = finals
+        floors["scratch"] = self.best.get("scratch", {})
+        for metric in [name for name in arrays if name.startswith(self.metric)]:
+            for floor, values in floors.items():
+                value = values.get(metric, values.get(self.metric))
+                if value is not None:
+                    self.board.scalars({f"floor/{floor}/{metric}": value}, self.step)
+
+    def _judge(self, row: dict[str, Any]) -> None:
+        stop = self.config["stop"]
+        name = stop["metric"] or next(key for key in row if key.startswith(self.metric))
+        found = row.get(name) or row.get(name + "_transductive")
+        value = found["mean"] if isinstance(found, dict) and not found["diverged"] else None
+        better = value is not None and (
+            self.best["value"] is None or self.sign * value > self.sign * self.best["value"]
+        )
+        if better:
+            self.best |= {"value": value, "step": self.step, "waited": 0}
+            if self.step:
+                self._save()
+            self.checkpoints.save_best(self._write, self.step)
+        elif self.step:
+            self.best["waited"] += 1
+        if value is not None and stop["target"] is not None and self.sign * value >= self.sign * stop["target"]:
+            self.reason = f"target: {name} {value:.6g} at step {self.step} (stop.target={stop['target']})"
+        elif stop["patience"] is not None and self.best["waited"] >= stop["patience"]:
+            self.reason = (
+                f"patience: no better {name} in {stop['patience']} validations since step {self.best['step']} "
+                f"({self.best['value']:.6g})"
+            )
+        if self.reason:
+            self.loop.stopped = True
+            self._due = -1  # the reason must be in the checkpoint
+
+    def _write(self, path: Path) -> None:
+        self.trainer.save_checkpoint(path, weights_only=False)
+
+    def _save(self) -> None:
+        self.folder.sync()
+        self.checkpoints.save(self._write, self.step)
+        self._due, self._saved = self.step, time.monotonic()
+
+    # -- end ---------------------------------------------------------------------------------------------------------
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Says where the last finite weights are."""
+        if isinstance(exception, NonFiniteError) and self.checkpoints.steps():
+            last: Path = self.checkpoints.path(self.checkpoints.steps()[0])
+            exception.args = (f"{exception.args[0]}; last finite checkpoint: {last}",)
+
+    def speed(self) -> float | None:
+        """Median meta-steps per second of the rows after the first, in which compiling and warming up fall."""
+        rates = self.rates[1:] or self.rates
+        return statistics.median(rates) if rates else None
+
+    def finished(self) -> bool:
+        """Whether meta-training is over (all steps, or stopped early by its own rule)."""
+        return self.reason is not None or self.step >= self.config["steps"]
+
+    def best_value(self) -> float | None:
+        """Best validation value so far."""
+        value = self.best["value"]
+        return value if value is not None and math.isfinite(value) else None

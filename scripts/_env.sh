@@ -1,0 +1,84 @@
+# Sourced by run.sh and test.sh: keeps .venv in step with pyproject.toml. Needs bash (3.2 will do) and Python, no more.
+# Sets ROOT and VENV. The working folder stays the caller's, and standard output stays free for the command itself.
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+VENV=$ROOT/.venv
+
+say() { printf 'metaexp: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# A command may exist and yet not run (a version manager's shim) or lack venv (Debian), so each is tried.
+find_python() {
+    local name names=("${PYTHON:-}")
+    [ -n "${PYTHON:-}" ] || names=(python3.12 python3.11 python3 python)
+    for name in "${names[@]}"; do
+        if "$name" -I -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            printf '%s\n' "$name"
+            return
+        fi
+    done
+    fail "needs Python 3.11 or 3.12 with venv (Debian, Ubuntu: apt install python3-venv); none of these is one: ${names[*]}." \
+        "Name another: PYTHON=/path/to/python $0"
+}
+
+# What an installation must match: the project file, the Python in .venv, the place of the checkout.
+state() {
+    "$VENV/bin/python" -I -c 'import hashlib, sys
+project = sys.argv[1]
+print(hashlib.sha256(open(project, "rb").read() + repr((sys.version, project)).encode()).hexdigest())' \
+        "$ROOT/pyproject.toml" 2>/dev/null
+}
+
+current() { [ -s "$VENV/.installed-$1" ] && [ "$(state)" = "$(cat "$VENV/.installed-$1")" ]; }
+
+# On a terminal, pip's last line in place; elsewhere nothing.
+progress() {
+    local line
+    while IFS= read -r line; do
+        if [ -t 2 ]; then printf '\r\033[K  %.76s' "$line" >&2; fi
+    done
+    if [ -t 2 ]; then printf '\r\033[K' >&2; fi
+}
+
+# install PYTHON KIND EXTRAS. The mark .installing survives only a kill: then nothing in .venv can be trusted.
+install() {
+    local started=$SECONDS log=$VENV/install.log
+    if [ -e "$VENV/.installing" ] || ! "$VENV/bin/python" -I -m pip --version >/dev/null 2>&1; then
+        [ ! -e "$VENV" ] || say ".venv is incomplete: making it anew"
+        rm -rf -- "$VENV"
+        mkdir -- "$VENV"
+    fi
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    : >"$VENV/.installing"
+    rm -f -- "$VENV"/.installed-*
+    say "installing into $VENV (once, about 1 GB; log: .venv/install.log)"
+    [ -x "$VENV/bin/python" ] || "$1" -m venv "$VENV" || fail "$1 could not make $VENV; see the lines above"
+    if ! "$VENV/bin/python" -I -m pip install --disable-pip-version-check --no-input --progress-bar off \
+        -e "$ROOT${3:+[$3]}" 2>&1 | tee "$log" | progress; then
+        rm -f -- "$VENV/.installing"
+        tail -n 12 "$log" >&2
+        fail "pip could not install the packages; the lines above say why, the whole log is $log. Mend it and call again"
+    fi
+    state >"$VENV/.installed-$2"
+    [ "$2" = run ] || cp -- "$VENV/.installed-$2" "$VENV/.installed-run"
+    rm -f -- "$VENV/.installing"
+    trap - INT TERM
+    say "installed in $((SECONDS - started)) s"
+}
+
+# prepare KIND EXTRAS: after it .venv holds the project with these extras; instant when it already does.
+prepare() {
+    if current "$1"; then return; fi
+    local python
+    python=$(find_python)
+    exec 9<"$ROOT" # two calls at once: the second waits for this lock, which the system frees whatever happens
+    "$python" -I -c 'import fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("metaexp: waiting for another installation into .venv", file=sys.stderr)
+    fcntl.flock(9, fcntl.LOCK_EX)'
+    current "$1" || install "$python" "$1" "$2"
+    exec 9<&-
+}

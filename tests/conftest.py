@@ -1,0 +1,108 @@
+"""What the tests share: one thread each, the folder of real data, and the entry points as real processes."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports torch: one thread, so that sums have one order and parallel test processes do not fight.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+# Neither may leak from the caller's shell into what a test sees on a terminal that is none.
+for name in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A test that sets the number of threads in this process does not change it for the next one."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data sets: METAEXP_DATA, else ../shared/data beside the checkout; the test is skipped without them."""
+    folder = Path(os.environ.get("METAEXP_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no data folder {folder}; set METAEXP_DATA")
+    return folder
+
+
+class Command:
+    """`python -m metaexp.train` (or another module) as a real process, in a folder of its own, from this checkout.
+
+    Called, it runs the command to its end within `timeout` seconds, or kills the whole process group and fails:
+    `result = train("algo=maml", "steps=2"); assert result.returncode == 0, result.stderr`. `start` returns the running
+    process, for tests that send signals; it leads its own process group, and is killed if it outlives the test.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._started: list[Popen[str]] = []
+
+    def start(self, *args: object, module: str = "metaexp.train", cwd: Path | None = None, **env: str) -> Popen[str]:
+        """Starts it; standard output and error are pipes of text. Keyword arguments are environment variables."""
+        process = Popen(
+            [sys.executable, "-m", module, *map(str, args)],
+            cwd=cwd or self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | env,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            text=True,
+            start_new_session=True,  # launched from a shell's background job it would inherit an ignored SIGINT
+        )
+        self._started.append(process)
+        return process
+
+    def __call__(
+        self, *args: object, timeout: float = 120, module: str = "metaexp.train", cwd: Path | None = None, **env: str
+    ) -> CompletedProcess[str]:
+        """Runs it to its end."""
+        process = self.start(*args, module=module, cwd=cwd, **env)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except TimeoutExpired:
+            self.kill(process)
+            out, err = process.communicate()
+            pytest.fail(f"{process.args} still ran after {timeout} s\n{out[-2000:]}\n{err[-4000:]}")
+        return CompletedProcess(process.args, process.returncode, out, err)
+
+    @staticmethod
+    def kill(process: Popen[str]) -> None:
+        """SIGKILL for the process and all its children. Only before its end is known: later its id may be another's."""
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        for process in self._started:
+            self.kill(process)
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Iterator[Command]:
+    """`train("algo=maml", "steps=2", timeout=60)` runs `python -m metaexp.train` in tmp_path: see Command."""
+    command = Command(tmp_path)
+    yield command
+    command.close()
+
+
+@pytest.fixture(scope="module")
+def module_train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The same for module-scoped fixtures: one run that several tests of a file look at."""
+    command = Command(tmp_path_factory.mktemp("runs"))
+    yield command
+    command.close()

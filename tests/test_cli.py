@@ -1,0 +1,272 @@
+"""The command line as real processes: exit codes, one line on stderr, nothing left behind."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from conftest import ROOT, Command
+
+# Stands in for metaexp.run, so that what is tested is the sweep and not the training, and torch is not imported.
+# The seed says how a run ends.
+FAKE_RUN = """
+import json, os, sys, types
+from pathlib import Path
+
+module = types.ModuleType("metaexp.run")
+
+class Parts:
+    def __init__(self, config):
+        from metaexp.errors import ConfigError
+        if config["steps"] < 1:
+            raise ConfigError(f"steps={config['steps']}: must be at least 1")
+
+def run(config, folder=None):
+    from metaexp import errors
+    place = folder or Path(config["sweep"]["folder"]) / config["sweep"]["job"]
+    seed = config["seed"]
+    if seed == 10:
+        raise errors.DataError("data.npz: missing")  # before there is a folder
+    place.mkdir(exist_ok=folder is not None)
+    def end(state, code, **extra):
+        (place / "status.json").write_text(json.dumps({"state": state, "exit_code": code, **extra}))
+    if seed == 11:
+        end("failed", 5, error="non-finite outer loss at step 3")
+        raise errors.NonFiniteError("non-finite outer loss at step 3")
+    if seed == 12:
+        sys.exit(3)
+    if seed == 13:
+        end("failed", 1, error="ZeroDivisionError")
+        1 / 0
+    if seed == 14:
+        end("interrupted", 143)
+        raise errors.Terminated("stopped at step 3")
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "result.json").write_text(json.dumps({"test": {"mse": {"mean": 0.5, "ci95": 0.1}}}))
+    end("finished", 0)
+    return {"val": {"best": 0.25}}
+
+module.run, module.Parts = run, Parts
+sys.modules["metaexp.run"] = module
+"""
+
+
+@pytest.fixture
+def fake(train: Command) -> Callable[..., CompletedProcess[str]]:
+    folder = train.folder / "fake"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAKE_RUN)
+    work = train.folder / "work"
+    work.mkdir()
+
+    def call(*args: str, **env: str) -> CompletedProcess[str]:
+        return train(*args, cwd=work, timeout=60, PYTHONPATH=f"{folder}:{ROOT}", **env)
+
+    train.folder = work
+    return call
+
+
+def one_line(result: CompletedProcess[str], code: int, *says: str) -> None:
+    lines = result.stderr.splitlines()
+    assert result.returncode == code, result.stderr
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("metaexp: ")
+    for text in says:
+        assert text in lines[0]
+
+
+def sweep_folder(work: Path) -> Path:
+    (folder,) = (work / "outputs").iterdir()
+    assert "_sweep_" in folder.name
+    return folder
+
+
+def states(folder: Path) -> dict[str, tuple[str, int]]:
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/status.json")}
+    return {name: (status["state"], status["exit_code"]) for name, status in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["algo.iner_lr=1"], ["algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"]),
+        (["+algo.iner_lr=1"], ["algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"]),
+        (["algo.inner_steps=2.5"], ["algo.inner_steps=2.5", "a whole number"]),
+        (["task=sine", "model=cnn4"], ["model=cnn4 needs input image, task=sine gives vector"]),
+        (["algo._target_=logging.os.system"], ["algo._target_=logging.os.system: must be a class of metaexp.*"]),
+        (["--multrun", "seed=1,2"], ["--multrun", "did you mean --multirun?"]),
+        (["-m", "--cfg", "job"], ["only one of"]),
+        (["--experimental-rerun", "x.pickle"], ["--experimental-rerun"]),
+        (["-m", "algo.inner_lr=0.1,abc"], ["algo.inner_lr=abc: must be a number"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_bad_input_exits_2_and_leaves_nothing(train: Command, args: list[str], says: list[str]) -> None:
+    start = time.perf_counter()
+    result = train(*args, timeout=30)
+    seconds = time.perf_counter() - start
+    one_line(result, 2, *says)
+    assert list(train.folder.iterdir()) == []
+    assert seconds < 5  # about 0.5 on an idle machine; torch alone would take longer than that
+
+
+def test_a_refused_line_imports_no_torch(train: Command) -> None:
+    """What keeps the answer under a second."""
+    probe = """
+import sys
+from metaexp import train
+
+sys.argv[1:] = ["stepz=1"]
+try:
+    train.main()
+except SystemExit as stop:
+    print(stop.code, "torch" in sys.modules, "lightning" in sys.modules)
+"""
+    (train.folder / "probe.py").write_text(probe)
+    assert train(module="probe").stdout == "2 False False\n"
+
+
+def test_full_errors_on_demand(train: Command) -> None:
+    result = train("stepz=1", HYDRA_FULL_ERROR="1")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+
+
+def test_help_lists_every_choice(train: Command) -> None:
+    own = train.folder / "own"
+    (own / "algo").mkdir(parents=True)
+    (own / "algo" / "mine.yaml").write_text("# My own method\n_target_: mine.Mine\n")
+    (own / "experiment").mkdir()
+    (own / "experiment" / "row.yaml").write_text("# @package _global_\n# A row of a table\nsteps: 3\n")
+    result = train("--help", "--config-dir", str(own))
+    assert result.returncode == 0
+    for file in (ROOT / "conf").glob("*/*.yaml"):
+        if file.parent.name != "pair":
+            assert f"\n  {file.stem} " in result.stdout
+    assert "mine     My own method" in result.stdout
+    assert "row" in result.stdout
+    assert "A row of a table" in result.stdout
+    assert "@package" not in result.stdout
+    assert "  seed: 0 " in result.stdout
+    assert "  - _self_" not in result.stdout
+    assert {path.name for path in train.folder.iterdir()} == {"own"}
+
+
+def test_cfg_job_shows_checked_settings(train: Command) -> None:
+    result = train("steps=3", "--cfg", "job", "+seed=4")  # flags may stand anywhere
+    assert result.returncode == 0
+    assert "\nsteps: 3\n" in f"\n{result.stdout}"
+    assert "seed: 4\n" in result.stdout
+    one_line(train("--cfg", "job", "stepz=3"), 2, "did you mean steps?")
+    assert list(train.folder.iterdir()) == []
+
+
+# --- sweeps
+
+
+def test_sweep_with_one_bad_job_starts_none(fake: Callable[..., Any], train: Command) -> None:
+    result = fake("-m", "seed=0,1", "steps=5,0")  # refused by a constructor
+    one_line(result, 2, "steps=0: must be at least 1")
+    result = fake("-m", "algo=maml,reptlie", "seed=0,1")
+    one_line(result, 2, "algo=reptlie: no such choice; did you mean reptile?")
+    result = fake("-m", "model=mlp,cnn4")
+    one_line(result, 2, "model=cnn4 needs input image")
+    result = fake("-m", "stepz=1,2", "algo._target_=os.system")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert list(train.folder.iterdir()) == []
+
+
+def test_sweep_of_good_jobs(fake: Callable[..., Any], train: Command) -> None:
+    result = fake("-m", "seed=0,1", "algo=maml,reptile", "steps=7", "algo.inner_lr=0.5", "out=outputs")
+    assert result.returncode == 0, result.stderr
+    folder = sweep_folder(train.folder)
+    names = ["0_seed=0,algo=maml", "1_seed=0,algo=reptile", "2_seed=1,algo=maml", "3_seed=1,algo=reptile"]
+    assert states(folder) == dict.fromkeys(names, ("finished", 0))
+    # Nothing of Hydra's but the record of the sweep: no run folders, no logs of its own.
+    assert {path.name for path in folder.iterdir()} == {*names, "multirun.yaml"}
+    config = json.loads((folder / names[3] / "config.json").read_text())
+    assert (config["seed"], config["steps"], config["choices"]["algo"]) == (1, 7, "reptile")
+    assert config["sweep"] == {"folder": str(folder), "job": names[3]}
+    assert config["algo"]["inner_lr"] == 0.5
+    assert config["choices"]["optimizer"] == "sgd"
+    for name in names:
+        assert f"{name}" in result.stdout
+        assert "mse 0.5 +- 0.1" in result.stdout
+    assert {path.name for path in train.folder.iterdir()} == {"outputs"}
+
+
+def test_failing_jobs_take_none_with_them(fake: Callable[..., Any], train: Command) -> None:
+    result = fake("-m", "seed=10,11,12,13,1", "hydra.sweeper.max_batch_size=2")
+    assert result.returncode == 1
+    assert states(sweep_folder(train.folder)) == {
+        "0_seed=10": ("failed", 3),
+        "1_seed=11": ("failed", 5),
+        "2_seed=12": ("failed", 1),
+        "3_seed=13": ("failed", 1),
+        "4_seed=1": ("finished", 0),
+    }
+    rows = result.stdout.splitlines()[-5:]
+    assert rows[0].split() == ["0_seed=10", "failed", "3", "data.npz:", "missing"]
+    assert rows[4].split() == ["4_seed=1", "finished", "0", "mse", "0.5", "+-", "0.1"]
+    assert "non-finite outer loss at step 3" in result.stderr
+    assert "ZeroDivisionError" in result.stderr  # a fault of the program keeps its traceback
+
+
+def test_interruption_ends_a_sweep(fake: Callable[..., Any], train: Command) -> None:
+    result = fake("-m", "seed=1,14,2")
+    assert result.returncode == 143
+    assert states(sweep_folder(train.folder)) == {"0_seed=1": ("finished", 0), "1_seed=14": ("interrupted", 143)}
+    assert "2_seed=2" in result.stdout
+    assert "not started" in result.stdout
+
+
+def test_sweep_in_other_processes(fake: Callable[..., Any], train: Command) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    result = fake("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=11,1", 'out="öut put\'s"')
+    assert result.returncode == 1, result.stderr
+    (folder,) = (train.folder / "öut put's").iterdir()
+    assert states(folder) == {"0_seed=11": ("failed", 5), "1_seed=1": ("finished", 0)}
+
+
+def test_sweep_with_own_folder_and_experiment_grid(fake: Callable[..., Any], train: Command) -> None:
+    own = train.folder / "own" / "experiment"
+    own.mkdir(parents=True)
+    grid = "# @package _global_\n# Two seeds\nsteps: 9\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    (own / "grid.yaml").write_text(grid)
+    result = fake("--config-dir", "own", "experiment=grid")
+    assert result.returncode == 0, result.stderr
+    folder = sweep_folder(train.folder)
+    assert states(folder) == {"0_seed=1": ("finished", 0), "1_seed=2": ("finished", 0)}
+    assert json.loads((folder / "1_seed=2" / "config.json").read_text())["steps"] == 9
+
+
+def test_sweeps_of_one_second_get_two_folders(fake: Callable[..., Any], train: Command) -> None:
+    from metaexp.sweep import _claim
+
+    folders = {_claim(str(train.folder / "out")) for _ in range(20)}
+    assert len(folders) == 20
+    (train.folder / "file").write_text("")
+    one_line(fake("-m", "seed=1", "out=file"), 2, "out=file")
+
+
+def test_further_processes_of_a_distributed_run_join(fake: Callable[..., Any], train: Command) -> None:
+    folder = train.folder / "claimed"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 1\nsteps: 3\n")
+    result = fake("-m", "seed=1,2", "nonsense", LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "config.json").read_text()) == {"seed": 1, "steps": 3}
+
+
+@pytest.mark.parametrize(("seed", "code"), [(10, 3), (11, 5), (12, 3), (13, 1), (14, 143)])
+def test_exit_codes_of_a_run(fake: Callable[..., Any], train: Command, seed: int, code: int) -> None:
+    folder = train.folder / "claimed"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"seed: {seed}\n")
+    result = fake(LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    assert result.returncode == code
+    assert ("Traceback" in result.stderr) == (seed == 13)

@@ -1,0 +1,386 @@
+"""Composition, validation and instantiation, in this process and without torch where none is needed."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metaexp.config import Settings, config_dir, instantiate, load
+from metaexp.errors import ConfigError
+from metaexp.schema import allowed, comments
+from metaexp.targets import Maker, check_target, nearest
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings([])
+
+
+def write(folder: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return str(folder)
+
+
+# What is typed (several arguments are separated by blanks), and what the one line must say.
+BAD = [
+    ("algo.iner_lr=1", "algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"),
+    ("+algo.iner_lr=1", "algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"),
+    ("++algo.iner_lr=1", "algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"),
+    ("algo={iner_lr:1}", "algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"),
+    ("inner_lr=3", "did you mean algo.inner_lr?"),
+    ("stepz=3", "did you mean steps?"),
+    ("agl=maml", "did you mean algo?"),
+    ("optimiser=adam", "did you mean optimizer?"),
+    ("val.evry=10", "did you mean val.every?"),
+    ("device.precison=32", "did you mean device.precision?"),
+    ("experiments=x", "did you mean experiment?"),
+    ("algo=reptlie", "algo=reptlie: no such choice; did you mean reptile? (choices: "),
+    ("task=sin", "task=sin: no such choice; did you mean sine?"),
+    ("device=cuda", "device=cuda: no such choice"),
+    ("experiment=nope", "experiment=nope: no such choice"),
+    ("algo=null", "algo=null: no such choice"),
+    ("algo=[maml,reptile]", "several need -m and algo=a,b"),
+    ("~algo", "a group cannot be removed"),
+    ("~steps", "~steps: this setting cannot be removed"),
+    ("~stepz", "stepz"),
+    ("algo.inner_lr=abc", "algo.inner_lr=abc: must be a number, like the default 0.01"),
+    ("algo.inner_lr=", "algo.inner_lr=: must be a number"),
+    ("algo.inner_lr=true", "algo.inner_lr=true: must be a number"),
+    ("algo.inner_lr=[1]", "algo.inner_lr=[1]: must be a number, like the default 0.01, not a list"),
+    ("algo.inner_lr={a:1}", "algo.inner_lr={a: 1}: must be a number, like the default 0.01, not a group"),
+    ("algo.inner_lr=null", "algo.inner_lr=null: must be a number"),
+    ("algo.inner_lr=nan", "algo.inner_lr=nan: must be a number"),
+    ("algo.inner_steps=2.5", "algo.inner_steps=2.5: must be a whole number"),
+    ("steps=inf", "steps=inf: must be a whole number"),
+    ("val.every=true", "val.every=true: must be a whole number"),
+    ("algo.first_order=1", "algo.first_order=1: must be true or false"),
+    ("model.hidden=3", "model.hidden=3: must be a list, e.g. model.hidden=[40,40]"),
+    ("model.hidden=[4.5]", "must be a whole number"),
+    ("val=3", "val=3: must be a group of settings; set one of val.every, val.tasks"),
+    ("clip.norm=[1]", "clip.norm=[1]: must be one value, not a list"),
+    ("device.precision=64", "device.precision=64: must be 32 | 64-true | bf16-mixed"),
+    ("test.weights=bst", "test.weights=bst: must be best | last; did you mean best?"),
+    ("mapping=vmpa", "mapping=vmpa: must be auto | vmap | loop | a number; did you mean vmap?"),
+    ("out=true", "out=true: must be text"),
+    ("seed=0,1", "seed=0,1: several values need -m"),
+    ("seed=range(3)", "several values need -m"),
+    ("steps=???", "steps: must be given"),
+    ("seed=${nope}", "nope"),
+    ("maml", "maml: cannot be read as key=value"),
+    ("steps=[1", "steps=[1: cannot be read as key=value"),
+    ("model=cnn4", "model=cnn4 needs input image, task=sine gives vector; use model=linear | mlp"),
+    ("hydra.run.dir=x", "use out=FOLDER"),
+    ("hydra.sweep.dir=x", "use out=FOLDER"),
+    ("hydra.swep=1", "swep"),
+    ("hydra/launcher=joblb", "hydra/launcher=joblb: no such choice"),
+    ("hydra.callbacks.x._target_=os.system", "a class cannot be named here"),
+    ("hydra.searchpath=[file:///no/such/folder]", "/no/such/folder does not exist"),
+    ("optimizer._target_=os.system", "optimizer._target_=os.system: must be a class of metaexp.* or torch.optim.*"),
+    ("algo._target_=logging.os.system", "algo._target_=logging.os.system: must be a class of"),
+    ("algo._target_=metaexp.config.os.system", "must be a class of"),
+    ("algo._target_=torch.optim.adam.torch.load", "must be a class of"),
+    ("algo._target_=torch.hub.load", "must be a class of"),
+    ("algo._target_=3", "must be a class of"),
+    ("+algo.inner._target_=numpy.load", "algo.inner._target_=numpy.load: must be a class of"),
+    ("optimizer.schedule={_target_:webbrowser.open}", "must be a class of"),
+    ("algo.adapt=[{_target_:os.system}]", "must be a class of"),
+    ("optimizer.schedule={T_max:3}", "not a group of settings"),
+]
+
+
+@pytest.mark.parametrize(("typed", "says"), BAD, ids=[typed for typed, _ in BAD])
+def test_bad_input_is_one_line(settings: Settings, typed: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        (Settings(typed.split()) if "searchpath" in typed else settings).load(typed.split())
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+GOOD: list[tuple[str, str, Any]] = [
+    ("steps=1e4", "steps", 10000),
+    ("algo.inner_lr=1", "algo.inner_lr", 1.0),
+    ("+seed=3", "seed", 3),
+    ("seed=7", "task.seed", 7),
+    ("device.precision=64-true", "device.precision", "64-true"),
+    ("mapping=7", "mapping", 7),
+    ("compile=false", "compile", False),
+    ("resume=outputs/x", "resume", "outputs/x"),
+    ("clip.norm=10", "clip.norm", 10),
+    ("name=abc", "name", "abc"),
+    ("model.hidden=[]", "model.hidden", []),
+    ("algo={inner_lr:2}", "algo.inner_lr", 2.0),
+    ("task.phase=[0,3]", "task.phase", [0.0, 3.0]),
+    ("+optimizer.amsgrad=true", "optimizer.amsgrad", True),
+    ("optimizer.schedule._target_=torch.optim.lr_scheduler.StepLR", "optimizer.schedule._target_", None),
+    ("task.test.shots=5", "task.test.shots", 5),
+    ("algo=joint algo.test_lr=1", "algo.test_lr", 1.0),
+    ("algo=joint algo.test_lr=[1,0.1]", "algo.test_lr", [1.0, 0.1]),
+    ("algo=reptile algo.inner_batch=null", "algo.inner_batch", None),
+    ("algo.inner={_target_:metaexp.inner.Adam,beta1:0}", "algo.inner", {"_target_": "metaexp.inner.Adam", "beta1": 0}),
+]
+
+
+@pytest.mark.parametrize(("typed", "key", "value"), GOOD, ids=[typed for typed, _, _ in GOOD])
+def test_good_input(settings: Settings, typed: str, key: str, value: Any) -> None:
+    found: Any = settings.load(typed.split())
+    for name in key.split("."):
+        found = found[name]
+    assert type(found) is (type(value) if value is not None else type(found))
+    assert found == value or (value is None and (found is None or found.startswith("torch.optim.")))
+
+
+def test_result_is_plain_and_named(settings: Settings) -> None:
+    config = settings.load(["algo=reptile"])
+    assert yaml.safe_load(yaml.safe_dump(config)) == config
+    assert config["choices"] == {
+        "algo": "reptile", "task": "sine", "model": "mlp", "device": "auto", "optimizer": "sgd", "experiment": None,
+    }  # fmt: skip
+    assert config["trusted"] == []
+    assert "hydra" not in config
+    assert "defaults" not in config
+
+
+def test_every_choice_composes(settings: Settings) -> None:
+    for algo in settings.composer.options("algo"):
+        assert settings.load([f"algo={algo}"])["choices"]["algo"] == algo
+    for task in settings.composer.options("task"):
+        config = settings.load([f"task={task}"])
+        image = (config["task"].get("gives") or {}).get("input") == "image"
+        assert config["choices"]["model"] == ("cnn4" if image else "mlp")
+    for optimizer in settings.composer.options("optimizer"):
+        assert settings.load([f"optimizer={optimizer}"])["optimizer"]["_target_"].startswith("torch.optim.")
+    assert set(settings.composer.options("device")) >= {"cpu", "gpu", "auto", "ddp", "mps"}
+    for device in settings.composer.options("device"):
+        assert settings.load([f"device={device}"])["device"]["precision"] == 32
+
+
+EXTRA = {
+    "algo/own.yaml": "# My method\n_target_: own_algo.Own\n_partial_: true\ninner_lr: 0.5\n",
+    "task/pictures.yaml": "# Mine\ndefaults:\n  - override /model@_global_.model: cnn4\n"
+    "_target_: metaexp.tasks.sine.Sine\ngives: {kind: classification, input: image}\nroot: ???\n",
+    "algo/picky.yaml": "# Classes only\n_target_: metaexp.algos.maml.MAML\nneeds: {kind: classification}\n",
+    "pair/own_sine.yaml": "# @package _global_\nalgo: {inner_lr: 0.25}\nsteps: 11\nmeta_batch: 3\n",
+    "pair/own_pictures.yaml": "# @package _global_\nalgo: {inner_lr: 0.125}\nsteps: 12\n",
+    "experiment/row.yaml": "# @package _global_\n# A published row\ndefaults:\n  - override /algo: own\n"
+    "  - override /optimizer: sgd\nsteps: 99\noptimizer:\n  schedule: {_target_: torch.optim.lr_scheduler.LinearLR}\n",
+    "experiment/linear_row.yaml": "# @package _global_\ndefaults:\n  - override /task: pictures\n"
+    "  - override /model: linear\ntask: {root: here}\n",
+    "experiment/wrong.yaml": "# @package _global_\nalgo: {iner_lr: 1}\n",
+    "experiment/text.yaml": "# @package _global_\nsteps: many\n",
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings([], write(tmp_path_factory.mktemp("conf"), EXTRA))
+
+
+def test_who_wins(own: Settings) -> None:
+    """Files, then the pair, then the experiment, then what is typed; the pair follows the experiment's choices."""
+    pair = own.load(["algo=own"])
+    assert (pair["algo"]["inner_lr"], pair["steps"], pair["meta_batch"]) == (0.25, 11, 3)
+    row = own.load(["experiment=row"])
+    assert row["choices"]["algo"] == "own"
+    assert row["choices"]["optimizer"] == "sgd"
+    assert (row["algo"]["inner_lr"], row["steps"], row["meta_batch"]) == (0.25, 99, 3)
+    assert row["optimizer"]["schedule"] == {"_target_": "torch.optim.lr_scheduler.LinearLR"}
+    typed = own.load(["experiment=row", "algo=maml", "steps=5", "optimizer=adam"])
+    assert (typed["choices"]["algo"], typed["steps"], typed["choices"]["optimizer"]) == ("maml", 5, "adam")
+    assert typed["meta_batch"] == own.load([])["meta_batch"]  # maml on sine has its own pair file, or none
+    pictures = own.load(["experiment=row", "task=pictures", "task.root=x"])
+    assert (pictures["algo"]["inner_lr"], pictures["steps"], pictures["choices"]["model"]) == (0.125, 99, "cnn4")
+
+
+def test_the_model_a_task_brings_can_be_changed(own: Settings) -> None:
+    assert own.load(["task=pictures", "task.root=x"])["choices"]["model"] == "cnn4"
+    assert own.load(["task=pictures", "task.root=x", "model=linear"])["model"]["_target_"].endswith("Linear")
+    assert own.load(["experiment=linear_row"])["choices"]["model"] == "linear"
+    assert own.load(["experiment=linear_row", "model=mlp"])["choices"]["model"] == "mlp"
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("task=pictures", "task.root: must be given"),
+        ("algo=picky", "algo=picky needs kind classification, task=sine gives regression; use algo="),
+        ("experiment=wrong", "algo.iner_lr=1 (in experiment/wrong.yaml): no such setting; did you mean algo.inner_lr?"),
+        ("experiment=text", "steps=many (in experiment/text.yaml): must be a whole number"),
+        ("algo=maml algo._target_=own_algo.Own", "must be a class of"),
+    ],
+)
+def test_bad_files(own: Settings, typed: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        own.load(typed.split())
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_user_folder_by_searchpath_and_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "conf", EXTRA)
+    code = "class Own:\n    def __init__(self, inner_lr, more=0):\n        self.lr = inner_lr\n"
+    write(tmp_path, {"own_algo.py": code})
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load([f"hydra.searchpath=[file://{folder}]", "algo=own", "algo.inner_lr=3"])
+    assert config["trusted"] == ["own_algo"]
+    maker = instantiate(config["algo"], group="algo", trusted=config["trusted"])
+    assert isinstance(maker, Maker)
+    assert maker(more=1).lr == 3.0
+    with pytest.raises(ConfigError, match="must be a class of"):
+        instantiate(config["algo"], group="algo")
+
+
+def test_validation_is_fast(settings: Settings) -> None:
+    start = time.perf_counter()
+    settings.load(["seed=1"])
+    assert time.perf_counter() - start < 1.0
+
+
+# --- schema and comments
+
+
+def test_comments_and_words() -> None:
+    text = "a: 1   # x | y\nb:    # around\n  c: {d: 1, e: 2}  # inner: p | 2\n  f: '#no'\ng:\n- 1\nh: 3 # h\n"
+    assert comments(text) == {"a": "x | y", "b": "around", "b.c": "inner: p | 2", "h": "h"}
+    assert allowed("32 | 64-true | bf16-mixed") == ("32", "64-true", "bf16-mixed")
+    assert allowed("best (on validation) | last") == ("best", "last")
+    assert allowed("how it is done: auto | vmap | a number (of tasks)") == ("auto", "vmap", "a number")
+    assert allowed("false | auto | a run folder or a checkpoint") is None
+    assert allowed("-1: sin(x - phase), 1: sin(x + phase)") is None
+
+
+def test_every_choice_has_a_line_for_help(settings: Settings) -> None:
+    for group in ("algo", "task", "model", "device", "optimizer", "experiment"):
+        for option in settings.composer.options(group):
+            text = settings.composer.text(f"{group}/{option}")
+            assert text.startswith("# "), f"{group}/{option} needs a first line that --help shows"
+    assert config_dir().joinpath("train.yaml").is_file()
+
+
+def test_nearest() -> None:
+    assert nearest("iner_lr", ["inner_lr", "inner_steps"]) == "; did you mean inner_lr?"
+    assert nearest("zzz", ["inner_lr"]) == ""
+    assert nearest("zzz", []) == ""
+
+
+# --- instantiate
+
+
+MODULE = """
+import os
+from os import system
+from collections import OrderedDict as Ordered
+
+class Part:
+    def __init__(self, size=1):
+        if size < 1:
+            raise ValueError(f"size={size}: must be at least 1")
+        self.size = size
+
+class Whole:
+    def __init__(self, first, part=None, items=(), rate=0.1):
+        if rate < 0:
+            raise ValueError(f"Invalid learning rate: {rate}")
+        self.first, self.part, self.items = first, part, items
+
+def fails():
+    raise RuntimeError("a fault of the program")
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_{tmp_path.name}".replace("-", "_").replace("[", "_").replace("]", "_")
+    write(tmp_path, {f"{name}.py": MODULE})
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def make(module: str, name: str, *args: Any, **node: Any) -> Any:
+    return instantiate({"_target_": f"{module}.{name}", **node}, *args, group="task", trusted=[module])
+
+
+def test_instantiate_nested_partial_and_metadata(module: str) -> None:
+    items = [1, 2]
+    part = {"_target_": f"{module}.Part", "size": 3}
+    whole = make(module, "Whole", "x", part=part, items=items, gives={"kind": "k"}, needs={})
+    assert (whole.first, whole.part.size, whole.items) == ("x", 3, [1, 2])
+    assert whole.items is not items
+    assert part == {"_target_": f"{module}.Part", "size": 3}
+    maker = make(module, "Whole", _partial_=True, items=items)
+    assert maker("a").items is not maker("b").items
+    thing = object()
+    assert make(module, "Whole", thing).first is thing
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "says"),
+    [
+        ("Part", {"size": 0}, "task.size=0: must be at least 1"),
+        ("Part", {"sise": 0}, "task.sise=0: Part has no such argument; did you mean size?"),
+        ("Whole", {"first": 1, "rate": -0.5}, "task.rate=-0.5: Invalid learning rate: -0.5"),
+        ("Whole", {}, "task: "),
+        ("Prat", {}, "no class Prat in own_"),
+        ("system", {"command": "true"}, "comes from"),
+        ("Ordered", {}, "comes from collections, not from own_"),
+    ],
+)
+def test_constructors_complain_in_one_line(module: str, name: str, node: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(module, name, **node)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_makers_and_of_nested_parts(module: str) -> None:
+    maker = make(module, "Part", _partial_=True, size=-1)
+    with pytest.raises(ConfigError, match=r"^task\.size=-1: must be at least 1$"):
+        maker()
+    with pytest.raises(ConfigError, match=r"^task\.part\.size=0: must be at least 1$"):
+        make(module, "Whole", 1, part={"_target_": f"{module}.Part", "size": 0})
+    with pytest.raises(RuntimeError):
+        make(module, "fails")
+
+
+def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_VALUE", "hidden")
+    assert make(module, "Whole", "x", items="${oc.env:SECRET_VALUE}").items == "${oc.env:SECRET_VALUE}"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "posix.system", "metaexp.config.os.system", "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
+     "metaexp", "metaexp.nothing.Here", "metaexp..x.Y", "torch.optim.adam.torch.load", "torch.load", None, 3,
+     "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X"],
+)  # fmt: skip
+def test_hostile_targets(target: Any) -> None:
+    with pytest.raises(ConfigError):
+        check_target("algo._target_", target)
+    with pytest.raises(ConfigError):
+        instantiate({"_target_": target}, group="algo")
+
+
+def test_good_targets() -> None:
+    for target in ("torch.optim.Adam", "torch.optim.lr_scheduler.StepLR", "metaexp.tasks.sine.Sine"):
+        check_target("x", target)
+    sine = instantiate({"_target_": "metaexp.tasks.sine.Sine", "shots": 3, "gives": {}}, group="task", queries=2)
+    assert sine.sizes["train"]["shots"] == 3
+    assert sine.sizes["train"]["queries"] == 2
+    with pytest.raises(ConfigError, match=r"^task\.shots=0: must be at least 1$"):
+        instantiate({"_target_": "metaexp.tasks.sine.Sine", "shots": 0}, group="task")
+
+
+def test_optimisers_complain_with_the_key() -> None:
+    import torch
+
+    weight = [torch.nn.Parameter(torch.zeros(1))]
+    maker = instantiate({"_target_": "torch.optim.Adam", "_partial_": True, "lr": -1.0}, group="optimizer")
+    with pytest.raises(ConfigError, match=r"^optimizer\.lr=-1\.0: Invalid learning rate: -1\.0$"):
+        maker(weight)
+    with pytest.raises(ConfigError, match=r"^optimizer\.bets=1: Adam has no such argument; did you mean betas\?$"):
+        instantiate({"_target_": "torch.optim.Adam", "_partial_": True, "bets": 1}, group="optimizer")
