@@ -23,8 +23,9 @@ def load(overrides: Sequence[str], extra: str | None = None) -> dict[str, Any]:
         extra: the folder given by --config-dir.
 
     Returns:
-        The resolved settings as plain containers, and `choices` (the file chosen in each group, None for none) and
-        `trusted` (modules that the user's own group files name).
+        The resolved settings as plain containers, and `choices` (the file chosen in each group, None for none),
+        `trusted` (modules that the user's own group files name) and `typed` (what the command line itself says, by
+        dotted key: a resumed run compares that alone with its saved settings).
 
     Raises:
         ConfigError: an unknown key or choice, a wrong type, choices that do not fit, a class that is refused.
@@ -70,7 +71,8 @@ class Settings:
         defaults, above = self._defaults(parsed, choices), _above(parsed, files)
         config = Schema(defaults, _notes(files), trusted, _Origin(parsed, files), above).check(plain)
         self._check_pairs(config, choices)
-        return config | {"choices": choices, "trusted": sorted(trusted)}, hydra
+        made = config | {"choices": choices, "trusted": sorted(trusted)}
+        return made | {"typed": _typed(parsed, made)}, hydra
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
         """The overrides as Hydra shall apply them; raises ConfigError for an unknown choice."""
@@ -108,6 +110,23 @@ class Settings:
     def _option_fits(self, group: str, option: str, gives: dict[str, Any]) -> bool:
         needs = self.composer.content(f"{group}/{option}").get("needs") or {}
         return all(_fits(wanted, gives[name]) for name, wanted in needs.items() if name in gives)
+
+
+def _typed(parsed: Sequence[Override], config: dict[str, Any]) -> dict[str, Any]:
+    """Typed choices as `choices.GROUP`, typed values by their key, as the checked configuration has them."""
+    typed: dict[str, Any] = {}
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_hydra_override() or override.is_delete():
+            continue
+        if key in GROUPS:
+            typed[f"choices.{key}"] = config["choices"][key]
+            continue
+        value: Any = config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        typed[key] = value
+    return typed
 
 
 class _Origin:

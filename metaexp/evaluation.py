@@ -1,6 +1,7 @@
 """Testing a learner on frozen tasks: per task, per inner step, with intervals; and the floors beside it."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,16 +25,24 @@ class Scores(NamedTuple):
 
 
 def evaluate(
-    learner: Any, split: str, tasks: int, modes: list[str], chunk: int = 100, diagnose: bool = False
+    learner: Any,
+    split: str,
+    tasks: int,
+    modes: list[str],
+    chunk: int | None = None,
+    diagnose: bool = False,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> Scores:
     """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
 
     Args:
         learner: a MetaLearner; its parameters are not changed.
         modes: normalisation modes at test (`MetaLearner.modes`).
-        chunk: tasks drawn and mapped at once; does not change the tasks.
+        chunk: tasks drawn and mapped at once (None: by the learner's mapping); does not change the tasks.
         diagnose: also the learner's `diagnostics`, as [tasks, 1].
+        tick: called after every chunk with the number of tasks done; may raise to stop.
     """
+    chunk = chunk or (10 if learner.mapping == "loop" else 100)
     chosen = learner.modes(modes)
     digest = hashlib.sha256()
     parts: list[dict[str, Tensor]] = []
@@ -51,12 +60,13 @@ def evaluate(
             for tensor in episode.query:
                 digest.update(tensor.contiguous().cpu().numpy().tobytes())
             parts.append(map_tasks(one, episode._replace(info={}), learner.mapping))
+            tick(min(start + chunk, tasks))
     arrays = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
     return Scores(arrays, np.arange(tasks), digest.hexdigest())
 
 
 def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any]:
-    """Mean, 95 % interval (1.96 s / sqrt(tasks)), median and worst task of the last step, and mean and interval per step.
+    """Mean, 95 % interval (1.96 s / sqrt(tasks)), median and worst task of the last step; mean and interval per step.
 
     Tasks with a non-finite value at any step are counted in `diverged` and left out of every mean.
     """

@@ -45,7 +45,7 @@ class SGD(NamedTuple):
 
 
 class Adam(NamedTuple):
-    """Adam with bias correction (Kingma and Ba 2015, algorithm 1) and any betas; beta1=0 is Reptile's inner optimiser."""
+    """Adam with bias correction (Kingma and Ba 2015, algorithm 1) and any betas; Reptile uses beta1=0."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -128,6 +128,6 @@ def minibatches(key: Tensor, stream: int, n: int, size: int | None, steps: int) 
     """
     if size is None or size >= n:
         return None
-    epochs = math.ceil(steps * size / n)
+    epochs = math.ceil(max(1, steps) * size / n)  # at least one: of no steps there is still a tensor [0, size]
     orders = [permutation(fold(key, epoch), stream, n) for epoch in range(epochs)]
     return torch.cat(orders)[: steps * size].view(steps, size)

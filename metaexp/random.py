@@ -33,8 +33,9 @@ def _mix(z: Tensor) -> Tensor:
 def _number(start: Tensor, count: Tensor) -> Tensor:
     """Number `count` of the stream that begins at `start`: mix(start + count * GAMMA).
 
-    Written so that count * GAMMA never stands alone: where count is an arange, Inductor makes of it an index expression
-    whose overflow is undefined in C++ (wrong numbers and heap corruption from 16 elements on) and cut to 32 bits on GPUs.
+    Written so that count * GAMMA never stands alone. Where count is an arange, Inductor makes of the product an index
+    expression, whose overflow is undefined in C++ (wrong numbers and heap corruption from 16 elements on) and cut to 32
+    bits on GPUs. For the same reason a compiled graph must take task indices from outside, not count them itself.
     """
     return _mix((start * _INVERSE + count) * GAMMA)
 
@@ -80,8 +81,8 @@ def uniform(
 
 def normal(key: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
     """Standard normal numbers: float [*key.shape, *shape] (Box and Muller 1958)."""
-    u = uniform(key, stream, (2, *shape), dtype=dtype)
-    radius, angle = u.select(key.dim(), 0), u.select(key.dim(), 1)
+    u = uniform(key, stream, (*shape, 2), dtype=dtype)  # pairs stand together: fewer numbers are the first of more
+    radius, angle = u.unbind(-1)
     return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
 
 

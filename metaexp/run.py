@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ import numpy as np
 import torch
 
 from metaexp import files
-from metaexp.boards.pictures import adaptation_curve, training_curve
 from metaexp.boards.progress import Progress, print_result, quiet
 from metaexp.boards.tensorboard import Board
 from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, load, versions
-from metaexp.errors import CheckpointError, ConfigError, MetaexpError, TimeLimitError
+from metaexp.errors import CheckpointError, ConfigError, MetaexpError, SpaceError, TimeLimitError
 from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
 from metaexp.outer import OuterLoop, decide_compile, make_optimizer
 from metaexp.runs import RunFolder, find_resumable, state_of
@@ -101,10 +100,10 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     started = time.monotonic()
     quiet()
     resumed = None if folder is not None else _resumed(config)
-    if resumed is not None and state_of(resumed[0]) == "finished":
-        return _finished(resumed[0])
     if resumed is not None:
         config = _continued(resumed[0], config)
+        if state_of(resumed[0]) == "finished":
+            return _finished(resumed[0])
     parts = Parts(config)
     run_folder = _open(config, folder, resumed)
     os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
@@ -112,7 +111,8 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
         with _states(run_folder), StopFlag() as flag:
             return _run(parts, run_folder, resumed, flag, started)
     finally:
-        os.environ.pop("METAEXP_RUN_DIR", None) if folder is None else None
+        if folder is None:
+            _leave_group()
         run_folder.close()
 
 
@@ -121,7 +121,7 @@ def _run(
 ) -> dict[str, Any]:
     config, learner = parts.config, parts.learner
     if resumed is None:
-        folder.write_config(config)
+        folder.write_config({key: value for key, value in config.items() if key != "typed"})
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
     found = _checkpoint(checkpoints, resumed, parts.device) if resumed else None
     step = found["metaexp"]["step"] if found else 0
@@ -142,7 +142,7 @@ def _run(
         if parts.rank == 0 and step == 0:
             board.layout(_metric_names(learner, ["queries"]))
         if learner.trains and not control.finished():
-            trainer.fit(learner, train_dataloaders=control.spans())
+            _fit(trainer, control)
         if control.over_time and not control.finished():
             raise TimeLimitError(f"time_limit={config['time_limit']} s reached at step {control.step}; {_how(folder)}")
         if flag.requested is not None and not control.finished():
@@ -161,6 +161,23 @@ def _run(
     folder.status("finished", step=control.step, exit_code=0)
     print_result(result, str(folder.path), str(Path(config["out"])))
     return result
+
+
+def _leave_group() -> None:
+    """Forget this run's process group and its environment: the next job of a sweep makes its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("METAEXP_RUN_DIR", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+
+
+def _fit(trainer: L.Trainer, control: Control) -> None:
+    try:
+        trainer.fit(control.learner, train_dataloaders=control.spans())
+    except SystemExit as error:  # Lightning's way to end after Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 # -- test --------------------------------------------------------------------------------------------------------------
@@ -184,13 +201,13 @@ def _test(
     with trainer.precision_plugin.forward_context():
         chosen = learner.finish()
         tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
-        print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
-        scores = evaluate(learner, "test", tasks, modes)
+        tick = _ticker(control, tasks)
+        scores = evaluate(learner, "test", tasks, modes, tick=tick)
         floors = {"mean": mean_predictor(learner, "test", tasks)}
         _pictures(parts, board, scores, control.step)
         if learner.trains:
             learner.load_state_dict(initial)
-            floors["scratch"] = evaluate(learner, "test", tasks, modes[:1]).arrays
+            floors["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
     larger = family.larger_is_better
     arrays = {**scores.arrays, **{f"floor_{f}_{name}": v for f, found in floors.items() for name, v in found.items()}}
     folder.write_arrays("test_scores.npz", indices=scores.indices, query_sha256=np.array(scores.query_sha256), **arrays)
@@ -234,6 +251,20 @@ def _test(
     }
 
 
+def _ticker(control: Control, tasks: int) -> Callable[[int], None]:
+    """Says how far the test is, every so often; ends it at a signal."""
+    print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
+    due = [time.monotonic() + control.config["log"]["seconds"]]
+
+    def tick(done: int) -> None:
+        control.flag.check()
+        if time.monotonic() > due[0]:
+            print(f"tested {done}/{tasks}", file=sys.stderr, flush=True)
+            due[0] = time.monotonic() + control.config["log"]["seconds"]
+
+    return tick
+
+
 def _metric_names(learner: Any, modes: list[str]) -> list[str]:
     return [name + suffix for suffix in learner.modes(modes) for name in learner.family.metrics]
 
@@ -260,6 +291,8 @@ def _pictures(parts: Parts, board: Board, scores: Scores, step: int) -> None:
 def _curves(
     folder: RunFolder, board: Board, scores: Scores, floors: dict[str, Any], step: int, config: dict[str, Any]
 ) -> None:
+    from metaexp.boards.pictures import adaptation_curve, training_curve  # matplotlib takes half a second to import
+
     title = f"{config['choices']['algo']} on {config['choices']['task']}"
     for name, values in scores.arrays.items():
         lines = {}
@@ -304,14 +337,22 @@ def _finished(path: Path) -> dict[str, Any]:
 
 
 def _continued(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The saved configuration, with what may change taken from the command line; refuses other differences.
+
+    Modules that the saved configuration trusts are not trusted again: a run folder may come from a stranger.
+    """
     saved = read_config(path)
-    changed = differences(saved, config["typed"], partial=True)
+    free = ("steps", "device", "out", "name", "resume", "time_limit", "trust")
+    typed = {
+        key: value for key, value in config["typed"].items() if key.removeprefix("choices.").split(".")[0] not in free
+    }
+    changed = differences(saved, typed, partial=True)
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)
-        raise ConfigError(
-            f"resume={path}: the run's own settings must stay ({lines}); steps, device and out may change"
-        )
-    return saved | {key: config[key] for key in ("steps", "device", "out", "time_limit") if key in config["typed"]}
+        raise ConfigError(f"resume={path}: a run's settings must stay ({lines}); steps, device and out may change")
+    names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
+    kept = {key: config[key] for key in ("steps", "device", "time_limit") if key in names}
+    return saved | kept | {"resume": config["resume"], "trusted": list(config["trust"])}
 
 
 def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], device: torch.device) -> dict[str, Any]:
@@ -362,7 +403,8 @@ def _states(folder: RunFolder) -> Iterator[None]:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)
+        with suppress(SpaceError):  # on a full disk the first error is the one to show
+            folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)
         raise error
 
 

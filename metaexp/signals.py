@@ -39,6 +39,12 @@ class StopFlag:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
 
+    def hold(self) -> None:
+        """Puts the handlers back in place: Lightning's trainer sets its own when it starts."""
+        for number, handler in ((signal.SIGINT, self._interrupt), (signal.SIGTERM, self._terminate)):
+            if number in self._before:
+                signal.signal(number, handler)
+
     def check(self) -> None:
         """Raises what was requested, if anything was."""
         if self.requested is not None:

@@ -99,6 +99,7 @@ class Control(L.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The first validation stands before the first step."""
+        self.flag.hold()
         self._entered = self._saved = time.monotonic()
         self.trainer = trainer
         if self.step == 0:
@@ -134,10 +135,8 @@ class Control(L.Callback):
         self._stepping += time.monotonic() - self._entered
         if self.count and self.step % self.config["log"]["every"] == 0:
             self._row()
-        stopped = self.loop.stopped
-        if not stopped or self.step % self.config["val"]["every"] == 0:
-            if self.step % self.config["val"]["every"] == 0 or self.step == self.config["steps"]:
-                self._validate()
+        if self.step % self.config["val"]["every"] == 0 or self.step == self.config["steps"]:
+            self._validate()
         seconds = self.config["checkpoint"]["seconds"]
         late = self.loop.world == 1 and seconds is not None and time.monotonic() - self._saved > seconds
         last = self.step == self.config["steps"] or self.loop.stopped
@@ -164,7 +163,8 @@ class Control(L.Callback):
     def _validate(self) -> None:
         """Metrics at every inner step on validation tasks; keeps the best weights and decides on an early stop."""
         with self.trainer.precision_plugin.forward_context():
-            scores = evaluate(self.learner, "val", self.config["val"]["tasks"], ["queries"], diagnose=True)
+            tasks, stop = self.config["val"]["tasks"], self.flag.check
+            scores = evaluate(self.learner, "val", tasks, ["queries"], diagnose=True, tick=lambda done: stop())
             floors = mean_predictor(self.learner, "val", self.config["val"]["tasks"])
         larger = self.learner.family.larger_is_better
         row: dict[str, Any] = {"kind": "val", "step": self.step}
@@ -210,9 +210,8 @@ class Control(L.Callback):
         )
         if better:
             self.best |= {"value": value, "step": self.step, "waited": 0}
-            if self.step:
-                self._save()
             self.checkpoints.save_best(self._write, self.step)
+            self._due = -1  # a checkpoint that knows this best must follow
         elif self.step:
             self.best["waited"] += 1
         if value is not None and stop["target"] is not None and self.sign * value >= self.sign * stop["target"]:
@@ -231,6 +230,7 @@ class Control(L.Callback):
 
     def _save(self) -> None:
         self.folder.sync()
+        self.board.flush()
         self.checkpoints.save(self._write, self.step)
         self._due, self._saved = self.step, time.monotonic()
 

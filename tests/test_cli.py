@@ -216,8 +216,12 @@ def test_failing_jobs_take_none_with_them(fake: Callable[..., Any], train: Comma
     assert "ZeroDivisionError" in result.stderr  # a fault of the program keeps its traceback
 
 
-def test_interruption_ends_a_sweep(fake: Callable[..., Any], train: Command) -> None:
-    result = fake("-m", "seed=1,14,2")
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_interruption_ends_a_sweep(fake: Callable[..., Any], train: Command, launcher: str) -> None:
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    jobs = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
+    result = fake("-m", "seed=1,14,2", f"hydra/launcher={launcher}", *jobs)
     assert result.returncode == 143
     assert states(sweep_folder(train.folder)) == {"0_seed=1": ("finished", 0), "1_seed=14": ("interrupted", 143)}
     assert "2_seed=2" in result.stdout

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -167,6 +168,34 @@ def test_ends_of_unequal_sizes():
     assert torch.equal(wider[1], last)
     of_four = torch.cat([t[sizes == 4] for t in (first, last)], -1)
     assert torch.equal(of_four.sort(-1).values, torch.arange(4).expand_as(of_four))
+
+
+def test_fewer_numbers_are_the_first_of_more():
+    for draw in (random.uniform, random.normal, random.bits):
+        assert torch.equal(draw(KEYS, 1, (5, 2)), draw(KEYS, 1, (50, 2))[:, :5])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("seed", [0, -1 << 63])
+def test_a_compiled_graph_gives_the_same_numbers(seed):
+    """Vectorised loops with and without a remainder, scalar loops, keys folded by position: all equal bits."""
+
+    def draw(index: Tensor) -> tuple[Tensor, ...]:
+        keys = random.task_keys(seed, "test", index)
+        each = random.fold(keys[:, None], torch.arange(33))
+        return (
+            *(random.bits(keys, n, (n,)) for n in (1, 5, 16, 20, 33)),
+            random.integers(each, 0, (), 1 << 30),
+            random.permutation(keys, 1, 300, 5),
+            *random.ends(keys, 2, 20, 3, 4, index % 7 + 9),
+            random.uniform(keys, 3, (19, 3)),
+        )
+
+    torch.compiler.reset()
+    compiled = torch.compile(draw, fullgraph=True)
+    for first in (0, 1000):
+        index = torch.arange(first, first + 25)
+        assert all(torch.equal(a, b) for a, b in zip(compiled(index), draw(index), strict=True))
 
 
 def test_vmap_gives_the_same_numbers():

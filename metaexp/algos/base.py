@@ -73,7 +73,7 @@ class MetaLearner(L.LightningModule):
     # -- one task: what a method writes ------------------------------------------------------------------------------
 
     def adapt(self, support: Examples, key: Tensor) -> Any:
-        """Learn one task from its support set, x [n, *x_shape]: any tree of tensors. Differentiable in the parameters."""
+        """Learn one task from its support set, x [n, *x_shape]: any tree of tensors, differentiable."""
         raise NotImplementedError
 
     def predict(self, adapted: Any, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ _NORMS = {
 
 
 class CNN4(nn.Module):
-    """Four blocks [3x3 convolution, norm, ReLU], halving the picture by stride 2 or by a 2x2 max-pool, and a linear head.
+    """Four blocks [3x3 convolution, norm, ReLU], each halving the picture by stride or max-pool, and a linear head.
 
     Stride 2 with the mean over the last map is MAML's Omniglot network (Finn, Abbeel, Levine 2017, section 5.2);
     stride 2 flattened is Reptile's; max-pool flattened is that of matching and prototypical networks (Vinyals et al.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class MLP(nn.Module):
             raise ValueError(f"init_std={init_std}: must be at least 0")
         self.activation = getattr(F, activation)
         widths = [math.prod(x_shape), *hidden]
-        self.body = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.body = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.head = nn.Linear(widths[-1], out)
         if init_std is not None:
             for layer in [*self.body, self.head]:

@@ -1,0 +1,329 @@
+"""What ANY algorithm, task family and network must satisfy; yours too.
+
+    from contract import check_family, check_learner, check_model
+
+    def test_my_method():
+        check_learner(lambda family: MyMethod(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5))
+
+All checks run in float64 on the CPU, and raise AssertionError with what was found.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from metaexp.algos.base import MODES, MetaLearner
+from metaexp.evaluation import evaluate
+from metaexp.mapping import map_tasks
+from metaexp.outer import OuterLoop
+from metaexp.tasks.base import TaskFamily
+from metaexp.tasks.classes import Classes
+from metaexp.types import Episode, Examples
+
+SPLITS = ("train", "val", "test")
+Make = Callable[[TaskFamily], MetaLearner]
+
+
+def pictures(side: int = 8, ways: int = 3, shots: int = 2, queries: int = 2, **settings: Any) -> Classes:
+    """A small family of picture classes, 1 x side x side: 10 for training, 5 for validation and 5 for test."""
+    draw = torch.Generator().manual_seed(0)
+    each = 12
+    centres = torch.rand(20, 1, 1, side, side, generator=draw, dtype=torch.float64)
+    data = centres + 0.3 * torch.rand(20, each, 1, side, side, generator=draw, dtype=torch.float64)
+    splits = {"train": list(range(10)), "val": list(range(10, 15)), "test": list(range(15, 20))}
+    family = Classes(data.flatten(0, 1), [each] * 20, splits, shots, queries, ways, **settings)
+    family.to("cpu", torch.float64)
+    return family
+
+
+def task(episode: Episode, index: int) -> Episode:
+    """One task of a meta-batch, without the task dimension."""
+    support, query = (Examples(part.x[index], part.y[index]) for part in (episode.support, episode.query))
+    return Episode(support, query, episode.key[index], {name: value[index] for name, value in episode.info.items()})
+
+
+def rows(examples: Examples, order: Any) -> Examples:
+    """The given rows of one task's examples."""
+    return Examples(examples.x[order], examples.y[order])
+
+
+def new(make: Make, family: TaskFamily, seed: int = 0) -> MetaLearner:
+    """A learner in float64 whose weights were drawn with this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(family).to(torch.float64)
+
+
+def parameters(learner: MetaLearner) -> dict[str, Tensor]:
+    """Copies of the meta-parameters."""
+    return {name: p.detach().clone() for name, p in learner.meta_parameters().items()}
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """Largest |a - b| over all leaves of two trees of tensors, relative to the largest |b| (at least 1)."""
+    pairs = list(zip(tree_leaves(a), tree_leaves(b), strict=True))
+    scale = max([1.0, *(float(y.abs().max()) for _, y in pairs if y.numel())])
+    return max((float((x - y).abs().max()) for x, y in pairs if x.numel()), default=0.0) / scale
+
+
+def finite_differences(learner: MetaLearner, episode: Episode, directions: int = 3, step: float = 1e-6) -> float:
+    """Largest relative error of the meta-gradient against central differences of the meta-loss.
+
+    Along random directions in the space of the meta-parameters. Only for methods whose meta-gradient IS the gradient
+    of their meta-loss (not FOMAML, not Reptile).
+    """
+    start = parameters(learner)
+    gradient = learner.meta_gradient(start, episode)[0]
+    draw = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(directions):
+        along = {k: torch.randn(p.shape, generator=draw, dtype=p.dtype) for k, p in start.items()}
+        up, down = (
+            learner.meta_gradient({k: p + sign * step * along[k] for k, p in start.items()}, episode)[1]
+            for sign in (1, -1)
+        )
+        numeric = float(up - down) / (2 * step)
+        exact = float(sum((gradient[k] * along[k]).sum() for k in start))
+        worst = max(worst, abs(numeric - exact) / abs(numeric))
+    return worst
+
+
+# --- families -------------------------------------------------------------------------------------------------------
+
+
+def check_family(family: TaskFamily, tasks: int = 50) -> None:
+    """What every task family promises in `metaexp.tasks.base`."""
+    family.to("cpu", torch.float64)
+    index = torch.arange(tasks)
+    seen: set[int] = set()
+    for split in SPLITS:
+        episode = family.sample(split, index)
+        _check_shapes(family, split, episode)
+        for part in (torch.tensor([tasks - 1]), torch.arange(1, tasks, 3).flip(0)):
+            _equal([leaf[part] for leaf in tree_leaves(episode)], tree_leaves(family.sample(split, part)), "batch")
+        keys = set(episode.key.tolist())
+        assert len(keys) == tasks, f"{split}: two tasks share a key"
+        assert not keys & seen, f"{split}: shares a task with another split"
+        seen |= keys
+        other = copy.copy(family)
+        other.seed = family.seed + 1
+        same = torch.equal(episode.query.x, other.sample(split, index).query.x)
+        assert same == (split != "train"), f"{split}: {'does not depend' if same else 'depends'} on the seed"
+        _check_nested(family, split, index)
+    _check_pool(family)
+
+
+def _equal(a: list[Tensor], b: list[Tensor], what: str) -> None:
+    assert len(a) == len(b)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), f"the same task has other bytes: {what}"
+
+
+def _check_shapes(family: TaskFamily, split: str, episode: Episode) -> None:
+    sizes, tasks = family.sizes[split], len(episode.key)
+    ways = sizes["ways"] or 1
+    for part, size in ((episode.support, sizes["shots"]), (episode.query, sizes["queries"])):
+        width = ways if family.classification else family.y_dim
+        assert part.x.shape == (tasks, ways * size, *family.x_shape)
+        assert part.y.shape == (tasks, ways * size, width)
+        assert part.x.dtype == part.y.dtype == torch.float64
+        assert part.x.isfinite().all()
+        assert part.y.isfinite().all()
+        if family.classification:
+            assert ((part.y == 0) | (part.y == 1)).all(), "classes are one-hot"
+            assert (part.y.sum(-1) == 1).all(), "one class per example"
+            assert (part.y.sum(-2) == size).all(), f"{size} examples per class"
+    assert episode.key.shape == (tasks,)
+    assert episode.key.dtype == torch.int64
+    assert all(len(value) == tasks for value in episode.info.values())
+
+
+def _check_nested(family: TaskFamily, split: str, index: Tensor) -> None:
+    """Fewer shots are the first of more; the queries do not depend on the shots."""
+    shots = max(2, int(family.sizes[split]["shots"] or 1))
+    try:
+        more, fewer = family.sample(split, index, shots=shots), family.sample(split, index, shots=1)
+    except ValueError:
+        return  # the data have not so many
+    _equal([*more.query], [*fewer.query], "queries with more shots")
+    ways = family.sizes[split]["ways"] or 1
+    for one, all_of_them in zip(fewer.support, more.support, strict=True):
+        first = [_by_class(family, part, more_or_fewer) for part, more_or_fewer in ((all_of_them, more), (one, fewer))]
+        assert first[0].shape[:3] == (len(index), ways, shots)
+        assert torch.equal(first[0][:, :, :1], first[1]), "the support set of 1 shot is not the first of more"
+
+
+def _by_class(family: TaskFamily, values: Tensor, episode: Episode) -> Tensor:
+    """[tasks, n, ...] -> [tasks, ways, shots, ...], in the order of each class; one class for regression."""
+    if not family.classification:
+        return values.unsqueeze(1)
+    order = episode.support.y.argmax(-1).argsort(-1, stable=True)
+    ordered = torch.stack([v[o] for v, o in zip(values, order, strict=True)])
+    return ordered.unflatten(1, (episode.support.y.shape[-1], -1))
+
+
+def _check_pool(family: TaskFamily) -> None:
+    whole = family.pool("train", torch.arange(6), 4)
+    assert whole.x.shape == (6, 4, *family.x_shape)
+    assert whole.y.shape == (6, 4, family.pool_dim)
+    part = torch.tensor([5, 2])
+    _equal([t[part] for t in whole], [*family.pool("train", part, 4)], "pool")
+    if family.classification:
+        assert (whole.y.sum(-1) == 1).all()
+
+
+# --- learners -------------------------------------------------------------------------------------------------------
+
+
+def check_learner(make: Make, family: TaskFamily, tasks: int = 200) -> None:
+    """What every meta-learner promises in `metaexp.algos.base`.
+
+    Args:
+        make: the learner for a family, e.g. `lambda family: MAML(family, partial(MLP, hidden=[8]))`.
+        family: small, of the kind that the learner is for; it is set to float64.
+        tasks: over how many tasks the meta-loss and its gradient must be finite.
+    """
+    family.to("cpu", torch.float64)
+    first, second = new(make, family).state_dict(), new(make, family).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items()), "one seed, two initial weights"
+    state = torch.get_rng_state()
+    learner = new(make, family)
+    _check_one_task(learner)
+    _check_path(learner)
+    if learner.trains:
+        _check_meta_loss(learner, tasks)
+        _check_training(learner)
+    _check_test(learner)
+    _check_saving(learner, new(make, family, seed=1))
+    assert torch.equal(state, torch.get_rng_state()), "draws from torch's global generator: draw from the task's key"
+
+
+def _check_one_task(learner: MetaLearner) -> None:
+    family = learner.family
+    index = torch.tensor([3, 4])
+    one, other = (task(family.sample("test", index), i) for i in range(2))
+    with torch.no_grad():
+        adapted = learner.adapt(one.support, one.key)
+        predicted = learner.predict(adapted, one.query.x)
+        assert predicted.shape == (len(one.query.x), one.query.y.shape[-1])
+        assert predicted.isfinite().all()
+        learner.predict(learner.adapt(other.support, other.key), other.query.x)
+        assert torch.equal(predicted, learner.predict(adapted, one.query.x)), "predict depends on earlier calls"
+        if learner.permutation_invariant:
+            order = torch.arange(len(one.support.x)).flip(0)
+            again = learner.predict(learner.adapt(rows(one.support, order), one.key), one.query.x)
+            assert largest_difference(again, predicted) < 1e-8, "depends on the order of the support examples"
+        for sizes in ({"shots": 1}, {"queries": 0}):
+            small = task(family.sample("test", index, **sizes), 0)
+            out = learner.predict(learner.adapt(small.support, small.key), small.query.x)
+            assert out.shape == small.query.y.shape
+            assert out.isfinite().all(), f"not finite with {sizes}"
+
+
+def _check_path(learner: MetaLearner) -> None:
+    """steps + 1 points, or 1; the first is before adaptation; fewer steps are the beginning of more."""
+    episode = learner.family.sample("test", torch.tensor([0, 1]))
+    one, other = task(episode, 0), task(episode, 1)
+
+    def curve(support: Examples, steps: int) -> list[Tensor]:
+        return [learner.predict(point, one.query.x) for point in learner.path(support, one.key, steps)]
+
+    with torch.no_grad():
+        long = curve(one.support, 3)
+        assert len(long) in (1, 4), f"{len(long)} points for 3 steps"
+        assert all(point.isfinite().all() for point in long)
+        if len(long) == 4:
+            assert torch.equal(curve(other.support, 3)[0], long[0]), "path[0] depends on the support set"
+            assert not torch.equal(curve(other.support, 3)[1], long[1]), "path[1] does not depend on the support set"
+            for steps in (0, 1):
+                short = curve(one.support, steps)
+                assert len(short) == steps + 1
+                assert all(torch.equal(a, b) for a, b in zip(short, long, strict=False))
+
+
+def _check_meta_loss(learner: MetaLearner, tasks: int) -> None:
+    batch = learner.train_batch(torch.arange(tasks))._replace(info={})
+    found = {}
+    for mapping in ("vmap", "loop", 7):
+        learner.set_mapping(mapping, "cpu")
+        with torch.no_grad():
+            losses, _ = map_tasks(learner.meta_loss, batch, learner.mapping)
+        assert losses.shape == (tasks,)
+        assert losses.isfinite().all(), f"meta-loss not finite on tasks {(~losses.isfinite()).nonzero().tolist()}"
+        gradient, value, _ = learner.meta_gradient(parameters(learner), batch)
+        assert all(g.isfinite().all() for g in gradient.values()), "meta-gradient not finite"
+        assert any(bool(g.any()) for g in gradient.values()), "meta-gradient is 0"
+        assert abs(float(value - losses.mean())) < 1e-10 * max(1.0, abs(float(value)))
+        found[mapping] = gradient
+    for mapping in ("vmap", 7):
+        assert largest_difference(found[mapping], found["loop"]) < 1e-10, f"{mapping} and loop differ"
+    learner.set_mapping("auto", "cpu")
+    no_queries = batch._replace(query=Examples(batch.query.x[:, :0], batch.query.y[:, :0]))
+    gradient, value, _ = learner.meta_gradient(parameters(learner), no_queries)
+    assert value.isfinite(), "meta-loss not finite without queries"
+    assert all(g.isfinite().all() for g in gradient.values()), "meta-gradient not finite without queries"
+
+
+def _check_training(learner: MetaLearner) -> None:
+    before = parameters(learner)
+    loop = OuterLoop(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.01), meta_batch=4)
+    steps = [loop.step(i) for i in range(2)]
+    assert all(step.loss.isfinite() and step.norm.isfinite() for step in steps)
+    after = parameters(learner)
+    assert all(p.isfinite().all() for p in after.values())
+    assert largest_difference(after, before) > 0, "two outer steps changed nothing"
+    assert int(learner.meta_step) == 2
+
+
+def _check_test(learner: MetaLearner) -> None:
+    learner.finish()
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    scores = evaluate(learner, "test", 5, list(MODES), chunk=5)
+    again = evaluate(learner, "test", 5, list(MODES), chunk=2)
+    assert scores.query_sha256 == again.query_sha256
+    for name, values in scores.arrays.items():
+        assert values.shape == (5, len(learner.path(*_support(learner), learner.test_steps)))
+        assert abs(values - again.arrays[name]).max() < 1e-9, "scores depend on the chunk"
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items()), "a test changed it"
+    empty = learner.family.sample("test", torch.arange(2), shots=1, queries=0)._replace(info={})
+    with torch.no_grad():
+        found = map_tasks(lambda e: learner.score(e, learner.modes(list(MODES))), empty, learner.mapping)
+    assert all(value.isfinite().all() for value in found.values()), "a metric over 0 queries is 0, not NaN"
+
+
+def _support(learner: MetaLearner) -> tuple[Examples, Tensor]:
+    one = task(learner.family.sample("test", torch.tensor([0])), 0)
+    return one.support, one.key
+
+
+def _check_saving(learner: MetaLearner, other: MetaLearner) -> None:
+    other.load_state_dict(learner.state_dict())
+    one = task(learner.family.sample("val", torch.tensor([0])), 0)
+    with torch.no_grad():
+        a, b = (m.predict(m.adapt(one.support, one.key), one.query.x) for m in (learner, other))
+    assert torch.equal(a, b), "state_dict does not hold all that a prediction needs"
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def check_model(make: Callable[[tuple[int, ...], int], nn.Module], x_shape: tuple[int, ...], out: int = 3) -> None:
+    """Maps [n, *x_shape] to [n, out], finite, with a gradient to every parameter, and for n = 1 too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make(x_shape, out).double()
+        x = torch.randn(6, *x_shape, dtype=torch.float64)
+        weight = torch.randn(6, out, dtype=torch.float64)
+    prediction = model(x)
+    assert prediction.shape == (6, out)
+    assert prediction.isfinite().all()
+    (weight * prediction).sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, f"no gradient reaches {name}"
+        assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
+        assert p.grad.any(), f"the gradient of {name} is 0"
+    assert model(x[:1]).shape == (1, out)
+    assert torch.equal(model(x), prediction), "a second call gives another result"
