@@ -16,6 +16,11 @@ from metaexp.errors import SpaceError
 _TEMPORARY = re.compile(r"\..+\.tmp-\d+")
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the disk, the quota or a file-size limit is exhausted, or the file system read-only."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 def space_error(path: Path, error: OSError, needs: int | None = None) -> SpaceError:
     """The one line for a write that failed; `needs` is the size of the file in bytes, where known."""
     reasons = {

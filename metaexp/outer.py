@@ -53,7 +53,7 @@ class LinearToZero(LRScheduler):
         self.steps = steps
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rates of the groups at the present step."""
         left = max(0.0, 1.0 - self.last_epoch / self.steps)
         return [base * left for base in self.base_lrs]

@@ -65,7 +65,7 @@ def parameters(learner: MetaLearner) -> dict[str, Tensor]:
 
 def largest_difference(a: Any, b: Any) -> float:
     """Largest |a - b| over all leaves of two trees of tensors, relative to the largest |b| (at least 1)."""
-    pairs = list(zip(tree_leaves(a), tree_leaves(b), strict=True))
+    pairs = [(x.detach(), y.detach()) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
     scale = max([1.0, *(float(y.abs().max()) for _, y in pairs if y.numel())])
     return max((float((x - y).abs().max()) for x, y in pairs if x.numel()), default=0.0) / scale
 

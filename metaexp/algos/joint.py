@@ -33,6 +33,7 @@ class Joint(MetaLearner):
     """
 
     any_ways = True
+    test_lr: Tensor  # the fine-tuning rate in use
 
     def __init__(
         self,
@@ -54,9 +55,10 @@ class Joint(MetaLearner):
         self.new_head = family.classification
         if self.new_head and not isinstance(getattr(self.model, "head", None), nn.Linear):
             raise ValueError("model: joint training needs a network with a linear layer named head for new classes")
+        self.permutation_invariant = test_batch is None
         n = family.sizes["test"]["shots"] * (family.sizes["test"]["ways"] or 1)
         self.test_steps = epochs_to_steps(test_epochs, test_batch, n)
-        self.register_buffer("test_lr", torch.tensor(self.rates[0]))
+        self.register_buffer("test_lr", torch.tensor(self.rates[0], dtype=family.dtype))
 
     def outputs(self, family: Any) -> int:
         """All training classes, or y_dim."""
@@ -90,7 +92,7 @@ class Joint(MetaLearner):
         return fine_tune(loss, start, support, key, self.inner, self.test_lr, steps, self.test_batch)
 
     def _head(self, ways: int, key: Tensor) -> Tree:
-        head = self.model.head
+        head: nn.Linear = self.model.head  # type: ignore[assignment]
         bound = 1 / math.sqrt(head.in_features)  # torch's own initialisation of a linear layer
         new = {"head.weight": uniform(key, 65, (ways, head.in_features), -bound, bound, head.weight.dtype)}
         if head.bias is not None:

@@ -59,8 +59,11 @@ class MAML(MetaLearner):
         self.adapted_names = [n for n in trainable if any(fnmatchcase(n, pattern) for pattern in adapt)]
 
     def _descend(self, support: Examples, lr: float, steps: int, first_order: bool) -> Descent:
-        start = {n: p for n, p in self.model.named_parameters() if n in self.adapted_names}
+        start = self._start()
         return descend(lambda p, _: self._loss(p, support), start, self.inner, lr, steps, first_order)
+
+    def _start(self) -> Tree:
+        return {n: p for n, p in self.model.named_parameters() if n in self.adapted_names}
 
     def _loss(self, params: Tree, examples: Examples) -> Tensor:
         return self.loss(self.predict(params, examples.x), examples.y)
@@ -79,8 +82,7 @@ class MAML(MetaLearner):
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """`inner_gradient_norm`: Euclidean norm of the support loss's gradient at the initialisation."""
-        start = {n: p for n, p in self.model.named_parameters() if n in self.adapted_names}
-        gradient = grad(self._loss)(start, episode.support)
+        gradient = grad(self._loss)(self._start(), episode.support)
         return {"inner_gradient_norm": torch.sqrt(sum((g**2).sum() for g in gradient.values()))}
 
 

@@ -59,6 +59,7 @@ class Reptile(MetaLearner):
                 raise ValueError(f"{name}={size}: must be at least 1")
         if state not in ("fresh", "carried"):
             raise ValueError(f"state={state}: must be fresh or carried")
+        self.permutation_invariant = self.inner_batch is None and self.test_batch is None
         self.inner = inner
         self.carried = _Carried(inner.init(self._start())) if state == "carried" else None
 

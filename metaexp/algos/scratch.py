@@ -26,6 +26,7 @@ class Scratch(MetaLearner):
     """
 
     trains, any_ways = False, True
+    test_lr: Tensor  # the training rate in use
 
     def __init__(
         self,
@@ -41,9 +42,10 @@ class Scratch(MetaLearner):
         super().__init__(family, model, loss, mapping)
         self.rates = check_fine_tuning(test_lr, test_epochs, test_batch)
         self.test_batch, self.inner = test_batch, inner
+        self.permutation_invariant = test_batch is None
         n = family.sizes["test"]["shots"] * (family.sizes["test"]["ways"] or 1)
         self.test_steps = epochs_to_steps(test_epochs, test_batch, n)
-        self.register_buffer("test_lr", torch.tensor(self.rates[0]))
+        self.register_buffer("test_lr", torch.tensor(self.rates[0], dtype=family.dtype))
 
     def outputs(self, family: Any) -> int:
         """The classes of a test episode, or y_dim."""

@@ -30,7 +30,7 @@ class CNN4(nn.Module):
         norm: "batch" (statistics of the batch at hand), "instance", "layer" or "none".
 
     Raises:
-        ValueError: an input that is no picture or is too small, a word that is not listed.
+        ValueError: an input that is no picture or is too small, a word that is not listed, an instance norm of single pixels.
     """
 
     def __init__(
@@ -59,6 +59,9 @@ class CNN4(nn.Module):
             height, width = (height // 2, width // 2) if down == "pool" else ((height + 1) // 2, (width + 1) // 2)
         if height < 1 or width < 1:
             raise ValueError(f"x_shape={tuple(x_shape)}: too small for four halvings; use down=stride or model=mlp")
+        if norm == "instance" and down == "stride" and height == width == 1:
+            # The norm of a single pixel is its shift: the output would not depend on the input.
+            raise ValueError(f"norm=instance: x_shape={tuple(x_shape)} ends in maps of one pixel; use down=pool or batch")
         self.down, self.readout = down, readout
         stride = 2 if down == "stride" else 1
         inputs = [channels, filters, filters, filters]

@@ -19,7 +19,7 @@ class MLP(nn.Module):
             authors' code (0.01); None: torch's default.
 
     Raises:
-        ValueError: a width below 1, an unknown activation, a negative init_std.
+        ValueError: a width below 1, an unknown activation, an init_std that is not above 0.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class MLP(nn.Module):
             raise ValueError(f"hidden={list(hidden)}: every width must be at least 1")
         if not callable(getattr(F, activation, None)):
             raise ValueError(f"activation={activation}: not a function of torch.nn.functional (relu, tanh, gelu, ...)")
-        if init_std is not None and init_std < 0:
-            raise ValueError(f"init_std={init_std}: must be at least 0")
+        if init_std is not None and not init_std > 0:
+            raise ValueError(f"init_std={init_std}: must be above 0, or null for torch's default")
         self.activation = getattr(F, activation)
         widths = [math.prod(x_shape), *hidden]
         self.body = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))

@@ -1,7 +1,7 @@
 """Normalisation layers that are right under vmap, in a loop, and at test in every named mode.
 
-torch 2.13 gives a wrong second-order gradient for `vmap` of `F.batch_norm` (the loss is right, so no curve shows it).
-These layers write the statistics in elementary operations under vmap and use the native kernel in a loop over tasks.
+torch 2.13 gives a wrong second-order gradient for `vmap` of `F.batch_norm` and `F.layer_norm` (the loss is right, so no
+curve shows it). These layers write the statistics in elementary operations under vmap and use the native kernel in a loop over tasks.
 """
 
 from collections.abc import Iterator
@@ -12,38 +12,70 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x [n, channels, *space] scaled and shifted by channel."""
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
 class Norm(nn.Module):
     """(x - mean) / sqrt(var + eps) * weight + bias, with statistics over `dims` of the batch at hand.
 
-    Has no running averages: "batch statistics always", as in the authors' code of MAML and Reptile. x is
+    weight and bias [channels] may be None. Has no running averages: "batch statistics always", as in the authors' code of MAML and Reptile. x is
     [n, channels, *space]; dims 0 means over the batch, 1 over channels, "space" over the rest.
     """
 
     def __init__(self, channels: int, over_batch: bool, over_channels: bool = False, eps: float = 1e-5):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels))
+        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
         self.over_batch, self.over_channels, self.eps = over_batch, over_channels, eps
         self.native = False  # the native kernel: set by `prepare` where tasks are not mapped by vmap
         self.rows: int | None = None  # statistics from the first so many rows only
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, *space] -> the same shape."""
-        if self.native and self.over_batch and self.rows is None:
+        if self.native and self.over_batch and self.rows is None and x[:, :1].numel() > 1:  # it refuses a single value
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         dims = ([0] if self.over_batch else []) + ([1] if self.over_channels else []) + list(range(2, x.dim()))
         part = x[: self.rows] if self.over_batch else x
         mean = part.mean(dims, keepdim=True)
         variance = ((part - mean) ** 2).mean(dims, keepdim=True)
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight.view(shape) + self.bias.view(shape)
+        return _affine((x - mean) * torch.rsqrt(variance + self.eps), self.weight, self.bias)
+
+
+class LayerNorm(nn.Module):
+    """`nn.LayerNorm`: statistics over the last dimensions of every example, scale and shift of each of their elements."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        super().__init__()
+        self.normalized_shape, self.eps = norm.normalized_shape, norm.eps
+        self.elementwise_affine = norm.elementwise_affine
+        self.weight, self.bias = norm.weight, norm.bias
+        self.native = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[*, *normalized_shape] -> the same shape."""
+        if self.native:
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        dims = list(range(-len(self.normalized_shape), 0))
+        mean = x.mean(dims, keepdim=True)
+        variance = ((x - mean) ** 2).mean(dims, keepdim=True)
+        y = (x - mean) * torch.rsqrt(variance + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
 
 
 class Frozen(nn.Module):
-    """A batch norm with fixed statistics: what `nn.BatchNorm*` in eval mode computes, as an affine map."""
+    """A norm with fixed statistics: what `nn.BatchNorm*` computes in eval mode, as an affine map."""
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm):
+    def __init__(self, norm: nn.modules.batchnorm._NormBase):
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        assert norm.running_mean is not None and norm.running_var is not None
+        self.mean: Tensor
+        self.variance: Tensor
         self.register_buffer("mean", norm.running_mean)
         self.register_buffer("variance", norm.running_var)
 
@@ -51,44 +83,43 @@ class Frozen(nn.Module):
         """[n, channels, *space] -> the same shape."""
         shape = (1, -1) + (1,) * (x.dim() - 2)
         y = (x - self.mean.view(shape)) * torch.rsqrt(self.variance.view(shape) + self.eps)
-        return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
+        return _affine(y, self.weight, self.bias)
 
 
 def _replacement(layer: nn.Module) -> nn.Module | None:
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        if not layer.training and layer.running_mean is not None:
-            return Frozen(layer)
-        norm = Norm(layer.num_features, over_batch=True, eps=layer.eps)
-    elif isinstance(layer, nn.modules.instancenorm._InstanceNorm):
-        norm = Norm(layer.num_features, over_batch=False, eps=layer.eps)
-    else:
+    if isinstance(layer, nn.LayerNorm):
+        return LayerNorm(layer)
+    if not isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
         return None
-    if layer.weight is None:
-        norm.weight.requires_grad_(False)
-        norm.bias.requires_grad_(False)
-    else:
-        norm.weight, norm.bias = layer.weight, layer.bias
+    if not layer.training and layer.running_mean is not None:
+        return Frozen(layer)
+    over_batch = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    norm = Norm(layer.num_features, over_batch, eps=layer.eps)
+    norm.weight, norm.bias = layer.weight, layer.bias
     return norm
 
 
 def adopt(model: nn.Module) -> nn.Module:
-    """Put these layers in place of torch's batch and instance norms, in any module, keeping parameters and names.
+    """Put these layers in place of torch's batch, instance and layer norms, in any module, keeping parameters and names.
 
-    A batch norm in eval mode with running statistics (a pretrained body) stays fixed at them; one in training mode
+    A norm in eval mode with running statistics (a pretrained body) stays fixed at them; one in training mode
     uses the statistics of the batch at hand from then on.
     """
+    new: dict[nn.Module, nn.Module | None] = {}  # one for each, so that a layer shared by two parents stays shared
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            layer = _replacement(child)
+        for name, child in parent._modules.items():
+            if child is not None and child not in new:
+                new[child] = _replacement(child)
+            layer = new.get(child) if child is not None else None
             if layer is not None:
                 setattr(parent, name, layer)
     return _replacement(model) or model
 
 
 def prepare(model: nn.Module, native: bool) -> None:
-    """Use the native kernel (a loop over tasks) or elementary operations (vmap) in every `Norm` of the model."""
+    """Use the native kernel (a loop over tasks) or elementary operations (vmap) in every norm of the model."""
     for layer in model.modules():
-        if isinstance(layer, Norm):
+        if isinstance(layer, (Norm, LayerNorm)):
             layer.native = native
 
 

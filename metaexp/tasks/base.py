@@ -43,8 +43,8 @@ class TaskFamily(ABC):
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        self.sizes = {"train": {"shots": shots, "queries": queries, "ways": ways}}
-        changed = {name: value for name, value in (test or {}).items() if value is not None}
+        self.sizes: dict[str, dict[str, int | None]] = {"train": {"shots": shots, "queries": queries, "ways": ways}}
+        changed: dict[str, int | None] = {name: value for name, value in (test or {}).items() if value is not None}
         self.sizes["test"] = self.sizes["val"] = self.sizes["train"] | changed
         for split, sizes in self.sizes.items():
             prefix = "" if split == "train" else "test."

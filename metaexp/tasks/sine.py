@@ -45,7 +45,7 @@ class Sine(TaskFamily):
             raise ValueError(f"phase_sign={phase_sign}: must be -1 (sin(x - phase)) or 1 (sin(x + phase))")
         if noise < 0:
             raise ValueError(f"noise={noise}: must be at least 0")
-        self.amplitude, self.phase, self.x_range = tuple(amplitude), tuple(phase), tuple(x_range)
+        self.amplitude, self.phase, self.x_range = amplitude, phase, x_range
         self.phase_sign, self.noise = phase_sign, noise
 
     def sample(

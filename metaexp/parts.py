@@ -1,0 +1,127 @@
+"""From a resolved configuration to objects: family, learner, optimiser, outer loop. Imports Lightning last.
+
+A value out of range in the task is answered before Lightning is imported, which takes longer than torch.
+"""
+
+import os
+from typing import Any
+
+import torch
+
+from metaexp.errors import ConfigError
+from metaexp.outer import OuterLoop, decide_compile, make_optimizer
+from metaexp.targets import instantiate
+
+DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
+
+
+class Parts:
+    """The objects that a configuration describes: family, learner, outer loop, trainer settings.
+
+    Raises:
+        ConfigError: a value out of range, naming its key.
+        DataError: the family's data is missing or damaged.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        _check_ranges(config)
+        self.config = config
+        trusted = set(config.get("trusted", ()))
+        device = config["device"]
+        self.accelerator, self.device = _device(device)
+        self.dtype = DTYPES[str(device["precision"])]
+        family = instantiate(config["task"], group="task", trusted=trusted)
+        self.family = family.to(self.device, self.dtype)
+        model = instantiate(config["model"], group="model", trusted=trusted)
+        make = instantiate(config["algo"], group="algo", trusted=trusted)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config["seed"])  # the initial weights are a function of the seed
+            self.learner = _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
+        self.learner.to(self.dtype)
+        torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
+        self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
+        compiled = _located(
+            "", lambda: decide_compile(config["compile"], config["steps"], self.learner.mapping, self.device)
+        )
+        optimizer = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
+        self.optimizer = make_optimizer(instantiate(optimizer, group="optimizer", trusted=trusted), self.learner)
+        schedule = config["optimizer"].get("schedule")
+        self.schedule = (
+            instantiate({**schedule, "_partial_": True}, group="optimizer.schedule", trusted=trusted)(self.optimizer)
+            if schedule
+            else None
+        )
+        self.loop = _located(
+            "",
+            lambda: OuterLoop(
+                self.learner,
+                self.optimizer,
+                self.schedule,
+                meta_batch=config["meta_batch"],
+                accumulate=config["accumulate"],
+                clip_norm=config["clip"]["norm"],
+                clip_value=config["clip"]["value"],
+                compiled=compiled,
+                rank=self.rank,
+                world=self.world,
+            ),
+        )
+        self.learner.outer = self.loop
+
+
+def _check_ranges(config: dict[str, Any]) -> None:
+    for key, least in (
+        ("steps", 0),
+        ("meta_batch", 1),
+        ("accumulate", 1),
+        ("val.every", 1),
+        ("val.tasks", 1),
+        ("test.tasks", 1),
+        ("log.every", 1),
+        ("checkpoint.every", 1),
+    ):
+        value: Any = config
+        for name in key.split("."):
+            value = value[name]
+        if value < least:
+            raise ConfigError(f"{key}={value}: must be at least {least}")
+    for mode in config["test"]["normalise"]:
+        if mode not in ("queries", "single", "support"):
+            raise ConfigError(f"test.normalise={mode}: must be among queries, single, support")
+    if config["time_limit"] is not None and not config["time_limit"] > 0:
+        raise ConfigError(f"time_limit={config['time_limit']}: must be above 0 seconds")
+    if str(config["device"]["precision"]) not in DTYPES:
+        raise ConfigError(f"device.precision={config['device']['precision']}: must be one of {', '.join(DTYPES)}")
+
+
+def _located(group: str, make: Any) -> Any:
+    """Runs a constructor; its ValueError becomes a ConfigError that names the full key."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ConfigError(f"{group}.{error}" if group else str(error)) from error
+
+
+def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
+    """(Lightning's accelerator, torch device); refuses a device that is not there."""
+    wanted = settings["accelerator"]
+    there = {"cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        wanted = "gpu" if there["gpu"] else "mps" if there["mps"] else "cpu"
+    if not there.get(wanted, False):
+        raise ConfigError(f"device.accelerator={wanted}: there is none here; use device=cpu or device=auto")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return wanted, torch.device({"cpu": "cpu", "gpu": f"cuda:{rank}", "mps": "mps"}[wanted])
+
+
+def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> int:
+    """The tensors of small networks under vmap are too small to share: two threads are slower there than one."""
+    if wanted is not None:
+        if wanted < 1:
+            raise ConfigError(f"device.threads={wanted}: must be at least 1")
+        return wanted
+    return 1 if device.type == "cpu" and mapping != "loop" else torch.get_num_threads()
+
+
+def _processes(settings: dict[str, Any]) -> int:
+    return int(settings["devices"]) if settings["strategy"] != "auto" else 1

@@ -1,0 +1,137 @@
+"""One run's session: train from the newest checkpoint, then test."""
+
+import resource
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from metaexp.boards.progress import Progress, print_result
+from metaexp.boards.tensorboard import Board
+from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, load
+from metaexp.errors import CheckpointError, TimeLimitError
+from metaexp.parts import Parts
+from metaexp.runs import RunFolder
+from metaexp.signals import StopFlag
+from metaexp.testing import metric_names, test
+from metaexp.training import Control
+
+
+def execute(
+    parts: Parts, folder: RunFolder, resumed: tuple[Path, Path | None] | None, flag: StopFlag, started: float
+) -> dict[str, Any]:
+    config, learner = parts.config, parts.learner
+    if resumed is None:
+        folder.write_config({key: value for key, value in config.items() if key != "typed"})
+    checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
+    found = _checkpoint(checkpoints, resumed, parts.device) if resumed else None
+    step = found["metaexp"]["step"] if found else 0
+    board = Board(folder.path, resumed_at=step if resumed else None, rank=parts.rank)
+    larger = parts.family.larger_is_better
+    with Progress(config["steps"], start=step, larger_is_better=larger, every=config["log"]["seconds"]) as progress:
+        if parts.rank == 0:
+            progress.note(f"run folder: {folder.path}")
+        parts.loop.tell = progress.note
+        control = Control(config, learner, parts.loop, folder, board, checkpoints, progress, flag)
+        initial = {name: value.clone() for name, value in learner.state_dict().items()}
+        if found:
+            _restore(parts, control, found)
+            folder.cut(step)
+            folder.status("running", step=step, exit_code=None, error=None)
+            progress.note(f"resumed at step {step} of {config['steps']}")
+        trainer = _trainer(parts, control)
+        if parts.rank == 0 and step == 0:
+            board.layout(metric_names(learner, ["queries"]))
+        if learner.trains and not control.finished():
+            _fit(trainer, control)
+        if control.over_time and not control.finished():
+            raise TimeLimitError(f"time_limit={config['time_limit']} s reached at step {control.step}; {_how(folder)}")
+        if flag.requested is not None and not control.finished():
+            raise flag.requested(f"stopped at step {control.step}; {_how(folder)}")
+        progress.close()
+    if parts.rank > 0:
+        return {}
+    try:
+        result = test(parts, folder, checkpoints, control, board, trainer, initial)
+        result["speed"] = {"meta_steps_per_s": control.speed(), "seconds": time.monotonic() - started}
+        result["memory"] = {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+        board.hparams(_flat(config), {name: value["mean"] for name, value in result["test"].items()}, control.step)
+    finally:
+        board.close()
+    folder.write_json("result.json", result)
+    folder.status("finished", step=control.step, exit_code=0)
+    print_result(result, str(folder.path), str(Path(config["out"])))
+    return result
+
+
+def _fit(trainer: L.Trainer, control: Control) -> None:
+    try:
+        trainer.fit(control.learner, train_dataloaders=control.spans())
+    except SystemExit as error:  # Lightning's way to end after Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+
+
+def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], device: torch.device) -> dict[str, Any]:
+    path = resumed[1]
+    if path is not None:
+        data = load(path, device)
+        checkpoints.cut(data["metaexp"]["step"])
+        return data
+    found = checkpoints.latest(device)
+    if found is None:
+        raise CheckpointError(f"{resumed[0]}: no checkpoint yet; start over with resume=false")
+    return found[0]
+
+
+def _restore(parts: Parts, control: Control, data: dict[str, Any]) -> None:
+    parts.learner.load_state_dict(data["state_dict"])
+    parts.learner.set_mapping(data["metaexp"]["mapping"], parts.device)
+    parts.loop.compiled = data["metaexp"]["compiled"]
+    parts.optimizer.load_state_dict(data["optimizer_states"][0])
+    control.restore(data["metaexp"])
+
+
+def _how(folder: RunFolder) -> str:
+    return f"continue with resume={folder.path}"
+
+
+def _trainer(parts: Parts, control: Control) -> L.Trainer:
+    device = parts.config["device"]
+    strategy: Any = "auto"
+    if parts.world > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        strategy = DDPStrategy(process_group_backend="gloo" if parts.accelerator == "cpu" else "nccl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return L.Trainer(
+            accelerator=parts.accelerator,
+            devices=parts.world,
+            strategy=strategy,
+            precision=str(device["precision"]),  # type: ignore[arg-type]
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            inference_mode=False,
+            callbacks=[control],
+            plugins=[AtomicCheckpointIO()],
+        )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif key not in ("_partial_", "trusted"):
+            flat[prefix + key] = value
+    return flat
