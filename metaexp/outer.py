@@ -206,20 +206,20 @@ class OuterLoop:
     # -- meta-gradient -----------------------------------------------------------------------------------------------
 
     def _gradient(self, params: dict[str, Tensor], first: int) -> Any:
-        at = torch.tensor(first, device=self.learner.family.device)
+        share = self.meta_batch // self.world
+        indices = torch.arange(first, first + share, device=self.learner.family.device)
         if self.compiled and self._graph is None:
-            self._graph = self._compile(params, at)
-        return (self._graph or self._eager)(params, self._buffers, at)
+            self._graph = self._compile(params, indices)
+        return (self._graph or self._eager)(params, self._buffers, indices)
 
-    def _sample(self, at: Tensor) -> Any:
-        indices = at + torch.arange(self.meta_batch // self.world, device=at.device)
+    def _sample(self, indices: Tensor) -> Any:
         with torch.no_grad():
             return self.learner.train_batch(indices)._replace(info={})
 
-    def _eager(self, params: dict[str, Tensor], buffers: dict[str, Tensor], at: Tensor) -> Any:
-        return self.learner.meta_gradient(params, self._sample(at), buffers)
+    def _eager(self, params: dict[str, Tensor], buffers: dict[str, Tensor], indices: Tensor) -> Any:
+        return self.learner.meta_gradient(params, self._sample(indices), buffers)
 
-    def _compile(self, params: dict[str, Tensor], at: Tensor) -> Callable[..., Any]:
+    def _compile(self, params: dict[str, Tensor], indices: Tensor) -> Callable[..., Any]:
         """The eager step compiled; where tasks are mapped by a loop, the graph is that of one task.
 
         Whatever the compiler stumbles over is told, and the eager step, which is as right, goes on.
@@ -228,19 +228,19 @@ class OuterLoop:
         looped = self.learner.mapping == "loop"
         try:
             if not looped:
-                return compiled(self._eager, params, self._buffers, at)
+                return compiled(self._eager, params, self._buffers, indices)
             prepare(self.learner.model, native=False)  # elementary norms are fused by the compiler
-            one = tree_map(lambda t: t[:1], self._sample(at))
+            one = tree_map(lambda t: t[:1], self._sample(indices))
             graph = compiled(lambda p, b, task: self.learner.meta_gradient(p, task, b), params, self._buffers, one)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
             self.tell(f"compile: not possible here ({reason}); going on without")
             self.compiled = False
-            self.learner.set_mapping(self.learner.mapping, at.device)
+            self.learner.set_mapping(self.learner.mapping, indices.device)
             return self._eager
 
-        def over_tasks(p: dict[str, Tensor], b: dict[str, Tensor], t: Tensor) -> Any:
-            return mean_over_tasks(lambda task: graph(p, b, task), self._sample(t))
+        def over_tasks(p: dict[str, Tensor], b: dict[str, Tensor], i: Tensor) -> Any:
+            return mean_over_tasks(lambda task: graph(p, b, task), self._sample(i))
 
         return over_tasks
 

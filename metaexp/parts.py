@@ -32,19 +32,22 @@ class Parts:
         self.dtype = DTYPES[str(device["precision"])]
         family = instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
+        settings = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
+        optimizer = instantiate(settings, group="optimizer", trusted=trusted)
+        optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is answered before Lightning is imported
         model = instantiate(config["model"], group="model", trusted=trusted)
         make = instantiate(config["algo"], group="algo", trusted=trusted)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config["seed"])  # the initial weights are a function of the seed
             self.learner = _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
         self.learner.to(self.dtype)
+        _check_metric(config["stop"]["metric"], self.learner)
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
         self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
         compiled = _located(
             "", lambda: decide_compile(config["compile"], config["steps"], self.learner.mapping, self.device)
         )
-        optimizer = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
-        self.optimizer = make_optimizer(instantiate(optimizer, group="optimizer", trusted=trusted), self.learner)
+        self.optimizer = make_optimizer(optimizer, self.learner)
         schedule = config["optimizer"].get("schedule")
         self.schedule = (
             instantiate({**schedule, "_partial_": True}, group="optimizer.schedule", trusted=trusted)(self.optimizer)
@@ -92,6 +95,13 @@ def _check_ranges(config: dict[str, Any]) -> None:
         raise ConfigError(f"time_limit={config['time_limit']}: must be above 0 seconds")
     if str(config["device"]["precision"]) not in DTYPES:
         raise ConfigError(f"device.precision={config['device']['precision']}: must be one of {', '.join(DTYPES)}")
+
+
+def _check_metric(name: str | None, learner: Any) -> None:
+    names = list(learner.family.metrics)
+    names += [m + suffix for suffix in learner.modes(["queries"]) for m in names if suffix]
+    if name is not None and name not in names:
+        raise ConfigError(f"stop.metric={name}: not a validation metric here; one of {', '.join(names)}")
 
 
 def _located(group: str, make: Any) -> Any:

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from metaexp.boards.episodes import draw_episodes
 from metaexp.boards.tensorboard import Board
 from metaexp.checkpoint import Checkpoints, versions
 from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
@@ -44,7 +45,7 @@ def test(
         tick = _ticker(control, tasks)
         scores = evaluate(learner, "test", tasks, modes, tick=tick)
         floors = {"mean": mean_predictor(learner, "test", tasks)}
-        _pictures(parts, board, scores, control.step)
+        board.figure("test/episodes", draw_episodes(learner, "test", 4), control.step)
         if learner.trains:
             learner.load_state_dict(initial)
             floors["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
@@ -107,25 +108,6 @@ def _ticker(control: Control, tasks: int) -> Callable[[int], None]:
 
 def metric_names(learner: Any, modes: list[str]) -> list[str]:
     return [name + suffix for suffix in learner.modes(modes) for name in learner.family.metrics]
-
-
-def _pictures(parts: Parts, board: Board, scores: Scores, step: int) -> None:
-    """A picture of a few test episodes, in the form that the family names."""
-    learner, family = parts.learner, parts.family
-    episode = family.sample("test", torch.arange(4, device=family.device))
-    last = learner.test_steps
-    shown = sorted({0, min(1, last), last})
-
-    def predict(x: torch.Tensor) -> torch.Tensor:
-        rows = []
-        for task in range(len(episode.key)):
-            support = type(episode.support)(episode.support.x[task], episode.support.y[task])
-            path = learner.path(support, episode.key[task], last)
-            rows.append(torch.stack([learner.predict(path[min(s, len(path) - 1)], x[task]) for s in shown]))
-        return torch.stack(rows)
-
-    with torch.no_grad():
-        board.figure("test/episodes", family.picture(episode, predict, shown), step)
 
 
 def _curves(

@@ -11,16 +11,18 @@ import torch
 import torch.distributed
 from torch.utils._pytree import tree_map
 
+from metaexp.boards.episodes import draw_episodes
 from metaexp.boards.progress import Progress
 from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.checkpoint import Checkpoints
-from metaexp.errors import NonFiniteError
-from metaexp.evaluation import evaluate, mean_predictor, summary
-from metaexp.outer import OuterLoop, Spans, Step
+from metaexp.errors import Interrupted, NonFiniteError, Terminated
+from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
+from metaexp.outer import OuterLoop, Span, Spans, Step
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
 
 FORMAT = 1  # of what `state` returns
+PICTURES = 30.0  # seconds between pictures of validation tasks
 
 
 class Control(L.Callback):
@@ -52,19 +54,24 @@ class Control(L.Callback):
         self.sums: Any = None  # of loss, norm and logs since the last row
         self.count = 0
         self.reason: str | None = None  # why the run ended early
+        self.pending = True  # whether the validation of the present step is due
         self.over_time = False
         self.rates: list[float] = []  # meta-steps per second, one per row
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
         self._started = self._entered = self._saved = time.monotonic()
+        self._drawn = -math.inf  # when the last pictures were made
         self._due = 0  # step of the last checkpoint
+        self._seen = 0  # step of the last end of a span: spans after an early end change nothing
         loop.after_step = self.after_step
 
     # -- the loader --------------------------------------------------------------------------------------------------
 
     def spans(self) -> Spans:
-        """The remaining spans of outer steps."""
+        """The remaining spans of outer steps; an empty one where only a validation is left."""
         c = self.config
-        return Spans(self.step, c["steps"], [c["val"]["every"], c["log"]["every"], c["checkpoint"]["every"]])
+        spans = Spans(self.step, c["steps"], [c["val"]["every"], c["log"]["every"], c["checkpoint"]["every"]])
+        spans.spans = spans.spans or [Span(self.step, self.step)]
+        return spans
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -75,6 +82,7 @@ class Control(L.Callback):
             "step": self.step,
             "best": dict(self.best),
             "reason": self.reason,
+            "pending": self.pending,
             "sums": self.sums,
             "count": self.count,
             "schedule": self.loop.schedule.state_dict() if self.loop.schedule is not None else None,
@@ -86,10 +94,11 @@ class Control(L.Callback):
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state."""
         self.step, self.best, self.reason = state["step"], dict(state["best"]), state["reason"]
+        self.pending = state["pending"]
         self.sums, self.count, self.rates = state["sums"], state["count"], list(state["rates"])
         if self.loop.schedule is not None and state["schedule"] is not None:
             self.loop.schedule.load_state_dict(state["schedule"])
-        self._due = self.step
+        self._due = self._seen = self.step
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: adds our state to its checkpoint."""
@@ -98,11 +107,11 @@ class Control(L.Callback):
     # -- between steps -----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The first validation stands before the first step."""
+        """The first validation stands before the first step; a stop may have left another one to do."""
         self.flag.hold()
         self._entered = self._saved = time.monotonic()
         self.trainer = trainer
-        if self.step == 0:
+        if self.pending:
             self._validate()
             self._save()
 
@@ -120,22 +129,30 @@ class Control(L.Callback):
         self.progress.update(step, lambda: float(result.loss))
         limit = self.config["time_limit"]
         self.over_time = limit is not None and time.monotonic() - self._started > limit
-        return self._agree(self.flag.requested is not None or self.over_time)
+        return self._agree() if self.loop.world > 1 else self.flag.requested is not None or self.over_time
 
-    def _agree(self, stop: bool) -> bool:
-        # Ranks must leave at the same step: a signal reaches them at different ones.
-        if self.loop.world == 1:
-            return stop
-        votes = torch.tensor(float(stop))
+    def _agree(self) -> bool:
+        """Ranks must leave at the same step and for the same reason: a signal may reach one of them, or each late."""
+        requests: list[type[Interrupted]] = [Interrupted, Terminated]
+        votes = torch.tensor([*(float(self.flag.requested is kind) for kind in requests), float(self.over_time)])
+        votes = votes.to(self.learner.device)
         torch.distributed.all_reduce(votes)
-        return bool(votes > 0)
+        *asked, over_time = (votes > 0).tolist()
+        self.over_time = over_time
+        if any(asked):  # else what came since the vote stands for the next one
+            self.flag.requested = requests[asked.index(True)]
+        return any(asked) or over_time
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After a span: the row, the validation and the checkpoint that are due, in this order."""
+        if self.step == self._seen:
+            return
+        self._seen = self.step
         self._stepping += time.monotonic() - self._entered
         if self.count and self.step % self.config["log"]["every"] == 0:
             self._row()
         if self.step % self.config["val"]["every"] == 0 or self.step == self.config["steps"]:
+            self.pending = True
             self._validate()
         seconds = self.config["checkpoint"]["seconds"]
         late = self.loop.world == 1 and seconds is not None and time.monotonic() - self._saved > seconds
@@ -162,10 +179,15 @@ class Control(L.Callback):
 
     def _validate(self) -> None:
         """Metrics at every inner step on validation tasks; keeps the best weights and decides on an early stop."""
-        with self.trainer.precision_plugin.forward_context():
-            tasks, stop = self.config["val"]["tasks"], self.flag.check
-            scores = evaluate(self.learner, "val", tasks, ["queries"], diagnose=True, tick=lambda done: stop())
-            floors = mean_predictor(self.learner, "val", self.config["val"]["tasks"])
+        try:
+            with self.trainer.precision_plugin.forward_context():
+                tasks, stop = self.config["val"]["tasks"], self.flag.check if self.loop.world == 1 else lambda: None
+                scores = evaluate(self.learner, "val", tasks, ["queries"], diagnose=True, tick=lambda done: stop())
+                floors = mean_predictor(self.learner, "val", tasks)
+        except self.flag.requested or ():  # to be done after the checkpoint that follows, by who resumes
+            self.loop.stopped = True
+            return
+        self.pending = False
         larger = self.learner.family.larger_is_better
         row: dict[str, Any] = {"kind": "val", "step": self.step}
         shown: dict[str, float] = {}
@@ -186,6 +208,21 @@ class Control(L.Callback):
         if shown:
             self.progress.validation(self.step, shown)
         self._judge(row)
+        self._draw(scores)
+
+    def _draw(self, scores: Scores) -> None:
+        """Pictures of the validation tasks, at the last validation and at the latest every so many seconds."""
+        last = self.step == self.config["steps"] or self.loop.stopped
+        if not self.folder.writes or not (last or time.monotonic() - self._drawn > PICTURES):
+            return
+        from metaexp.boards.pictures import adaptation_curve  # matplotlib takes half a second to import
+
+        self.board.figure("val/episodes", draw_episodes(self.learner, "val", 4), self.step)
+        for name in [name for name in scores.arrays if name.startswith(self.metric)]:
+            floor = self.best.get("scratch", {}).get(name)
+            lines = {"scratch": floor} if floor is not None else None
+            self.board.figure(f"val/adaptation_{name}", adaptation_curve(name, scores.arrays[name], lines), self.step)
+        self._drawn = time.monotonic()
 
     def _floors(self, arrays: dict[str, Any], floors: dict[str, Any]) -> None:
         """Mean predictor, and the same network and inner loop before any meta-training (step 0)."""
@@ -249,7 +286,7 @@ class Control(L.Callback):
 
     def finished(self) -> bool:
         """Whether meta-training is over (all steps, or stopped early by its own rule)."""
-        return self.reason is not None or self.step >= self.config["steps"]
+        return self.reason is not None or (self.step >= self.config["steps"] and not self.pending)
 
     def best_value(self) -> float | None:
         """Best validation value so far."""

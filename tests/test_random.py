@@ -176,26 +176,17 @@ def test_fewer_numbers_are_the_first_of_more():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("seed", [0, -1 << 63])
-def test_a_compiled_graph_gives_the_same_numbers(seed):
-    """Vectorised loops with and without a remainder, scalar loops, keys folded by position: all equal bits."""
+def test_a_compiled_graph_gives_the_same_numbers():
+    """Scalar loops, vectorised loops with a remainder, keys folded by position. Few draws: compiling is slow."""
 
-    def draw(index: Tensor) -> tuple[Tensor, ...]:
-        keys = random.task_keys(seed, "test", index)
-        each = random.fold(keys[:, None], torch.arange(33))
-        return (
-            *(random.bits(keys, n, (n,)) for n in (1, 5, 16, 20, 33)),
-            random.integers(each, 0, (), 1 << 30),
-            random.permutation(keys, 1, 300, 5),
-            *random.ends(keys, 2, 20, 3, 4, index % 7 + 9),
-            random.uniform(keys, 3, (19, 3)),
-        )
+    def draw(keys: Tensor) -> tuple[Tensor, ...]:
+        position = torch.arange(33, device=keys.device)
+        return random.bits(keys, 0, (5,)), random.bits(keys, 0, (20,)), random.fold(keys[:, None], position)
 
     torch.compiler.reset()
     compiled = torch.compile(draw, fullgraph=True)
-    for first in (0, 1000):
-        index = torch.arange(first, first + 25)
-        assert all(torch.equal(a, b) for a, b in zip(compiled(index), draw(index), strict=True))
+    for keys in (KEYS[:25], KEYS[25:50]):
+        assert all(torch.equal(a, b) for a, b in zip(compiled(keys), draw(keys), strict=True))
 
 
 def test_vmap_gives_the_same_numbers():

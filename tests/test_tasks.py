@@ -283,7 +283,7 @@ def test_files_without_columns_are_a_base_task_and_new_tasks(tmp_path, caplog):
     files = [str(tmp_path / f"{name}.npz") for name in "abc"]
     with caplog.at_level(logging.WARNING):
         family = Arrays(files)
-    assert 'split "val" has no task of its own' in caplog.text
+    assert "val and test use the same tasks" in caplog.text
     values = {split: set(family.sample(split, torch.arange(40)).query.x.unique().tolist()) for split in SPLITS}
     assert values == {"train": {0.0}, "val": {1.0, 2.0}, "test": {1.0, 2.0}}
     assert (family.x_shape, family.y_dim) == ((4,), 1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
@@ -99,6 +99,11 @@ class Reptile(MetaLearner):
         if self.carried:
             logs["carried"] = done.state
         return with_gradient(torch.stack(done.losses).mean(), start, gradient), logs
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """`inner_gradient_norm`: Euclidean norm of the support loss's gradient at the initialisation."""
+        gradient = grad(lambda p: self.loss(self.predict(p, episode.support.x), episode.support.y))(self._start())
+        return {"inner_gradient_norm": torch.sqrt(sum((g**2).sum() for g in gradient.values()))}
 
     def absorb(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Keep the mean inner optimiser state."""

@@ -61,7 +61,9 @@ class CNN4(nn.Module):
             raise ValueError(f"x_shape={tuple(x_shape)}: too small for four halvings; use down=stride or model=mlp")
         if norm == "instance" and down == "stride" and height == width == 1:
             # The norm of a single pixel is its shift: the output would not depend on the input.
-            raise ValueError(f"norm=instance: x_shape={tuple(x_shape)} ends in maps of one pixel; use down=pool or batch")
+            raise ValueError(
+                f"norm=instance: x_shape={tuple(x_shape)} ends in maps of one pixel; use down=pool or batch"
+            )
         self.down, self.readout = down, readout
         stride = 2 if down == "stride" else 1
         inputs = [channels, filters, filters, filters]

@@ -69,6 +69,8 @@ class Arrays(TaskFamily):
         self.x_mean, self.x_std, self._x = self._standardise(self._x, "x" in standardise)
         self.y_mean, self.y_std, self._y = self._standardise(self._y, "y" in standardise)
         self.to("cpu")
+        if members["val"] is members["test"]:
+            log.warning("val and test use the same tasks: the weights chosen on val are chosen on the test tasks")
 
     def _members(self, tasks: list[Task]) -> dict[str, list[int]]:
         splits = {split: [i for i, task in enumerate(tasks) if task.split == split] for split in SPLITS}
@@ -82,7 +84,6 @@ class Arrays(TaskFamily):
             )
         for split, other in (("val", "test"), ("test", "val")):
             if not splits[split]:
-                log.warning('split "%s" has no task of its own and uses those of "%s"', split, other)
                 splits[split] = splits[other]
         return splits
 

@@ -1,0 +1,191 @@
+"""Real processes without the price of their imports: one process imports torch and Lightning, then forks each run.
+
+Every run is a process of its own that is started, signalled and waited for like any other, with the entry point's
+arguments, exit code and output; only the five seconds of imports are shared. `Forks` is the tests' side; this file
+run as a script is the server.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Fault(NamedTuple):
+    """At the `call`-th call of `at` ("module:Class.name") the process sends itself `signal`, before or after it."""
+
+    at: str
+    call: int
+    signal: int
+    after: bool = False
+
+
+class Ended(NamedTuple):
+    """How a run ended; `code` is negative where a signal killed it, as in subprocess."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Run:
+    """A started run."""
+
+    def __init__(self, forks: "Forks", pid: int, log: Path):
+        self.forks, self.pid, self.log = forks, pid, log
+
+    def wait(self, timeout: float = 120) -> Ended:
+        """Its end; kills it and fails after `timeout` seconds."""
+        code = self.forks.ask({"wait": self.pid, "timeout": timeout})["code"]
+        out, err = (self.log.with_suffix(end).read_text() for end in (".out", ".err"))
+        assert code is not None, f"still ran after {timeout} s\n{out[-2000:]}\n{err[-4000:]}"
+        return Ended(code, out, err)
+
+
+class Forks:
+    """Starts runs: `forks("algo=maml", "steps=2", cwd=folder)` runs one to its end."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        command = [sys.executable, __file__]
+        self.server = Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment, start_new_session=True)
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def start(self, *argv: object, cwd: Path, fault: Fault | None = None, file_size: int | None = None) -> Run:
+        """Starts `python -m metaexp.train *argv` in `cwd`; `file_size` is a limit in bytes on every file it writes."""
+        self.count += 1
+        log = self.folder / f"run{self.count}"
+        request = {"argv": [str(word) for word in argv], "cwd": str(cwd), "log": str(log), "fault": fault}
+        return Run(self, self.ask(request | {"file_size": file_size})["pid"], log)
+
+    def __call__(
+        self,
+        *argv: object,
+        cwd: Path,
+        fault: Fault | None = None,
+        file_size: int | None = None,
+        timeout: float = 120,
+    ) -> Ended:
+        """Runs it to its end."""
+        return self.start(*argv, cwd=cwd, fault=fault, file_size=file_size).wait(timeout)
+
+    def close(self) -> None:
+        """Ends the server; it ends what still runs."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        try:
+            self.server.wait(30)
+        finally:
+            self.server.kill()
+            self.server.stdout.close()
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+
+def _install(fault: Fault) -> None:
+    import importlib
+
+    module, _, path = fault.at.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        due = calls == fault.call
+        if due and not fault.after:
+            os.kill(os.getpid(), fault.signal)
+        result = original(*args, **kwargs)
+        if due and fault.after:
+            os.kill(os.getpid(), fault.signal)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _child(request: dict[str, Any]) -> int:
+    from metaexp.commandline import exit_code
+    from metaexp.train import train
+
+    os.setsid()
+    for number, end in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(request["log"] + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    os.chdir(request["cwd"])
+    sys.argv = ["metaexp.train", *request["argv"]]
+    if request["fault"]:
+        _install(Fault(*request["fault"]))
+    if request["file_size"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+    code = exit_code(lambda: train(request["argv"]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _wait(pid: int, timeout: float) -> int | None:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _serve() -> None:
+    import matplotlib.pyplot  # noqa: F401
+    import torch
+
+    import metaexp.algos.maml
+    import metaexp.algos.reptile
+    import metaexp.boards.pictures
+    import metaexp.session
+    import metaexp.tasks.sine  # noqa: F401
+
+    torch.set_num_threads(1)  # a fork does not inherit the threads of a pool
+    running: set[int] = set()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            code = _wait(request["wait"], request["timeout"])
+            running.discard(request["wait"])
+            print(json.dumps({"code": code}), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            sys.stdin = open(os.devnull)
+            try:
+                os._exit(_child(request))
+            finally:
+                os._exit(99)
+        running.add(pid)
+        print(json.dumps({"pid": pid}), flush=True)
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _serve()

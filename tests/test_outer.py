@@ -1,0 +1,338 @@
+"""The outer step: clipping, accumulation, schedules, the finite check, the clock, and compiled against eager."""
+
+import copy
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from contract import largest_difference, new, parameters, pictures
+
+from metaexp.algos.maml import MAML
+from metaexp.algos.reptile import Reptile
+from metaexp.errors import ConfigError, NonFiniteError
+from metaexp.inner import Adam
+from metaexp.models.cnn4 import CNN4
+from metaexp.models.mlp import MLP
+from metaexp.outer import LinearToZero, OuterLoop, Span, Spans, decide_compile, make_optimizer
+from metaexp.tasks.sine import Sine
+from metaexp.types import Examples
+
+F64 = torch.float64
+NET = partial(MLP, hidden=[8], activation="tanh")
+
+
+def sines(**settings) -> Sine:
+    return Sine(**{"shots": 5, "queries": 5} | settings).to("cpu", F64)
+
+
+def maml(**settings) -> MAML:
+    return new(lambda f: MAML(f, NET, inner_lr=0.05, inner_steps=2, **settings), sines())
+
+
+def loop_of(learner, make=lambda p: torch.optim.SGD(p, lr=0.1), **settings) -> OuterLoop:
+    return OuterLoop(learner, make_optimizer(make, learner), **settings)
+
+
+# --- the step -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+        lambda p: torch.optim.RMSprop(p, lr=0.01),
+    ],
+)
+def test_a_step_is_the_optimisers_on_the_meta_gradient(make):
+    learner = maml()
+    loop = loop_of(learner, make, meta_batch=4)
+    theirs = {k: torch.nn.Parameter(p) for k, p in parameters(learner).items()}
+    optimizer = make(list(theirs.values()))
+    for step in range(5):
+        batch = learner.family.sample("train", 4 * step + torch.arange(4))._replace(info={})
+        gradient, value, logs = learner.meta_gradient({k: p.detach() for k, p in theirs.items()}, batch)
+        for k, p in theirs.items():
+            p.grad = gradient[k]
+        optimizer.step()
+        result = loop.step(step)
+        assert largest_difference(parameters(learner), {k: p.detach() for k, p in theirs.items()}) < 1e-14
+        assert result.loss == value
+        assert abs(float(result.norm) - float(torch.cat([g.flatten() for g in gradient.values()]).norm())) < 1e-13
+        assert result.logs == logs
+        assert int(learner.meta_step) == step + 1
+    assert all(p.grad is None for p in learner.parameters())
+
+
+@pytest.mark.parametrize(
+    ("value", "norm"), [(0.05, None), (None, 0.5), (0.05, 0.1), (None, 1e6), (1e6, None), (None, 1e-3)]
+)
+def test_clipping_equals_torchs(value, norm):
+    """By value first, then by norm; `Step.norm` is that before clipping."""
+    learner = maml()
+    start = parameters(learner)
+    gradient = learner.meta_gradient(start, learner.family.sample("train", torch.arange(4))._replace(info={}))[0]
+    params = {k: torch.nn.Parameter(p) for k, p in start.items()}
+    for k, p in params.items():
+        p.grad = gradient[k].clone()
+    before = torch.nn.utils.get_total_norm([p.grad for p in params.values()])
+    if value is not None:
+        torch.nn.utils.clip_grad_value_(params.values(), value)
+    if norm is not None:
+        torch.nn.utils.clip_grad_norm_(params.values(), norm)
+    result = loop_of(learner, meta_batch=4, clip_value=value, clip_norm=norm).step(0)
+    moved = {k: (start[k] - p) / 0.1 for k, p in parameters(learner).items()}
+    assert largest_difference(moved, {k: p.grad for k, p in params.items()}) < 1e-13
+    assert abs(float(result.norm) - float(before)) < 1e-13
+
+
+@pytest.mark.parametrize("algo", ["maml", "reptile"])
+def test_accumulating_equals_one_large_meta_batch(algo):
+    """A meta-batches of B tasks are the same tasks, and the same step, as one of A B."""
+    ends = []
+    for accumulate, meta_batch in ((1, 12), (3, 4), (12, 1)):
+        learner = maml()
+        if algo == "reptile":
+            learner = new(lambda f: Reptile(f, NET, inner=Adam(beta1=0.0), state="carried"), sines())
+        loop = loop_of(learner, meta_batch=meta_batch, accumulate=accumulate, clip_norm=0.5)
+        results = [loop.step(i) for i in range(4)]
+        ends.append((learner.state_dict(), [(r.loss, r.norm, r.logs) for r in results]))
+    for other in ends[1:]:
+        assert largest_difference(other, ends[0]) < 1e-12
+
+
+def test_ranks_take_disjoint_tasks_that_make_up_the_meta_batch():
+    seen = []
+    for rank in range(3):
+        loop = loop_of(maml(), meta_batch=6, accumulate=2, rank=rank, world=3)
+        seen += [loop._first_task(1, part) + i for part in range(2) for i in range(2)]
+    assert sorted(seen) == list(range(12, 24))
+
+
+def test_a_span_ends_where_it_is_told_to():
+    learner = maml()
+    told = []
+
+    def after(step, result):
+        told.append(step)
+        return step == 5
+
+    loop = loop_of(learner, meta_batch=2, after_step=after)
+    loop.run(Span(0, 3))
+    loop.run(Span(3, 9))
+    loop.run(Span(9, 12))
+    assert told == [1, 2, 3, 4, 5]
+    assert int(learner.meta_step) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"meta_batch": 0}, "meta_batch=0: must be at least 1"),
+        ({"accumulate": 0}, "accumulate=0: must be at least 1"),
+        ({"clip_norm": 0.0}, "clip.norm=0.0: must be above 0"),
+        ({"clip_value": -1.0}, "clip.value=-1.0: must be above 0"),
+        ({"clip_norm": float("nan")}, "clip.norm=nan: must be above 0"),
+        ({"meta_batch": 5, "world": 2}, "meta_batch=5: must be a multiple of the 2 processes"),
+    ],
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError) as caught:
+        loop_of(maml(), **settings)
+    assert str(caught.value) == message
+
+
+def test_nothing_to_learn():
+    learner = maml()
+    learner.model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
+        make_optimizer(torch.optim.Adam, learner)
+
+
+# --- spans ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("start", "steps", "intervals"), [(0, 100, [30, 7]), (13, 50, [10]), (50, 50, [3]), (0, 1, [9])])
+def test_spans_end_at_every_multiple(start, steps, intervals):
+    spans = list(Spans(start, steps, intervals))
+    assert [step for span in spans for step in range(span.start, span.stop)] == list(range(start, steps))
+    ends = [s for s in range(start + 1, steps + 1) if s == steps or any(s % i == 0 for i in intervals)]
+    assert [span.stop for span in spans] == ends
+    assert len(Spans(start, steps, intervals)) == len(ends)
+
+
+# --- schedules ------------------------------------------------------------------------------------------------------
+
+
+def test_linear_to_zero_is_its_closed_form():
+    learner = maml()
+    optimizer = make_optimizer(partial(torch.optim.SGD, lr=0.4), learner)
+    loop = OuterLoop(learner, optimizer, LinearToZero(optimizer, 8), meta_batch=2)
+    rates = []
+    for step in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        loop.step(step)
+    assert rates == [0.4 * max(0.0, 1 - step / 8) for step in range(10)]
+
+
+def test_linear_to_zero_goes_on_exactly_from_its_state():
+    def made():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+        return optimizer, LinearToZero(optimizer, 7)
+
+    optimizer, schedule = made()
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    saved = copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
+    again, resumed = made()
+    again.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    for _ in range(4):
+        for o, s in ((optimizer, schedule), (again, resumed)):
+            o.step()
+            s.step()
+        assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_linear_to_zero_of_no_steps():
+    """steps=0 trains nothing and must still make its parts."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    LinearToZero(optimizer, 0)
+    assert optimizer.param_groups[0]["lr"] in (0.0, 0.3)
+
+
+def test_a_torch_schedule_is_stepped_once_per_outer_step():
+    learner = maml()
+    optimizer = make_optimizer(partial(torch.optim.Adam, lr=0.01), learner)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+    loop = OuterLoop(learner, optimizer, schedule, meta_batch=2, accumulate=3)
+    for step in range(6):
+        expected = 0.005 * (1 + torch.cos(torch.tensor(torch.pi * step / 6, dtype=F64)))
+        assert abs(optimizer.param_groups[0]["lr"] - float(expected)) < 1e-12
+        loop.step(step)
+
+
+# --- the finite check -----------------------------------------------------------------------------------------------
+
+
+class Spoiled(Sine):
+    """Task 9 has a target that is no number, or that is so large that only the gradient overflows."""
+
+    bad = float("nan")
+
+    def sample(self, split, indices, *sizes):
+        episode = super().sample(split, indices, *sizes)
+        y = torch.where((indices == 9)[:, None, None], self.bad, episode.query.y)
+        return episode._replace(query=Examples(episode.query.x, y))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
+def test_a_step_that_is_not_finite_changes_nothing(bad):
+    family = Spoiled(shots=5, queries=5).to("cpu", F64)
+    family.bad = bad
+    learner = new(lambda f: MAML(f, NET, inner_lr=0.05), family)
+    optimizer = make_optimizer(partial(torch.optim.Adam, lr=0.01), learner)
+    schedule = LinearToZero(optimizer, 20)
+    loop = OuterLoop(learner, optimizer, schedule, meta_batch=4, clip_value=1.0)
+    loop.run(Span(0, 2))
+    before = copy.deepcopy((learner.state_dict(), optimizer.state_dict(), schedule.state_dict()))
+    with pytest.raises(NonFiniteError) as caught:
+        loop.run(Span(2, 5))
+    assert caught.value.exit_code == 5
+    for part in ("non-finite", "outer step 3", "training tasks 8 to 11", "algo.inner_lr=0.05"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    after = (learner.state_dict(), optimizer.state_dict(), schedule.state_dict())
+    assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
+    assert int(learner.meta_step) == 2
+    assert before[2] == after[2]
+    flat = [torch.utils._pytree.tree_leaves(state[1]) for state in (before, after)]
+    assert all(bool(torch.as_tensor(a == b).all()) for a, b in zip(*flat, strict=True))
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_named():
+    class Steep(MAML):
+        def meta_loss(self, episode):
+            zero = 0 * sum(p.sum() for p in self.model.parameters())
+            return torch.sqrt(zero), {}  # 0, with an infinite slope
+
+    learner = new(lambda f: Steep(f, NET), sines())
+    with pytest.raises(NonFiniteError, match="non-finite meta-gradient norm (nan|inf) at outer step 1"):
+        loop_of(learner).step(0)
+
+
+# --- compiled -------------------------------------------------------------------------------------------------------
+
+compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++, which Inductor needs")
+
+
+def run_compiled(make, mapping: str, **settings):
+    """Three steps eager and compiled, and what the compiled loop told."""
+    ends, told = [], []
+    for compiled in (False, True):
+        learner = make(mapping)
+        loop = loop_of(learner, compiled=compiled, tell=told.append, **settings)
+        results = [loop.step(i) for i in range(3)]
+        assert loop.compiled == compiled, told
+        ends.append((learner.state_dict(), [(r.loss, r.norm, r.logs) for r in results]))
+    assert largest_difference(ends[1], ends[0]) < 1e-10
+    assert [line for line in told if "not possible" in line] == []
+
+
+@compiler
+def test_compiled_equals_eager_under_vmap():
+    run_compiled(lambda m: maml(mapping=m), "vmap", meta_batch=3, accumulate=2, clip_norm=0.5)
+
+
+@compiler
+def test_compiled_equals_eager_in_a_loop():
+    def make(mapping):
+        return new(
+            lambda f: MAML(f, partial(CNN4, filters=2), inner_lr=0.3, mapping=mapping), pictures(shots=1, queries=1)
+        )
+
+    run_compiled(make, "loop", meta_batch=2)
+
+
+@compiler
+def test_compiled_equals_eager_where_the_learner_carries_a_state():
+    def make(mapping):
+        net = partial(MLP, hidden=[4], activation="tanh")
+        return new(
+            lambda f: Reptile(f, net, inner_steps=2, inner_batch=3, inner=Adam(beta1=0.0), state="carried"), sines()
+        )
+
+    run_compiled(make, "vmap", meta_batch=2)
+
+
+def test_what_cannot_be_compiled_goes_on_without():
+    class Odd(MAML):
+        def meta_loss(self, episode):
+            loss, logs = super().meta_loss(episode)
+            if torch.compiler.is_compiling() or isinstance(episode.query.x.sum().item(), float):
+                return loss, logs
+            raise AssertionError
+
+    learners = [new(lambda f: Odd(f, NET, mapping="loop"), sines()) for _ in range(2)]
+    told: list[str] = []
+    loops = [loop_of(learner, compiled=c, tell=told.append, meta_batch=2) for learner, c in zip(learners, (False, True))]
+    for loop in loops:
+        loop.step(0)
+    assert not loops[1].compiled
+    assert any("not possible here" in line and "\n" not in line for line in told)
+    assert largest_difference(parameters(learners[1]), parameters(learners[0])) == 0
+
+
+def test_whether_to_compile():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert decide_compile(True, 1, "vmap", cpu) is True
+    assert decide_compile(False, 10**9, "vmap", gpu) is False
+    for mapping, device in (("vmap", cpu), ("loop", cpu), ("vmap", gpu)):
+        decisions = [decide_compile("auto", steps, mapping, device) for steps in (1, 10, 10**7)]
+        assert decisions == [False, False, True]
+    assert decide_compile("auto", 10**9, "vmap", torch.device("mps")) is False
+    with pytest.raises(ValueError, match="compile=yes: must be auto, true or false"):
+        decide_compile("yes", 1, "vmap", cpu)
