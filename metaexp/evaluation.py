@@ -31,6 +31,7 @@ def evaluate(
     modes: list[str],
     chunk: int | None = None,
     diagnose: bool = False,
+    final: bool = False,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Scores:
     """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
@@ -40,6 +41,7 @@ def evaluate(
         modes: normalisation modes at test (`MetaLearner.modes`).
         chunk: tasks drawn and mapped at once (None: by the learner's mapping); does not change the tasks.
         diagnose: also the learner's `diagnostics`, as [tasks, 1].
+        final: only after the last step, arrays [tasks, 1].
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
     chunk = chunk or (10 if learner.mapping == "loop" else 100)
@@ -48,7 +50,7 @@ def evaluate(
     parts: list[dict[str, Tensor]] = []
 
     def one(episode: Episode) -> dict[str, Tensor]:
-        scores = learner.score(episode, chosen)
+        scores = learner.score(episode, chosen, final)
         if diagnose:
             scores |= {name: value[None] for name, value in learner.diagnostics(episode).items()}
         return scores

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 
 from metaexp import files
-from metaexp.errors import CheckpointError, ConfigError, MetaexpError, SpaceError, TimeLimitError
+from metaexp.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    MetaexpError,
+    NonFiniteError,
+    SpaceError,
+    TimeLimitError,
+)
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder, find_resumable, state_of
 from metaexp.saved_config import config_sha256, differences, read_config
@@ -32,8 +40,8 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
         MetaexpError: by exit code, see `metaexp.errors`; Interrupted, Terminated after Ctrl-C, SIGTERM.
     """
     started = time.monotonic()
-    resumed = None if folder is not None else _resumed(config)
-    if resumed is not None:
+    resumed = _resumed(config) if folder is None else _joined(folder)
+    if resumed is not None and folder is None:
         config = _continued(resumed[0], config)
         if state_of(resumed[0]) == "finished":
             return _finished(resumed[0])
@@ -47,6 +55,10 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     try:
         with _states(run_folder), StopFlag() as flag:
             return execute(parts, run_folder, resumed, flag, started)
+    except (NonFiniteError, Interrupted):
+        if folder is None:
+            raise
+        return {}  # the first process says it; Lightning would answer another exit code by killing that process
     finally:
         if folder is None:
             _leave_group()
@@ -57,7 +69,8 @@ def _leave_group() -> None:
     """Forget this run's process group and its environment: the next job of a sweep makes its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    for name in ("METAEXP_RUN_DIR", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
+    own = ("METAEXP_RUN_DIR", "METAEXP_CHECKPOINT")
+    for name in (*own, "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
         os.environ.pop(name, None)
 
 
@@ -84,6 +97,11 @@ def _resumed(config: dict[str, Any]) -> tuple[Path, Path | None] | None:
     return path.resolve(), None
 
 
+def _joined(folder: Path) -> tuple[Path, Path | None] | None:
+    path = os.environ.get("METAEXP_CHECKPOINT")
+    return (folder, Path(path)) if path else None
+
+
 def _finished(path: Path) -> dict[str, Any]:
     from metaexp.boards.progress import print_result
 
@@ -102,7 +120,7 @@ def _continued(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     typed = {
         key: value for key, value in config["typed"].items() if key.removeprefix("choices.").split(".")[0] not in free
     }
-    changed = differences(saved, typed, partial=True)
+    changed = differences(saved, typed, partial=True) if typed else []
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)
         raise ConfigError(f"resume={path}: a run's settings must stay ({lines}); steps, device and out may change")
@@ -115,7 +133,9 @@ def _open(config: dict[str, Any], folder: Path | None, resumed: tuple[Path, Path
     if folder is not None:
         return RunFolder.join(folder)
     if resumed is not None:
-        return RunFolder.reopen(resumed[0])
+        reopened = RunFolder.reopen(resumed[0])
+        files.remove_temporaries(reopened.path / "figures")
+        return reopened
     sweep = config.get("sweep")
     if sweep:
         return RunFolder.claim_named(Path(sweep["folder"]) / sweep["job"])

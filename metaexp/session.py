@@ -1,5 +1,7 @@
 """One run's session: train from the newest checkpoint, then test."""
 
+import io
+import os
 import resource
 import time
 import warnings
@@ -12,7 +14,7 @@ import torch
 from metaexp.boards.progress import Progress, print_result
 from metaexp.boards.tensorboard import Board
 from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, load
-from metaexp.errors import CheckpointError, TimeLimitError
+from metaexp.errors import CheckpointError, Interrupted, TimeLimitError
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
@@ -24,16 +26,15 @@ def execute(
     parts: Parts, folder: RunFolder, resumed: tuple[Path, Path | None] | None, flag: StopFlag, started: float
 ) -> dict[str, Any]:
     config, learner = parts.config, parts.learner
-    if resumed is None:
-        folder.write_config({key: value for key, value in config.items() if key != "typed"})
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
     found = _checkpoint(checkpoints, resumed, parts.device) if resumed else None
+    folder.write_config({key: value for key, value in config.items() if key != "typed"})
     step = found["metaexp"]["step"] if found else 0
     board = Board(folder.path, resumed_at=step if resumed else None, rank=parts.rank)
     larger = parts.family.larger_is_better
-    with Progress(config["steps"], start=step, larger_is_better=larger, every=config["log"]["seconds"]) as progress:
-        if parts.rank == 0:
-            progress.note(f"run folder: {folder.path}")
+    shown, every = None if parts.rank == 0 else io.StringIO(), config["log"]["seconds"]
+    with Progress(config["steps"], step, shown, every=every, larger_is_better=larger) as progress:
+        progress.note(f"run folder: {folder.path}")
         parts.loop.tell = progress.note
         control = Control(config, learner, parts.loop, folder, board, checkpoints, progress, flag)
         initial = {name: value.clone() for name, value in learner.state_dict().items()}
@@ -47,18 +48,19 @@ def execute(
             board.layout(metric_names(learner, ["queries"]))
         if learner.trains and not control.finished():
             _fit(trainer, control)
+        if parts.rank > 0:
+            return {}
         if control.over_time and not control.finished():
             raise TimeLimitError(f"time_limit={config['time_limit']} s reached at step {control.step}; {_how(folder)}")
         if flag.requested is not None and not control.finished():
             raise flag.requested(f"stopped at step {control.step}; {_how(folder)}")
-        progress.close()
-    if parts.rank > 0:
-        return {}
     try:
         result = test(parts, folder, checkpoints, control, board, trainer, initial)
         result["speed"] = {"meta_steps_per_s": control.speed(), "seconds": time.monotonic() - started}
         result["memory"] = {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
         board.hparams(_flat(config), {name: value["mean"] for name, value in result["test"].items()}, control.step)
+    except Interrupted as stop:
+        raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
     finally:
         board.close()
     folder.write_json("result.json", result)
@@ -70,10 +72,11 @@ def execute(
 def _fit(trainer: L.Trainer, control: Control) -> None:
     try:
         trainer.fit(control.learner, train_dataloaders=control.spans())
-    except SystemExit as error:  # Lightning's way to end after Ctrl-C
+    except SystemExit as error:  # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler stands
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
-        raise
+        if control.flag.requested is None:
+            raise
 
 
 def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], device: torch.device) -> dict[str, Any]:
@@ -81,11 +84,12 @@ def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], dev
     if path is not None:
         data = load(path, device)
         checkpoints.cut(data["metaexp"]["step"])
-        return data
-    found = checkpoints.latest(device)
-    if found is None:
+    elif found := checkpoints.latest(device):
+        data, path = found
+    else:
         raise CheckpointError(f"{resumed[0]}: no checkpoint yet; start over with resume=false")
-    return found[0]
+    os.environ["METAEXP_CHECKPOINT"] = str(path)  # further processes of a distributed run go on from the same
+    return data
 
 
 def _restore(parts: Parts, control: Control, data: dict[str, Any]) -> None:

@@ -184,7 +184,7 @@ class Control(L.Callback):
                 tasks, stop = self.config["val"]["tasks"], self.flag.check if self.loop.world == 1 else lambda: None
                 scores = evaluate(self.learner, "val", tasks, ["queries"], diagnose=True, tick=lambda done: stop())
                 floors = mean_predictor(self.learner, "val", tasks)
-        except self.flag.requested or ():  # to be done after the checkpoint that follows, by who resumes
+        except Interrupted:  # the checkpoint that follows says that this validation is still to be done
             self.loop.stopped = True
             return
         self.pending = False
@@ -263,12 +263,18 @@ class Control(L.Callback):
             self._due = -1  # the reason must be in the checkpoint
 
     def _write(self, path: Path) -> None:
+        for name, value in self.learner.named_parameters():
+            if not value.isfinite().all():  # a finite gradient may still overflow in the optimiser
+                raise NonFiniteError(
+                    f"non-finite weights {name} at outer step {self.step}: lower the outer rate, or set clip.norm"
+                )
         self.trainer.save_checkpoint(path, weights_only=False)
 
     def _save(self) -> None:
         self.folder.sync()
         self.board.flush()
         self.checkpoints.save(self._write, self.step)
+        self.folder.status("running", step=self.step)
         self._due, self._saved = self.step, time.monotonic()
 
     # -- end ---------------------------------------------------------------------------------------------------------

@@ -66,23 +66,29 @@ class Forks:
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
-    def start(self, *argv: object, cwd: Path, fault: Fault | None = None, file_size: int | None = None) -> Run:
-        """Starts `python -m metaexp.train *argv` in `cwd`; `file_size` is a limit in bytes on every file it writes."""
-        self.count += 1
-        log = self.folder / f"run{self.count}"
-        request = {"argv": [str(word) for word in argv], "cwd": str(cwd), "log": str(log), "fault": fault}
-        return Run(self, self.ask(request | {"file_size": file_size})["pid"], log)
-
-    def __call__(
+    def start(
         self,
         *argv: object,
         cwd: Path,
         fault: Fault | None = None,
         file_size: int | None = None,
-        timeout: float = 120,
-    ) -> Ended:
-        """Runs it to its end."""
-        return self.start(*argv, cwd=cwd, fault=fault, file_size=file_size).wait(timeout)
+        pictures: bool = False,
+    ) -> Run:
+        """Starts `python -m metaexp.train *argv` in `cwd`.
+
+        Args:
+            fault: when it signals itself.
+            file_size: a limit in bytes on every file it writes.
+            pictures: whether pictures are drawn, which takes most of the time of a tiny run.
+        """
+        self.count += 1
+        log = self.folder / f"run{self.count}"
+        request = {"argv": [str(word) for word in argv], "cwd": str(cwd), "log": str(log), "fault": fault}
+        return Run(self, self.ask(request | {"file_size": file_size, "pictures": pictures})["pid"], log)
+
+    def __call__(self, *argv: object, cwd: Path, timeout: float = 120, **how: Any) -> Ended:
+        """Runs it to its end; `how` as for `start`."""
+        return self.start(*argv, cwd=cwd, **how).wait(timeout)
 
     def close(self) -> None:
         """Ends the server; it ends what still runs."""
@@ -124,6 +130,14 @@ def _install(fault: Fault) -> None:
     setattr(owner, name, wrapped)
 
 
+def _no_pictures() -> None:
+    from matplotlib import pyplot
+
+    from metaexp.boards.tensorboard import Board
+
+    Board.figure = lambda board, tag, figure, step: pyplot.close(figure)  # type: ignore[method-assign]
+
+
 def _child(request: dict[str, Any]) -> int:
     from metaexp.commandline import exit_code
     from metaexp.train import train
@@ -133,6 +147,8 @@ def _child(request: dict[str, Any]) -> int:
         os.dup2(os.open(request["log"] + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     os.chdir(request["cwd"])
     sys.argv = ["metaexp.train", *request["argv"]]
+    if not request["pictures"]:
+        _no_pictures()
     if request["fault"]:
         _install(Fault(*request["fault"]))
     if request["file_size"]:
@@ -176,7 +192,7 @@ def _serve() -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            sys.stdin = open(os.devnull)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             try:
                 os._exit(_child(request))
             finally:
@@ -185,6 +201,7 @@ def _serve() -> None:
         print(json.dumps({"pid": pid}), flush=True)
     for pid in running:
         os.kill(pid, signal.SIGKILL)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import math
+import re
 import warnings
 
 import lightning as L
@@ -181,15 +182,31 @@ def test_the_default_picture_follows_the_shapes():
 
 
 def test_training_curve_reads_the_rows_of_metrics_jsonl():
-    rows = [{"step": step, "train/outer_loss": 2.0 - step / 100} for step in range(0, 100, 10)]
-    rows += [{"step": 0, "val/mse/before": 4.0, "val/mse/after": 3.0, "floor/mean/mse": 5.0}]
-    rows += [{"step": 90, "val/mse/before": 4.0, "val/mse/after": "NaN", "floor/mean/mse": 5.0}]
+    rows = [{"kind": "train", "step": step, "outer_loss": 2.0 - step / 100} for step in range(0, 100, 10)]
+    for step, after in ((0, 3.0), (90, "NaN")):
+        curve = [{"mean": 4.0, "ci95": 0.1}, {"mean": after, "ci95": 0.1}]
+        floors = {"mean": {"mse": 5.0}, "scratch": {"mse": 3.0}}
+        rows.append({"kind": "val", "step": step, "mse": {"per_step": curve}, "floors": floors})
     figure = pictures.training_curve(rows, "mse")
     left, right = figure.axes
     np.testing.assert_allclose(line(left, "as logged").get_ydata(), 2.0 - np.arange(0, 1, 0.1))
+    np.testing.assert_array_equal(line(right, "before adaptation").get_ydata(), [4.0, 4.0])
     np.testing.assert_array_equal(line(right, "after adaptation").get_ydata(), [3.0, np.nan])
     assert set(line(right, "mean: 5").get_ydata()) == {5.0}
+    assert set(line(right, "scratch: 3").get_ydata()) == {3.0}
     pixels(pictures.training_curve([], "mse"))  # a run that ended before its first row
+
+
+def test_training_curve_finds_the_metric_under_its_other_names():
+    """Validation has accuracy_transductive alone, the floor of the mean predictor plain accuracy."""
+    found = {"per_step": [{"mean": 0.2}, {"mean": 0.9}]}
+    floors = {"mean": {"accuracy": 0.25}, "scratch": {"accuracy_transductive": 0.5}}
+    rows = [{"kind": "val", "step": 0, "accuracy_transductive": found, "floors": floors}]
+    for metric in ("accuracy", "accuracy_transductive"):
+        right = pictures.training_curve(rows, metric).axes[1]
+        np.testing.assert_array_equal(line(right, "after adaptation").get_ydata(), [0.9])
+        assert set(line(right, "mean: 0.25").get_ydata()) == {0.25}
+        assert set(line(right, "scratch: 0.5").get_ydata()) == {0.5}
 
 
 # ---------------------------------------------------------------- TensorBoard
@@ -270,7 +287,10 @@ def test_the_layout_groups_the_tags(tmp_path):
     assert [category.title for category in layout.category] == ["validation: mse", "validation: acc+", "training"]
     lines, steps, margin = layout.category[0].chart
     assert list(lines.multiline.tag) == ["val/mse/before$", "val/mse/after$", "floor/[^/]+/mse$"]
-    assert list(steps.multiline.tag) == [r"val/mse/step_\d+$", "floor/[^/]+/mse$"]
+    assert list(steps.multiline.tag) == [r"val/mse/step_(00|01|02|05|\d0)$", "val/mse/after$", "floor/[^/]+/mse$"]
+    tags = [f"val/mse/step_{step:02d}" for step in range(33)]
+    shown = [tag for tag in tags if re.fullmatch(steps.multiline.tag[0], tag)]
+    assert [int(tag[-2:]) for tag in shown] == [0, 1, 2, 5, 10, 20, 30]
     (series,) = margin.margin.series
     assert (series.value, series.lower, series.upper) == ("val/mse/after", "val/mse/after_low", "val/mse/after_high")
     assert layout.category[1].chart[0].multiline.tag[0] == r"val/acc\+/before$"
@@ -278,8 +298,19 @@ def test_the_layout_groups_the_tags(tmp_path):
 
 def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_path):
     for name, config, metrics in (
-        ("maml_sine", {"algo": "maml", "algo.inner_lr": 0.01, "clip.norm": None, "compile": True}, {"mse": 0.5}),
-        ("sweep/0_reptile", {"algo": "reptile", "optimizer.lr": 1.0, "widths": [40, 40]}, {"accuracy": 0.75}),
+        (
+            "maml_sine",
+            {
+                "choices.algo": "maml",
+                "algo._target_": "a.B",
+                "typed.x": 1,
+                "algo.inner_lr": 0.01,
+                "clip.norm": None,
+                "compile": True,
+            },
+            {"mse": 0.5},
+        ),
+        ("sweep/0_reptile", {"choices.algo": "reptile", "optimizer.lr": 1.0, "widths": [40, 40]}, {"accuracy": 0.75}),
     ):
         board = Board(tmp_path / name)
         board.scalars({"train/outer_loss": 9.0}, 10)
@@ -425,7 +456,7 @@ RESULT = {
             "mean": 0.41234,
             "ci95": 0.0312,
             "tasks": 1000,
-            "non_finite": 2,
+            "diverged": 2,
             "per_step": [{"mean": 4.02, "ci95": 0.1}, {"mean": 0.7, "ci95": 0.1}, {"mean": 0.41234, "ci95": 0.0312}],
         },
         "mae": {"mean": 0.5, "ci95": 0.01, "tasks": 1000, "per_step": []},
@@ -450,6 +481,15 @@ def test_the_result_in_plain_columns():
         "folder       outputs/a b\n"
         "to look at   tensorboard --logdir 'outputs/a b'\n"
     )
+
+
+def test_the_result_where_every_task_diverged():
+    nothing = {"mean": None, "ci95": None}
+    mse = {**nothing, "tasks": 5, "diverged": 5, "per_step": [nothing, nothing]}
+    stream = io.StringIO()
+    print_result({**RESULT, "test": {"mse": mse}, "floors": {}}, "outputs/x", "outputs", stream)
+    assert "mse   not finite" in stream.getvalue()
+    assert "not finite   mse of 5 of 5 tasks: left out of the mean\n" in stream.getvalue()
 
 
 def test_the_result_as_a_table_on_a_terminal():

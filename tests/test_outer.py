@@ -284,26 +284,32 @@ def run_compiled(make, mapping: str, **settings):
 
 @compiler
 def test_compiled_equals_eager_under_vmap():
-    run_compiled(lambda m: maml(mapping=m), "vmap", meta_batch=3, accumulate=2, clip_norm=0.5)
+    """With a state that is carried from step to step, several meta-batches a step, and minibatches."""
+
+    def make(mapping):
+        net = partial(MLP, hidden=[3], activation="tanh")
+        return new(
+            lambda f: Reptile(f, net, inner_steps=1, inner_batch=3, inner=Adam(beta1=0.0), state="carried"),
+            sines(shots=4, queries=1),
+        )
+
+    run_compiled(make, "vmap", meta_batch=2, accumulate=2, clip_norm=0.5)
 
 
 @compiler
 def test_compiled_equals_eager_in_a_loop():
     def make(mapping):
-        return new(
-            lambda f: MAML(f, partial(CNN4, filters=2), inner_lr=0.3, mapping=mapping), pictures(shots=1, queries=1)
-        )
+        net = partial(CNN4, filters=2)
+        return new(lambda f: MAML(f, net, inner_lr=0.3, mapping=mapping), pictures(shots=1, queries=1, ways=2))
 
     run_compiled(make, "loop", meta_batch=2)
 
 
 @compiler
-def test_compiled_equals_eager_where_the_learner_carries_a_state():
+def test_compiled_equals_eager_of_the_second_order():
     def make(mapping):
-        net = partial(MLP, hidden=[4], activation="tanh")
-        return new(
-            lambda f: Reptile(f, net, inner_steps=2, inner_batch=3, inner=Adam(beta1=0.0), state="carried"), sines()
-        )
+        net = partial(MLP, hidden=[3], activation="tanh")
+        return new(lambda f: MAML(f, net, inner_lr=0.05, mapping=mapping), sines(shots=3, queries=3))
 
     run_compiled(make, "vmap", meta_batch=2)
 

@@ -156,10 +156,11 @@ class MetaLearner(L.LightningModule):
                 return self.predict(adapted, torch.cat((support.x, x)))[len(support.x) :]
         return vmap(lambda query: self.predict(adapted, torch.cat((support.x, query[None])))[-1])(x)
 
-    def score(self, episode: Episode, modes: dict[str, str]) -> dict[str, Tensor]:
-        """Metrics of one task after 0, 1, ..., test_steps steps: [steps + 1] each."""
+    def score(self, episode: Episode, modes: dict[str, str], final: bool = False) -> dict[str, Tensor]:
+        """Metrics of one task after 0, 1, ..., test_steps steps: [steps + 1] each; [1] of the last if `final`."""
         scores: dict[str, list[Tensor]] = {}
-        for adapted in self.path(episode.support, episode.key, self.test_steps):
+        path = self.path(episode.support, episode.key, self.test_steps)
+        for adapted in path[-1:] if final else path:
             for suffix, mode in modes.items():
                 prediction = self.predict_as(mode, adapted, episode.support, episode.query.x)
                 for name, metric in self.family.metrics.items():

@@ -56,7 +56,7 @@ def choose_rate(learner: Any, rates: list[float], tasks: int = 200) -> dict[str,
     means = {}
     for rate in rates:
         learner.test_lr.fill_(rate)
-        means[rate] = float(evaluate(learner, "val", tasks, ["queries"]).first(name)[:, -1].mean())
+        means[rate] = float(evaluate(learner, "val", tasks, ["queries"], final=True).first(name)[:, -1].mean())
     best = min(rates, key=lambda rate: sign * means[rate] if math.isfinite(means[rate]) else math.inf)
     learner.test_lr.fill_(best)
     return {"test_lr": best, "validation_" + name: {str(rate): mean for rate, mean in means.items()}}

@@ -236,25 +236,27 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
     """Outer loss and the validation metric against outer steps.
 
     Args:
-        rows: of metrics.jsonl: "step" and any of the tags of `metaexp.boards.tensorboard`.
-        metric: name of the validation metric.
+        rows: of metrics.jsonl, of kind "train" (outer_loss) and "val" (the metric's curve and its floors).
+        metric: name of the validation metric; where there is none of that name, what it begins with.
         title: of the figure.
     """
     figure, (left, right) = new_panels(2, title, height=4.6)
     tidy(left, "outer step", "outer loss")
     tidy(right, "outer step", f"validation {metric}")
-    step, loss = _series(rows, "train/outer_loss")
+    step, loss = _series([(row["step"], row.get("outer_loss")) for row in rows if row["kind"] == "train"])
     left.plot(step, loss, color=SKY, linewidth=1.0, label="as logged")
     if (n := len(loss) // 20) > 1:  # a centred mean does not lag behind
         smooth_step, smooth = (np.convolve(values, np.ones(n) / n, mode="valid") for values in (step, loss))
         left.plot(smooth_step, smooth, color=BLUE, linewidth=2.2, label=f"mean of {n}")
     log_if_wide(left, loss)
 
-    tags = sorted({tag for row in rows for tag in row if tag.startswith("floor/") and tag.endswith(f"/{metric}")})
-    drawn = _floors(right, {tag.split("/")[1]: _series(rows, tag)[1][-1] for tag in tags})
-    for tag, colour in (("before", GREY), ("after", BLUE)):
-        step, value = _series(rows, f"val/{metric}/{tag}")
-        right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=f"{tag} adaptation")
+    validations = [row for row in rows if row["kind"] == "val"]
+    floors: dict[str, Mapping[str, Any]] = validations[-1].get("floors", {}) if validations else {}
+    drawn = _floors(right, {name: value for name, found in floors.items() if (value := _named(found, metric))})
+    for place, label, colour in ((0, "before", GREY), (-1, "after", BLUE)):
+        found = [(row["step"], (_named(row, metric) or {}).get("per_step") or [{}]) for row in validations]
+        step, value = _series([(at, curve[place].get("mean")) for at, curve in found if place or len(curve) > 1])
+        right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=f"{label} adaptation")
         drawn.append(value)
     log_if_wide(right, np.concatenate(drawn))
     for axes in (left, right):
@@ -279,10 +281,18 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return weight / weight.sum(-1, keepdims=True)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], tag: str) -> tuple[np.ndarray, np.ndarray]:
-    found = [(row["step"], float(row[tag])) for row in rows if row.get(tag) is not None]  # may be the word "NaN"
-    pairs = np.array(found, dtype=np.float64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+def _series(found: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values [k] each, without those that are None; a value may be the word "NaN"."""
+    pairs = np.array([(step, float(value)) for step, value in found if value is not None], dtype=np.float64)
+    return pairs.reshape(-1, 2)[:, 0], pairs.reshape(-1, 2)[:, 1]
+
+
+def _named(values: Mapping[str, Any], metric: str) -> Any:
+    """The value of a metric, else of another form: validation has `accuracy_transductive`, a floor `accuracy`."""
+    if metric in values:
+        return values[metric]
+    root = metric.split("_")[0]
+    return next((value for name, value in values.items() if name.split("_")[0] == root), None)
 
 
 def _spread(classes: np.ndarray, most: int, first: Sequence[int] | np.ndarray) -> list[int]:

@@ -168,17 +168,19 @@ def _duration(seconds: float) -> str:
 
 
 class _Adverts(logging.Filter):
-    """Drops Lightning's tips and the lines that list accelerators."""
+    """Drops Lightning's tips, the lines that list accelerators, and its word for the end of the outer loop."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return not ("Tip: " in text or text.startswith(("GPU available:", "TPU available:", "HPU available:")))
+        drop = ("GPU available:", "TPU available:", "HPU available:", "`Trainer.fit` stopped: `max_epochs=1` reached")
+        return not ("Tip: " in text or text.startswith(drop))
 
 
 def quiet() -> None:
-    """Silences Lightning's tips, its list of accelerators, and its advice on data-loader workers; nothing else.
+    """Silences Lightning's tips, its list of accelerators, its advice on data-loader workers, and its last line.
 
-    The outer loop has no data loader worth workers. The fourth thing silenced is a deprecation inside Lightning.
+    The outer loop has no data loader worth workers, and its one epoch is no news. What is silenced besides is a
+    deprecation inside Lightning.
     """
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logger = logging.getLogger(name)
@@ -212,7 +214,7 @@ def print_result(
         title += f", {weights['kind']} weights (step {weights['step']})"
     below = [f"folder       {folder}", f"to look at   tensorboard --logdir {shlex.quote(logdir)}"]
     for metric, value in result["test"].items():
-        if lost := value.get("non_finite", 0):
+        if lost := value.get("diverged", 0):
             below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
     if speed:
         rate = speed.get("meta_steps_per_s")
@@ -234,7 +236,7 @@ def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     for metric, value in result["test"].items():
         steps = value.get("per_step") or []
         some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
-        curve = [f"{float(step['mean']):.4g}" if step else "" for step in some]
+        curve = ["" if step is None or step["mean"] is None else f"{float(step['mean']):.4g}" for step in some]
         rows.append([metric, _interval(value), *curve, str(value["tasks"])])
     for name, metrics in result.get("floors", {}).items():
         rows += [[f"{metric}, floor: {name}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
@@ -243,6 +245,8 @@ def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 
 def _interval(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:  # every task diverged
+        return "not finite"
     mean = f"{float(value['mean']):.4g}"
     return f"{mean} +- {float(value['ci95']):.2g}" if value.get("ci95") is not None else mean
 

@@ -38,9 +38,9 @@ def tidy(axes: Axes, x: str = "", y: str = "") -> None:
 
 
 def new_panels(count: int, title: str, height: float | None = None, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes in rows of at most `columns`."""
-    columns = min(count, columns)
+    """A figure of `count` axes in rows of at most `columns`, as even as can be: four stand two by two."""
     rows = -(-count // columns)
+    columns = -(-count // rows)
     figure = new_figure(9, height or 0.9 + 2.6 * rows, title)
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:

@@ -9,6 +9,7 @@ Tags, the same in metrics.jsonl:
 """
 
 import io
+import math
 import os
 import re
 import threading
@@ -24,6 +25,8 @@ from metaexp.files import replace_file, space_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_NO_SETTINGS = ("typed", "sweep", "trust", "trusted", "out", "resume")  # of a configuration: they say nothing of a run
 
 
 def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -103,7 +106,11 @@ class Board:
             floors = f"floor/[^/]+/{name}$"
             charts[f"validation: {metric}"] = {
                 f"{metric} before and after adaptation": ["Multiline", [f"{root}/before$", f"{root}/after$", floors]],
-                f"{metric} after every inner step": ["Multiline", [rf"{root}/step_\d+$", floors]],
+                # Fifty lines of one colour tell nothing; the tags of all steps stand under "Scalars".
+                f"{metric} after 0, 1, 2, 5, 10, 20, ... inner steps": [
+                    "Multiline",
+                    [rf"{root}/step_(00|01|02|05|\d0)$", f"{root}/after$", floors],
+                ],
                 f"{metric} after adaptation, 95 % interval": [
                     "Margin",
                     [f"val/{metric}/after", f"val/{metric}/after_low", f"val/{metric}/after_high"],
@@ -112,34 +119,42 @@ class Board:
         # One category for each thing, the same in every run: TensorBoard merges the layouts of a tree by title.
         charts["training"] = {
             "outer loss": ["Multiline", ["train/outer_loss$"]],
-            "gradient norms": ["Multiline", ["train/meta_gradient_norm$", "val/inner_gradient_norm$"]],
+            "meta-gradient norm": ["Multiline", ["train/meta_gradient_norm$"]],
+            "inner gradient norm": ["Multiline", ["val/inner_gradient_norm$"]],
             "rates": ["Multiline", ["train/.*rate$"]],
             "meta-steps per second": ["Multiline", ["speed/meta_steps_per_s$"]],
         }
         with self._guard():
             self.logger.experiment.add_custom_scalars(charts)
 
-    def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
+    def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Writes the run's row of the HParams table: the flat config and the final test metrics.
 
         The row stands in the sub-folder `test`, and without the message that fixes the table's columns: TensorBoard
         then joins the columns of all runs of a tree, whatever their algorithm and metric, and takes no training
-        curve for a result.
+        curve for a result. A metric that is None (every task diverged) shows as NaN.
         """
         if not self.active:
             return
+        values = {f"test/{name}": math.nan if value is None else float(value) for name, value in metrics.items()}
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in config.items()}
-        _, start, end = hparams(row, {f"test/{name}": value for name, value in metrics.items()})
+        # TensorBoard shows the first few columns that differ, by name: `algo` tells more there than a class.
+        shown = {
+            key.removeprefix("choices."): value
+            for key, value in config.items()
+            if not key.endswith("_target_") and key.split(".")[0] not in _NO_SETTINGS
+        }
+        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in shown.items()}
+        _, start, end = hparams(row, values)
         with self._guard():
             writer: Any = SummaryWriter(str(self.folder / "test"))
             try:
                 writer.file_writer.add_summary(start, step)
                 writer.file_writer.add_summary(end, step)
-                for name, value in metrics.items():
-                    writer.add_scalar(f"test/{name}", float(value), step)
+                for tag, value in values.items():
+                    writer.add_scalar(tag, value, step)
             finally:
                 _close(writer)
 

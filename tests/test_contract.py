@@ -1,0 +1,377 @@
+"""Everything in conf/ takes two outer steps, and every algorithm, family and network keeps its contract.
+
+A new file in conf/ needs a row here: the last test says which is missing.
+"""
+
+import itertools
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contract import check_family, check_learner, check_model, parameters, pictures
+from fake_omniglot import write_packed
+
+from metaexp.algos.joint import Joint
+from metaexp.algos.maml import MAML
+from metaexp.algos.reptile import Reptile
+from metaexp.algos.scratch import Scratch
+from metaexp.compose import config_dir
+from metaexp.config import Settings
+from metaexp.errors import ConfigError
+from metaexp.evaluation import evaluate
+from metaexp.inner import SGD, Adam
+from metaexp.models.cnn4 import CNN4
+from metaexp.models.linear import Linear
+from metaexp.models.mlp import MLP
+from metaexp.outer import Span
+from metaexp.parts import Parts
+from metaexp.tasks.sine import Sine
+from metaexp.types import Examples
+
+# What makes each choice small. {root} and {files} are made-up data.
+ALGOS = {
+    "maml": ["algo.test_steps=2"],
+    "fomaml": ["algo.test_steps=2"],
+    "reptile": ["algo.inner_steps=2", "algo.test_steps=2"],
+    "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
+    "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
+}
+REGRESSION = ["task.shots=4", "task.queries=4", "task.test.shots=4", "task.test.queries=4"]
+IMAGES = ["task.ways=2", "task.shots=2", "task.queries=1", "task.test.shots=1", "task.test.queries=2"]
+TASKS = {
+    "sine": REGRESSION,
+    "linear": REGRESSION,
+    "arrays": [*REGRESSION, "task.files={files}"],
+    "omniglot": [*IMAGES, "task.root={root}", "task.verify=false"],
+    "dataset": [*IMAGES, "experiment=my_pictures"],
+}
+MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]}
+PICTURES = ("omniglot", "dataset")
+
+# algo, task, model: every triple that makes sense
+ROWS = [
+    (algo, task, model)
+    for algo in ("maml", "fomaml", "reptile", "joint", "scratch")
+    for task, models in {
+        "sine": ("mlp", "linear"),
+        "linear": ("mlp", "linear"),
+        "arrays": ("mlp", "linear"),
+        "omniglot": ("cnn4", "mlp", "linear"),
+        "dataset": ("cnn4", "mlp", "linear"),
+    }.items()
+    for model in models
+]
+OPTIMIZERS = ("sgd", "adam", "adamw", "nadam", "rmsprop")
+DEVICES = {"cpu": 1, "auto": 1, "ddp": 2, "gpu": 1, "mps": 1}  # processes
+EXPERIMENTS = {
+    "arrays_finetune": ["task.files={files}"],
+    "joint_sine": [],
+    "linear_reptile": [],
+    "maml_mlp784_adamw": ["task.root={root}", "task.verify=false"],
+    "maml_sine": [],
+    "maml_sine_lr0001": [],
+    "omniglot_fomaml": ["task.root={root}", "task.verify=false"],
+    "omniglot_maml": ["task.root={root}", "task.verify=false"],
+    "omniglot_reptile": ["task.root={root}", "task.verify=false"],
+    "reptile_sine": [],
+}
+SMALL = ["meta_batch=2", "compile=false", "device=cpu", "device.threads=1"]
+
+OWN_DATA = '''
+import torch
+
+class Pictures:
+    """20 classes of 6 pictures, 1 x 20 x 20."""
+    def __len__(self):
+        return 120
+    def __getitem__(self, i):
+        return torch.randn(1, 20, 20, generator=torch.Generator().manual_seed(i)) + i // 6, i // 6
+'''
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Made-up data, and a folder of the user's own groups: (settings, places)."""
+    folder = tmp_path_factory.mktemp("world")
+    write_packed(folder / "omniglot")
+    draw = np.random.default_rng(0)
+    for name, rows in (("base", 200), ("new", 120)):
+        x = draw.normal(size=(rows, 3))
+        np.savez(folder / f"{name}.npz", x=x, y=x.sum(1))
+    (folder / "contract_pictures.py").write_text(OWN_DATA)
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    own = "# @package _global_\ntask: {dataset: {_target_: contract_pictures.Pictures}}\n"
+    (folder / "conf" / "experiment" / "my_pictures.yaml").write_text(own)
+    places = {"root": str(folder / "omniglot"), "files": f"[{folder}/base.npz,{folder}/new.npz]"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield Settings([], str(folder / "conf")), places
+
+
+def made(world, *overrides: str) -> Parts:
+    settings, places = world
+    threads = torch.get_num_threads()
+    try:
+        return Parts(settings.load([*SMALL, *(line.format(**places) for line in overrides)]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def two_steps(parts: Parts) -> None:
+    """They change the parameters, all stays finite, and validation tasks can be scored."""
+    learner = parts.learner
+    before = parameters(learner)
+    results = []
+    parts.loop.after_step = lambda step, result: bool(results.append(result))
+    if learner.trains:
+        parts.loop.run(Span(0, 2))
+        assert len(results) == 2
+        assert int(learner.meta_step) == 2
+        assert all(result.loss.isfinite() and result.norm.isfinite() for result in results)
+        after = parameters(learner)
+        assert all(p.isfinite().all() for p in after.values())
+        assert any(not torch.equal(after[name], before[name]) for name in after)
+    scores = evaluate(learner, "val", 2, ["queries", "single", "support"])
+    for values in scores.arrays.values():
+        assert values.shape == (2, learner.test_steps + 1)
+        assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(("algo", "task", "model"), ROWS, ids=["-".join(row) for row in ROWS])
+def test_a_row_takes_two_outer_steps(world, algo, task, model):
+    choice = [f"algo={algo}", f"task={task}", f"model={model}"]
+    parts = made(world, *choice, *ALGOS[algo], *TASKS[task], *MODELS[model])
+    assert parts.config["choices"] | {"algo": algo, "task": task, "model": model} == parts.config["choices"]
+    two_steps(parts)
+
+
+def test_every_other_triple_is_refused(world):
+    settings, places = world
+    others = set(itertools.product(["maml"], TASKS, MODELS)) - set(ROWS)
+    assert others == {("maml", task, "cnn4") for task in ("sine", "linear", "arrays")}
+    for algo, task, model in others:
+        lines = [f"algo={algo}", f"task={task}", f"model={model}", *TASKS[task]]
+        with pytest.raises(ConfigError, match="model=cnn4 needs input image"):
+            settings.load([line.format(**places) for line in lines])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_takes_two_outer_steps(world, optimizer):
+    two_steps(made(world, f"optimizer={optimizer}", *REGRESSION, "model=linear"))
+
+
+@pytest.mark.parametrize(("device", "processes"), DEVICES.items())
+def test_a_device_is_made_or_refused(world, device, processes):
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    lines = [f"device={device}", "device.threads=1", *REGRESSION, "model=linear"]
+    if not there.get(device, True):
+        with pytest.raises(ConfigError, match=f"device.accelerator={device}: there is none here"):
+            made(world, *lines)
+        return
+    parts = made(world, *lines)
+    assert parts.loop.world == processes
+    if processes == 1:
+        two_steps(parts)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_takes_two_outer_steps(world, experiment):
+    parts = made(world, f"experiment={experiment}", *EXPERIMENTS[experiment], "meta_batch=1")
+    assert parts.config["choices"]["experiment"] == experiment
+    assert parts.config["steps"] > 100
+    learner = parts.learner
+    before = parameters(learner)
+    for step in range(2):
+        result = parts.loop.step(step)
+        assert result.loss.isfinite()
+        assert result.norm.isfinite()
+    after = parameters(learner)
+    assert any(not torch.equal(after[name], before[name]) for name in after)
+
+
+def test_every_file_in_conf_has_a_row():
+    def files(group: str) -> set[str]:
+        return {path.stem for path in Path(config_dir(), group).glob("*.yaml")}
+
+    assert files("algo") == set(ALGOS) == {row[0] for row in ROWS}
+    assert files("task") == set(TASKS) == {row[1] for row in ROWS}
+    assert files("model") == set(MODELS) == {row[2] for row in ROWS}
+    assert files("optimizer") == set(OPTIMIZERS)
+    assert files("device") == set(DEVICES)
+    assert files("experiment") == set(EXPERIMENTS)
+    assert files("pair") <= {f"{algo}_{task}" for algo, task, _ in ROWS}
+
+
+# --- contracts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_family(world, task):
+    check_family(made(world, f"task={task}", "algo=scratch", "model=linear", *TASKS[task]).family)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_model(world, model):
+    task = "sine" if model != "cnn4" else "dataset"
+    overrides = [f"task={task}", f"model={model}", "algo=scratch", *TASKS[task], *MODELS[model]]
+    if model == "cnn4":
+        overrides.append("model.norm=layer")  # a batch norm takes away the gradient of the biases before it
+    parts = made(world, *overrides)
+    check_model(lambda x_shape, out: parts.learner.model, parts.family.x_shape, parts.family.y_dim)
+
+
+NET = partial(MLP, hidden=[6], activation="tanh")
+CNN = partial(CNN4, filters=2, readout="flatten", norm="batch")
+LEARNERS = {
+    "maml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2),
+    "maml_momentum": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, inner=SGD(0.9, nesterov=True)),
+    "maml_adam": lambda f, net: MAML(f, net, inner_lr=0.01, inner_steps=3, inner=Adam()),
+    "maml_head": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, adapt=["head.*"]),
+    "fomaml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, first_order=True),
+    "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
+    "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
+    "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
+    "joint": lambda f, net: Joint(f, net, batch=3, test_epochs=3, test_lr=0.05),
+    "scratch": lambda f, net: Scratch(f, net, test_epochs=3, test_lr=0.01, test_batch=2),
+}
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_learner_on_sines(learner):
+    check_learner(lambda f: LEARNERS[learner](f, NET), Sine(5, 4))
+
+
+@pytest.mark.parametrize("learner", ["maml", "fomaml", "reptile_batches", "joint", "scratch"])
+def test_learner_on_pictures(learner):
+    check_learner(lambda f: LEARNERS[learner](f, CNN), pictures(side=17), tasks=40)
+
+
+@pytest.mark.parametrize("learner", ["maml_adam", "reptile_carried", "joint"])
+def test_learner_on_pictures_as_vectors(learner):
+    check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
+
+
+# --- the contract notices ---------------------------------------------------------------------------------------------
+
+
+class Base(MAML):
+    def __init__(self, family):
+        super().__init__(family, NET, inner_lr=0.05)
+
+
+class Remembers(Base):
+    """predict depends on how often it was called."""
+
+    calls = 0
+
+    def predict(self, adapted, x):
+        self.calls += 1
+        return super().predict(adapted, x) + self.calls
+
+
+class Ordered(Base):
+    """Learns from the first example only."""
+
+    def adapt(self, support, key):
+        return super().adapt(Examples(support.x[:1], support.y[:1]), key)
+
+
+class Divides(Base):
+    """Not finite where a task's first target is small: on few tasks of many."""
+
+    def meta_loss(self, episode):
+        loss, logs = super().meta_loss(episode)
+        return loss + torch.sqrt(episode.query.y[0, 0].abs() - 0.02) * 0, logs
+
+
+class Global(Base):
+    """Draws from the global generator."""
+
+    def train_batch(self, indices):
+        torch.rand(())
+        return super().train_batch(indices)
+
+
+class Forgets(Base):
+    """A number that decides, and that no checkpoint holds."""
+
+    def __init__(self, family):
+        super().__init__(family)
+        self.shift = 0.0
+
+    def absorb(self, logs):
+        self.shift += 1.0
+        return logs
+
+    def predict(self, adapted, x):
+        return super().predict(adapted, x) + self.shift
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Remembers, "predict depends on earlier calls"),
+        (Ordered, "depends on the order of the support examples"),
+        (Divides, "meta-loss not finite on tasks"),
+        (Global, "global generator"),
+        (Forgets, "state_dict does not hold all"),
+    ],
+)
+def test_a_learner_that_breaks_its_contract(make, message):
+    with pytest.raises(AssertionError, match=message):
+        check_learner(make, Sine(5, 4))
+
+
+class ByBatch(Sine):
+    """The first task of a meta-batch is another."""
+
+    def sample(self, split, indices, *sizes, **more):
+        return super().sample(split, torch.cat([indices[:1] + (len(indices) > 1), indices[1:]]), *sizes, **more)
+
+
+class Leaks(Sine):
+    """Validation tasks are the test tasks."""
+
+    def keys(self, split, indices):
+        return super().keys("test" if split == "val" else split, indices)
+
+
+class Reseeded(Sine):
+    """Test tasks change with the seed."""
+
+    def keys(self, split, indices):
+        return super().keys(split, indices) + self.seed
+
+
+class Jumps(Sine):
+    """One shot is not the first of five."""
+
+    def sample(self, split, indices, shots=None, queries=None, ways=None):
+        episode = super().sample(split, indices, shots, queries)
+        return episode._replace(support=Examples(*(t.flip(1) for t in episode.support)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (ByBatch, "share a key|other bytes"),
+        (Leaks, "shares a task with another split"),
+        (Reseeded, "depends on the seed"),
+        (Jumps, "is not the first of more"),
+    ],
+)
+def test_a_family_that_breaks_its_contract(make, message):
+    with pytest.raises(AssertionError, match=message):
+        check_family(make(5, 4))
+
+
+def test_a_network_that_breaks_its_contract():
+    class Unused(Linear):
+        def __init__(self, x_shape, out):
+            super().__init__(x_shape, out)
+            self.extra = torch.nn.Linear(2, 2)
+
+    with pytest.raises(AssertionError, match="no gradient reaches extra.weight"):
+        check_model(Unused, (3,))

@@ -1,0 +1,267 @@
+"""README says what is there: its commands are valid, its examples run, its links and tables are true."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from contract import check_family, check_learner, check_model
+from PIL import Image
+
+from metaexp import errors
+from metaexp.config import Settings, load
+from metaexp.evaluation import evaluate
+from metaexp.models.mlp import MLP
+from metaexp.parts import Parts
+from metaexp.sweep import _jobs
+from metaexp.tasks.sine import Sine
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TINY = "device=cpu steps=2 meta_batch=2 test.tasks=2 compile=false".split()
+START, END = "<!-- results -->\n", "<!-- end of results -->"
+
+
+class Block(NamedTuple):
+    """A fenced block: ```kind file=name."""
+
+    kind: str
+    file: str | None
+    text: str
+
+
+BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", TEXT, re.M | re.S)]
+LINES = [line for block in BLOCKS if block.kind == "bash" for line in block.text.splitlines()]
+FILES = {block.file: block.text for block in BLOCKS if block.file}
+
+
+class Line(NamedTuple):
+    """A command line of `python -m metaexp.train`, taken apart."""
+
+    overrides: list[str]
+    extra: str | None
+    flags: set[str]
+
+
+def parsed(line: str) -> Line | None:
+    """None for a command that is another program's."""
+    words = shlex.split(line)
+    if words[0] != "scripts/run.sh" and words[1:3] != ["-m", "metaexp.train"]:
+        return None
+    words = words[1:] if words[0] == "scripts/run.sh" else words[3:]
+    extra = None
+    if "--config-dir" in words:
+        place = words.index("--config-dir")
+        extra = words[place + 1]
+        del words[place : place + 2]
+    if "--cfg" in words:
+        words.remove("job")
+    return Line([w for w in words if not w.startswith("-")], extra, {w for w in words if w.startswith("-")})
+
+
+TRAINING = [line for line in LINES if parsed(line)]
+OWN = [line for line in TRAINING if "--config-dir" in line]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A reader's folder: every file of README, example data, pictures of 15 classes; the working folder."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    random = np.random.default_rng(0)
+    for number in range(15):
+        (folder / "pictures" / f"class{number:02d}").mkdir(parents=True)
+        for i in range(5):
+            pixels = random.integers(0, 255, (32, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / f"class{number:02d}" / f"{i}.png")
+    command = [sys.executable, str(ROOT / "scripts" / "make_arrays.py"), "data"]
+    subprocess.run(command, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        yield folder
+        for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+            del sys.modules[name]
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+# --- commands
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_is_valid(line: str, place: Path) -> None:
+    command = parsed(line)
+    if command is None:
+        program = Path(shlex.split(line)[0]).name
+        scripts = re.findall(r"scripts/\S+", line)
+        assert program in ("test.sh", "python", "tensorboard")
+        assert all((ROOT / script).is_file() for script in scripts)
+    elif "-m" in command.flags:
+        grid, jobs, faults = _jobs(Settings(command.overrides, command.extra), command.overrides)
+        assert grid
+        assert not faults
+        assert len(jobs) > 1
+    else:
+        assert command.flags <= {"--help", "--cfg"}
+        load(command.overrides, command.extra)
+
+
+def test_the_commands_named_in_the_text_exist() -> None:
+    inside = {shlex.split(line)[0] for line in re.findall(r"`((?:scripts/|\.venv/bin/)[^`\n]+)`", TEXT)}
+    assert inside <= {"scripts/run.sh", "scripts/test.sh", ".venv/bin/python"}
+    for name in re.findall(r"metaexp\.(\w+)", " ".join(LINES)):
+        assert importlib.util.find_spec(f"metaexp.{name}") is not None
+
+
+def test_the_mistake_shown_is_answered_as_shown() -> None:
+    (shown,) = [block.text for block in BLOCKS if block.kind == "text"]
+    typed, answer = shown.splitlines()
+    with pytest.raises(errors.ConfigError) as found:
+        load(shlex.split(typed)[2:])
+    assert answer == f"metaexp: {found.value}"
+
+
+def test_every_setting_in_the_table_exists() -> None:
+    rows = re.findall(r"^\| `([^`|]+=[^`|]+)` \|", TEXT, re.M)
+    typed = {word.split("=")[0]: word for row in rows for word in row.split()}
+    assert len(typed) > 25
+    settings = Settings([])
+    for words in (["algo=maml", "task=omniglot"], ["algo=reptile", "task=sine"]):
+        config = settings.load(words)
+        for key in list(typed):
+            if key not in config["choices"] and _has(config, key):
+                words.append(typed.pop(key))
+        settings.load(words)
+    settings.load(list(typed.values()))  # choices of groups
+    assert set(typed) <= set(config["choices"])
+
+
+def _has(config: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(config, dict) or name not in config:
+            return False
+        config = config[name]
+    return True
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    (table,) = re.findall(r"^\| code \|.*?\n\n", TEXT, re.M | re.S)
+    codes = {int(code) for code in re.findall(r"\| (\d+) \|", table)}
+    classes = (value for value in vars(errors).values() if isinstance(value, type))
+    assert codes == {0, 1} | {value.exit_code for value in classes if hasattr(value, "exit_code")}
+
+
+# --- examples
+
+
+@pytest.mark.parametrize("line", [*OWN, *(line for line in TRAINING if "arrays_finetune" in line)])
+def test_the_example_trains_and_tests(line: str, place: Path) -> None:
+    command = parsed(line)
+    assert command is not None
+    parts = Parts(load([*command.overrides, *TINY], command.extra))
+    before = {name: value.clone() for name, value in parts.learner.meta_parameters().items()}
+    for step in range(2):
+        assert parts.loop.step(step).loss.isfinite()
+    after = parts.learner.meta_parameters()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    scores = evaluate(parts.learner, "test", 2, ["queries"]).arrays
+    assert all(np.isfinite(values).all() for values in scores.values())
+
+
+def test_the_examples_keep_the_promises_of_their_kind(place: Path) -> None:
+    ridge, decay, waves = (module(place / f"mine/{name}.py") for name in ("ridge", "decay", "waves"))
+    check_learner(lambda family: ridge.Ridge(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5), tasks=50)
+    check_family(decay.Decay(shots=5, queries=5))
+    check_model(partial(waves.Waves, width=8), (3, 2))
+
+
+def test_the_library_example_learns_with_a_frozen_body(place: Path) -> None:
+    found: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(compile(FILES["library.py"], "library.py", "exec"), found)
+    learner, body, family = found["learner"], found["body"], found["family"]
+    assert set(learner.meta_parameters()) == {f"model.head.{n}.{p}" for n in (0, 2) for p in ("weight", "bias")}
+    assert all(p.grad is None for p in body.parameters())
+    norm = learner.model.body[1]
+    assert (norm.mean == 0).all()  # the running statistics of a norm that has seen nothing
+    assert (norm.variance == 1).all()
+    torch.manual_seed(0)
+    untrained: dict[str, Any] = {}
+    exec(compile(FILES["library.py"].replace("range(200)", "range(0)"), "library.py", "exec"), untrained)
+    episodes = family.sample("test", torch.arange(500))
+    with torch.no_grad():
+        before, after = (float(made["learner"](episodes)[0]) for made in (untrained, found))
+        assert after < 0.9 * before
+        support, key, x = episodes.support, episodes.key, episodes.query.x
+        adapted = learner.adapt(type(support)(support.x[0], support.y[0]), key[0])
+        assert learner.predict(adapted, x[0]).shape == (family.sizes["test"]["queries"], 1)
+
+
+# --- what it points at, what it claims
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)", text, re.M)
+    headings = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert name != "README.md" or len(links) > 5
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in headings
+        elif not link.startswith("http"):
+            assert (ROOT / link).exists(), link
+
+
+def test_pictures_are_small_and_used() -> None:
+    used = set(re.findall(r"scripts/pictures/\S+\.png", TEXT))
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts/pictures").iterdir()}
+    assert used == there
+    for name in used:
+        assert (ROOT / name).stat().st_size < 300_000
+        with Image.open(ROOT / name) as image:
+            assert image.format == "PNG"
+            assert image.width >= 900
+
+
+def test_the_table_of_pairs_is_conf() -> None:
+    (table,) = re.findall(r"^\| \| `sine`.*?\n\n", TEXT, re.M | re.S)
+    lines = table.strip().splitlines()
+    head, _, kinds, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
+    assert set(head[1:]) == {file.stem for file in (ROOT / "conf/task").glob("*.yaml")}
+    assert {row[0] for row in rows} == {file.stem for file in (ROOT / "conf/algo").glob("*.yaml")}
+    settings = Settings([])
+    for task, kind in zip(head[1:], kinds[1:], strict=True):
+        given = yaml.safe_load((ROOT / f"conf/task/{task}.yaml").read_text())["gives"]
+        assert given["kind"] == kind
+        if task in ("sine", "omniglot"):  # one of each kind; tests/test_contract.py makes and trains them all
+            for row in rows:
+                settings.load([f"algo={row[0]}", f"task={task}"])
+    assert {cell for row in rows for cell in row[1:]} == {"yes"}
+
+
+def test_the_table_of_results_is_the_committed_one() -> None:
+    shown = TEXT.split(START)[1].split(END)[0].strip()
+    committed = ROOT / "scripts/results/summary.md"
+    assert shown == (committed.read_text(encoding="utf-8").strip() if committed.exists() else "")
