@@ -95,7 +95,15 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         else:
             flags.append(word)
     arguments.flags = flags
+    arguments.overrides = [_quoted(word) for word in arguments.overrides]
     return arguments
+
+
+def _quoted(override: str) -> str:
+    """Puts a path in quotes that Hydra would not read: run folders of sweeps and checkpoints have `=` in their names."""
+    key, _, value = override.partition("=")
+    path = key in ("resume", "out", "task.root") and re.fullmatch(r"[^\"'\[\]{}]*[ =][^\"'\[\]{}]*", value)
+    return f'{key}="{value}"' if path else override
 
 
 def _version(package: str) -> str:

@@ -114,6 +114,7 @@ class Control(L.Callback):
         if self.pending:
             self._validate()
             self._save()
+        trainer.should_stop = self.loop.stopped
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Starts the clock of the span."""
@@ -159,6 +160,7 @@ class Control(L.Callback):
         last = self.step == self.config["steps"] or self.loop.stopped
         if self._due != self.step and (last or late or self.step % self.config["checkpoint"]["every"] == 0):
             self._save()
+        trainer.should_stop = self.loop.stopped  # thousands of empty spans may be left
 
     # -- what is due -------------------------------------------------------------------------------------------------
 

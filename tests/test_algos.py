@@ -412,7 +412,9 @@ def test_a_carried_state_is_the_mean_over_tasks_and_is_saved():
         assert together.carried.tree()["count"]["steps"] == 3
     other = new(lambda f: Reptile(f, NET, inner=ADAM, state="carried", inner_steps=3), sines(), seed=1)
     other.load_state_dict(together.state_dict())
-    assert all(torch.equal(v, other.carried.tree()["moment2"][k]) for k, v in together.carried.tree()["moment2"].items())
+    assert all(
+        torch.equal(v, other.carried.tree()["moment2"][k]) for k, v in together.carried.tree()["moment2"].items()
+    )
 
 
 @pytest.mark.parametrize(

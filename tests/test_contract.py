@@ -373,5 +373,5 @@ def test_a_network_that_breaks_its_contract():
             super().__init__(x_shape, out)
             self.extra = torch.nn.Linear(2, 2)
 
-    with pytest.raises(AssertionError, match="no gradient reaches extra.weight"):
+    with pytest.raises(AssertionError, match=r"no gradient reaches extra\.weight"):
         check_model(Unused, (3,))

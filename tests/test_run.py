@@ -328,7 +328,7 @@ def test_refused_before_a_folder(argv: list[str], code: int, words: str, forks: 
 
 
 def test_ctrl_c_of_a_real_command(train: Command, tmp_path: Path) -> None:
-    """As users start it, and twice: the second stops it at once."""
+    """As users start it."""
     process = train.start(*TINY, "steps=20000")
     assert process.stderr is not None
     while not process.stderr.readline().startswith("step 0/20000"):

@@ -30,7 +30,8 @@ class CNN4(nn.Module):
         norm: "batch" (statistics of the batch at hand), "instance", "layer" or "none".
 
     Raises:
-        ValueError: an input that is no picture or is too small, a word that is not listed, an instance norm of single pixels.
+        ValueError: an input that is no picture or is too small, a word that is not listed, an instance norm of single
+            pixels.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Normalisation layers that are right under vmap, in a loop, and at test in every named mode.
 
 torch 2.13 gives a wrong second-order gradient for `vmap` of `F.batch_norm` and `F.layer_norm` (the loss is right, so no
-curve shows it). These layers write the statistics in elementary operations under vmap and use the native kernel in a loop over tasks.
+curve shows it). These layers write the statistics in elementary operations under vmap, and use the native kernel
+in a loop over tasks.
 """
 
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 class Norm(nn.Module):
     """(x - mean) / sqrt(var + eps) * weight + bias, with statistics over `dims` of the batch at hand.
 
-    weight and bias [channels] may be None. Has no running averages: "batch statistics always", as in the authors' code of MAML and Reptile. x is
-    [n, channels, *space]; dims 0 means over the batch, 1 over channels, "space" over the rest.
+    Has no running averages: "batch statistics always", as in the authors' code of MAML and Reptile. x is
+    [n, channels, *space]; dims 0 means over the batch, 1 over channels, "space" over the rest. Scale and shift,
+    [channels] each, may be None.
     """
 
     def __init__(self, channels: int, over_batch: bool, over_channels: bool = False, eps: float = 1e-5):
@@ -46,7 +48,7 @@ class Norm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """`nn.LayerNorm`: statistics over the last dimensions of every example, scale and shift of each of their elements."""
+    """`nn.LayerNorm`: statistics over the last dimensions of an example, a scale and a shift for each of their elements."""
 
     def __init__(self, norm: nn.LayerNorm):
         super().__init__()
@@ -73,7 +75,8 @@ class Frozen(nn.Module):
     def __init__(self, norm: nn.modules.batchnorm._NormBase):
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         self.mean: Tensor
         self.variance: Tensor
         self.register_buffer("mean", norm.running_mean)
@@ -100,7 +103,7 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
 
 
 def adopt(model: nn.Module) -> nn.Module:
-    """Put these layers in place of torch's batch, instance and layer norms, in any module, keeping parameters and names.
+    """Put these layers in place of torch's batch, instance and layer norms in a module, keeping parameters and names.
 
     A norm in eval mode with running statistics (a pretrained body) stays fixed at them; one in training mode
     uses the statistics of the batch at hand from then on.
