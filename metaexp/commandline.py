@@ -100,7 +100,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
 
 def _quoted(override: str) -> str:
-    """Puts a path in quotes that Hydra would not read: run folders of sweeps and checkpoints have `=` in their names."""
+    """Quotes a path that Hydra would not read: the folders of sweeps and the checkpoints have `=` in their names."""
     key, _, value = override.partition("=")
     path = key in ("resume", "out", "task.root") and re.fullmatch(r"[^\"'\[\]{}]*[ =][^\"'\[\]{}]*", value)
     return f'{key}="{value}"' if path else override

@@ -48,7 +48,7 @@ class Norm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """`nn.LayerNorm`: statistics over the last dimensions of an example, a scale and a shift for each of their elements."""
+    """`nn.LayerNorm`: statistics over the last dimensions of an example, scale and shift for each of their elements."""
 
     def __init__(self, norm: nn.LayerNorm):
         super().__init__()
