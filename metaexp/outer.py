@@ -55,7 +55,7 @@ class LinearToZero(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The rates of the groups at the present step."""
-        left = max(0.0, 1.0 - self.last_epoch / self.steps)
+        left = max(0.0, 1.0 - self.last_epoch / max(self.steps, 1))
         return [base * left for base in self.base_lrs]
 
 

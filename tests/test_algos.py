@@ -104,6 +104,22 @@ def test_reptile_closed_form(meta_batch, mapping):
         close(learner.model.head.weight.detach().flatten(), w)
 
 
+@pytest.mark.parametrize("make", [MAML, Reptile])
+def test_rates_and_steps_at_test_are_settings_of_their_own(make):
+    learner = new(lambda f: make(f, LINE, inner_lr=0.02, inner_steps=2, test_lr=0.005, test_steps=7), lines())
+    w = learner.model.head.weight.detach().flatten()
+    one = task(learner.family.sample("test", torch.arange(1)), 0)
+    support = Parabola(one.support)
+    assert learner.test_steps == 7
+    with torch.no_grad():
+        path = torch.stack([p["head.weight"].flatten()[0] for p in learner.path(one.support, one.key, 7)])
+        adapted = learner.adapt(one.support, one.key)["head.weight"].flatten()
+    close(path, torch.stack([support.descend(w, 0.005, k)[0] for k in range(8)]))
+    close(adapted, support.descend(w, 0.02, 2))
+    same = make(lines(), LINE, inner_lr=0.02, inner_steps=2)
+    assert (same.test_lr, same.test_steps) == (0.02, 2)
+
+
 def test_joint_closed_form():
     """The plain gradient of the pooled loss; the fine-tuned weight after k steps."""
     learner = new(lambda f: Joint(f, LINE, batch=9, test_lr=0.01, test_epochs=4), lines())

@@ -26,7 +26,8 @@ class MAML(MetaLearner):
         test_lr, test_steps: of the inner loop at validation and test; None takes the training value.
         first_order: FOMAML: inner gradients count as constants.
         inner: the inner optimiser, `metaexp.inner.SGD` or `Adam`.
-        adapt: shell patterns of the names of the network's parameters that the inner loop adapts.
+        adapt: shell patterns of the names of the network's parameters that the inner loop adapts; with a ! in front,
+            of those that it leaves alone.
 
     Raises:
         ValueError: a rate or a number of steps out of range, or a pattern that matches no parameter.
@@ -54,9 +55,17 @@ class MAML(MetaLearner):
         self.first_order, self.inner = first_order, inner
         trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         for pattern in adapt:
-            if not any(fnmatchcase(name, pattern) for name in trainable):
+            if not pattern.startswith("!") and not any(fnmatchcase(name, pattern) for name in trainable):
                 raise ValueError(f"adapt={pattern}: matches none of the parameters {', '.join(sorted(trainable))}")
-        self.adapted_names = [n for n in trainable if any(fnmatchcase(n, pattern) for pattern in adapt)]
+        left_out = [pattern[1:] for pattern in adapt if pattern.startswith("!")]
+        self.adapted_names = {
+            name
+            for name in trainable
+            if any(fnmatchcase(name, pattern) for pattern in adapt)
+            and not any(fnmatchcase(name, pattern) for pattern in left_out)
+        }
+        if not self.adapted_names:
+            raise ValueError(f"adapt={list(adapt)}: leaves no parameter for the inner loop")
 
     def _descend(self, support: Examples, lr: float, steps: int, first_order: bool) -> Descent:
         start = self._start()
