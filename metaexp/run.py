@@ -116,16 +116,19 @@ def _continued(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     Modules that the saved configuration trusts are not trusted again: a run folder may come from a stranger.
     """
     saved = read_config(path)
-    free = ("steps", "device", "out", "name", "resume", "time_limit", "trust")
+    free = ("steps", "device", "out", "name", "resume", "time_limit", "test", "trust")
     typed = {
         key: value for key, value in config["typed"].items() if key.removeprefix("choices.").split(".")[0] not in free
     }
     changed = differences(saved, typed, partial=True) if typed else []
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)
-        raise ConfigError(f"resume={path}: a run's settings must stay ({lines}); steps, device and out may change")
+        raise ConfigError(
+            f"resume={path}: a run's settings must stay ({lines}); steps, test, device and out may change"
+        )
     names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
     kept = {key: config[key] for key in ("steps", "device", "time_limit") if key in names}
+    kept["test"] = saved["test"] | {k: v for k, v in config["test"].items() if f"test.{k}" in config["typed"]}
     return saved | kept | {"resume": config["resume"], "trusted": list(config["trust"])}
 
 

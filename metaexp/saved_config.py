@@ -13,7 +13,9 @@ from metaexp.errors import CheckpointError
 from metaexp.files import plain
 
 # What may differ between a run and its continuation: how long, where, on what; never what is learned.
-CHANGEABLE = frozenset({"steps", "device", "out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed"})
+CHANGEABLE = frozenset(
+    {"steps", "device", "out", "name", "resume", "time_limit", "sweep", "test", "trust", "trusted", "typed"}
+)
 NOT_SET = "(not set)"
 
 

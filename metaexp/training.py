@@ -94,7 +94,7 @@ class Control(L.Callback):
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state."""
         self.step, self.best, self.reason = state["step"], dict(state["best"]), state["reason"]
-        self.pending = state["pending"]
+        self.pending = state.get("pending", False)
         self.sums, self.count, self.rates = state["sums"], state["count"], list(state["rates"])
         if self.loop.schedule is not None and state["schedule"] is not None:
             self.loop.schedule.load_state_dict(state["schedule"])

@@ -278,7 +278,7 @@ def test_changed_setting_is_refused(forks: Forks, copy: Path, tmp_path: Path) ->
     before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     ended = forks(f"resume={copy}", "algo.inner_lr=0.5", "meta_batch=4", "seed=3", cwd=tmp_path)
     assert ended.code == 2
-    assert "(algo.inner_lr: 0.02 -> 0.5; seed: 0 -> 3); steps, device and out may change" in ended.err
+    assert "(algo.inner_lr: 0.02 -> 0.5; seed: 0 -> 3); steps, test, device and out may change" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
 
