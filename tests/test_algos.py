@@ -537,6 +537,15 @@ def test_the_rate_is_chosen_on_validation_tasks():
     assert new(lambda f: Joint(f, LINE, test_lr=0.5), family).finish() == {}
 
 
+def test_the_rate_of_the_highest_accuracy_is_chosen():
+    for rates in ([1e-9, 0.3], [0.3, 1e-9]):
+        learner = new(lambda f, r=rates: Scratch(f, partial(MLP, hidden=[9]), r, 5), pictures(shots=5, queries=5))
+        found = learner.finish()
+        means = found["validation_accuracy"]
+        assert means["0.3"] > means["1e-09"] + 0.1
+        assert found["test_lr"] == float(learner.test_lr) == 0.3
+
+
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [

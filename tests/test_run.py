@@ -13,8 +13,10 @@ from conftest import Command
 from forks import Ended, Fault, Forks
 
 from metaexp.checkpoint import load
+from metaexp.config import load as load_config
 from metaexp.evaluation import summary
-from metaexp.saved_config import config_sha256, read_config
+from metaexp.run import _continued
+from metaexp.saved_config import config_sha256, dump_yaml, read_config
 
 TINY = (
     "task=sine algo=maml device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=7 algo.test_steps=3".split()
@@ -341,3 +343,13 @@ def test_ctrl_c_of_a_real_command(train: Command, tmp_path: Path) -> None:
     assert err.splitlines()[-1] == f"metaexp: stopped at step {step}; continue with resume=outputs/{run.name}"
     assert "Traceback" not in err
     assert load(run / "checkpoints" / f"step={step:09d}.ckpt")["metaexp"]["step"] == step
+
+
+def test_resume_may_change_test_settings_and_keeps_the_others(tmp_path):
+    saved = load_config(["algo=maml", "task=sine", "test.weights=last", "test.tasks=50", "steps=5"])
+    saved.pop("typed")
+    (tmp_path / "config.yaml").write_text(dump_yaml(saved))
+    continued = _continued(tmp_path, load_config([f"resume={tmp_path}", "test.tasks=7", "steps=9"]))
+    assert continued["test"] == saved["test"] | {"tasks": 7}
+    assert continued["steps"] == 9
+    assert continued["algo"] == saved["algo"]
