@@ -23,7 +23,7 @@ import numpy as np
 
 from metaexp.config import load
 from metaexp.files import plain
-from metaexp.saved_config import differences, read_config
+from metaexp.saved_config import NOT_SET, differences, read_config
 from metaexp.targets import show
 
 START, END = "<!-- results -->", "<!-- end of results -->"
@@ -99,7 +99,11 @@ def command(config: dict[str, Any]) -> str:
     if load(words)["steps"] != config["steps"]:  # first of all: a schedule may follow the number of steps
         words.append(f"steps={config['steps']}")
     base = load([*words, f"seed={config['seed']}"])
-    changed = [(key, now) for key, _, now in differences(base, config) if not key.startswith(("choices.", "seed"))]
+    changed = [
+        (key, now)
+        for key, _, now in differences(base, config)
+        if not key.startswith(("choices.", "seed")) and now != NOT_SET  # a setting younger than the run
+    ]
     words += [f"{key}={show(value)}" for key, value in changed if key not in HERE_ONLY]
     return shlex.join(["scripts/run.sh", *words])
 
