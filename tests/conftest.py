@@ -9,6 +9,11 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
 
 import pytest
 
+# Started in the background of a script, a process ignores Ctrl-C and so do its children; these tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports torch: one thread, so that sums have one order and parallel test processes do not fight.
