@@ -6,6 +6,8 @@ Lightning's price is paid once per span.
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +16,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from metaexp.compiled import compiled
 from metaexp.errors import ConfigError, NonFiniteError
-from metaexp.mapping import mean_over_tasks
+from metaexp.mapping import mean_over_pieces, piece_size
 from metaexp.models.norms import prepare
+from metaexp.update import flatten
+from metaexp.whole import WholeStep
 
 
 class Span(NamedTuple):
@@ -67,49 +72,6 @@ class Step(NamedTuple):
     logs: dict[str, Any]
 
 
-# Outer steps from which a compiled graph repays its compile time (15-60 s cold on two cores), by device and by whether
-# tasks are mapped by a loop (the graph is then that of one task: a convolutional step takes 0.4 of its eager time).
-COMPILE_FROM = {("cpu", False): 30_000, ("cpu", True): 1_000, ("cuda", False): 5_000, ("cuda", True): 1_000}
-
-
-def decide_compile(wanted: bool | str, steps: int, mapping: str | int, device: torch.device) -> bool:
-    """Whether to compile: `wanted` if it is true or false, else by the table; never by a timing.
-
-    Raises:
-        ValueError: not auto, true or false.
-    """
-    if wanted not in ("auto", True, False):
-        raise ValueError(f"compile={wanted}: must be auto, true or false")
-    if wanted == "auto":
-        return steps >= COMPILE_FROM.get((device.type, mapping == "loop"), math.inf)
-    return bool(wanted)
-
-
-def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
-    """A function of trees of tensors, without gradients, as one compiled graph for arguments of the example's shapes.
-
-    It is first traced to plain tensor operations (make_fx), so it may use any Python and torch.func. Tensors that are
-    not among its arguments (a family's data) are constants of the graph. Raises what the compiler raises.
-    """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    spec: list[Any] = []
-
-    def flat(*args: Any) -> list[Tensor]:
-        leaves, tree = tree_flatten(function(*args))
-        spec[:] = [tree]
-        return leaves
-
-    def call(*args: Any) -> Any:
-        with torch.no_grad():
-            return tree_unflatten(graph(*args), spec[0])
-
-    with torch.no_grad():
-        graph = torch.compile(make_fx(flat)(*example), fullgraph=True, dynamic=False)
-    call(*example)
-    return call
-
-
 class OuterLoop:
     """The state of meta-training besides the learner: optimiser, schedule, and how a step is made.
 
@@ -119,9 +81,9 @@ class OuterLoop:
         schedule: stepped after every outer step, or None.
         meta_batch: tasks per meta-batch over all ranks; `accumulate` meta-batches make one outer step.
         clip_norm, clip_value: largest norm of the meta-gradient, largest absolute value of an element (taken first).
-        compiled: sampling and meta-gradient as one compiled graph.
+        compiled: the step, or its meta-gradient, as a compiled graph.
         rank, world: of this process; ranks take disjoint tasks.
-        after_step: called after every step with (step, Step); returns True to stop.
+        after_step: called after every step with the number of steps done; returns True to stop.
         tell: shows a line to the user.
 
     Raises:
@@ -140,7 +102,7 @@ class OuterLoop:
         compiled: bool = False,
         rank: int = 0,
         world: int = 1,
-        after_step: Callable[[int, Step], bool] = lambda step, result: False,
+        after_step: Callable[[int], bool] = lambda step: False,
         tell: Callable[[str], None] = print,
     ):
         for name, value in (("meta_batch", meta_batch), ("accumulate", accumulate)):
@@ -161,6 +123,12 @@ class OuterLoop:
         self.compiled, self.rank, self.world = compiled, rank, world
         self.after_step, self.tell = after_step, tell
         self.stopped = False
+        self.count = 0  # steps in the sums
+        self._sums: Tensor | None = None  # of loss, norm and logs
+        self._form: Any = None  # their tree
+        self._last: Tensor | None = None  # the same of the last step
+        self._bad: Tensor | None = None  # on a GPU: whether a step was not finite
+        self._whole: WholeStep | None = None
         self._graph: Callable[..., Any] | None = None
         self._params: dict[str, torch.nn.Parameter] = {}
         self._buffers: dict[str, Tensor] = {}
@@ -168,12 +136,21 @@ class OuterLoop:
     # -- a span of steps ---------------------------------------------------------------------------------------------
 
     def run(self, span: Span) -> None:
-        """The span's outer steps; ends early where `after_step` says so. Spans after that do nothing."""
+        """The span's outer steps; ends early where `after_step` says so. Spans after that do nothing.
+
+        Raises:
+            NonFiniteError: the loss or the gradient of a step is inf or NaN. That step changed nothing, nor did any
+                after it; where steps are not compiled on a GPU, the weights since then are worthless.
+        """
+        if self.stopped or span.start == span.stop:
+            return
+        self._begin(span.start)
         for step in range(span.start, span.stop):
-            if self.stopped:
-                return
-            result = self.step(step)
-            self.stopped = self.after_step(step + 1, result)
+            self.advance(step)
+            if self.after_step(step + 1):
+                self.stopped = True
+                break
+        self._check_late()
 
     def step(self, index: int) -> Step:
         """Outer step number `index` (from 0): changes the learner, the optimiser, the schedule and the clock.
@@ -181,8 +158,56 @@ class OuterLoop:
         Raises:
             NonFiniteError: the loss or the gradient is inf or NaN; nothing was changed.
         """
-        if not self._params:  # after the move to the device; walking the modules at every step costs more than Adam
-            self._params, self._buffers = self.learner.meta_parameters(), dict(self.learner.named_buffers())
+        self._begin(index)
+        self.advance(index)
+        self._check_late()
+        values = self._whole.last if self._whole else self._last
+        assert values is not None
+        return Step(**self._tree(values))
+
+    def sums(self) -> dict[str, Any] | None:
+        """Sums over `count` steps of loss [], norm [] and the tree of logs; None before the first."""
+        values = self._whole.sums if self._whole else self._sums
+        return None if values is None or not self.count else self._tree(values)
+
+    def set_sums(self, sums: dict[str, Any] | None = None, count: int = 0) -> None:
+        """Go on from the sums of a checkpoint, or start anew."""
+        self.count, self._sums = count, None
+        if sums is not None and count:
+            leaves, self._form = tree_flatten(sums)
+            self._sums = torch.stack(leaves)
+        if self._whole:
+            self._whole.sums.copy_(torch.zeros_like(self._whole.sums) if self._sums is None else self._sums)
+
+    def loss(self) -> float:
+        """Outer loss of the last step."""
+        values = self._whole.last if self._whole else self._last
+        return math.nan if values is None else float(values[0])
+
+    def _tree(self, values: Tensor) -> dict[str, Any]:
+        tree: dict[str, Any] = tree_unflatten(list(values.clone().unbind()), self._form)
+        return tree
+
+    def _begin(self, index: int) -> None:
+        """Before the first step, and after the move to the device: what every step needs."""
+        if self._params:  # walking the modules at every step costs more than Adam
+            return
+        self._params, self._buffers = self.learner.meta_parameters(), dict(self.learner.named_buffers())
+        if self.compiled:
+            self._compile(self._first_task(index, 0))
+
+    def advance(self, index: int) -> None:
+        """Outer step number `index` (from 0), without the check that waits for the end of a span."""
+        if self._whole:
+            self._whole(index, self.optimizer.param_groups[0]["lr"])
+        else:
+            self._apart(index)
+        if self.schedule is not None:
+            self.schedule.step()
+        self.count += 1
+
+    def _apart(self, index: int) -> None:
+        """The step in parts: the meta-gradient, eager or compiled, then the optimiser."""
         params = {name: p.detach() for name, p in self._params.items()}
         total: Any = None
         for part in range(self.accumulate):
@@ -192,12 +217,20 @@ class OuterLoop:
             total = tree_map(lambda t: t / self.accumulate, total)
         grads, loss, logs = self._reduce(total)
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads.values()))))
-            self._check(index, float(loss), float(norm))
-            self._update(grads, norm)
-            logs = self.learner.absorb(logs)
+            norm, gradients = self._clip(list(grads.values()))
+            if loss.device.type == "cpu":
+                self._check(index, float(loss), float(norm))
+            else:  # reading a number here would make the host wait for the GPU
+                bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+                self._bad = bad if self._bad is None else self._bad | bad
+            for p, gradient in zip(self._params.values(), gradients, strict=True):
+                p.grad = gradient
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            leaves, self._form = tree_flatten({"loss": loss, "norm": norm, "logs": self.learner.absorb(logs)})
+            self._last = torch.stack([leaf.to(loss.dtype) for leaf in leaves])
+            self._sums = self._last if self._sums is None else self._sums + self._last
             self.learner.meta_step.add_(1)
-        return Step(loss, norm, logs)
 
     def _first_task(self, index: int, part: int) -> int:
         share = self.meta_batch // self.world
@@ -208,41 +241,76 @@ class OuterLoop:
     def _gradient(self, params: dict[str, Tensor], first: int) -> Any:
         share = self.meta_batch // self.world
         indices = torch.arange(first, first + share, device=self.learner.family.device)
-        if self.compiled and self._graph is None:
-            self._graph = self._compile(params, indices)
-        return (self._graph or self._eager)(params, self._buffers, indices)
+        if self._graph is not None:
+            return self._graph(params, self._buffers, indices)
+        return self.learner.meta_gradient(params, self._sample(indices), self._buffers)
 
     def _sample(self, indices: Tensor) -> Any:
         with torch.no_grad():
             return self.learner.train_batch(indices)._replace(info={})
 
-    def _eager(self, params: dict[str, Tensor], buffers: dict[str, Tensor], indices: Tensor) -> Any:
-        return self.learner.meta_gradient(params, self._sample(indices), buffers)
+    # -- compiled ----------------------------------------------------------------------------------------------------
 
-    def _compile(self, params: dict[str, Tensor], indices: Tensor) -> Callable[..., Any]:
-        """The eager step compiled; where tasks are mapped by a loop, the graph is that of one task.
+    def _compile(self, first: int) -> None:
+        """One graph for the whole step where tasks are mapped at once; else one for the meta-gradient of a piece.
 
         Whatever the compiler stumbles over is told, and the eager step, which is as right, goes on.
         """
-        self.tell("compiling the outer step (once; 15-60 s, a few seconds when the compiler's cache is warm) ...")
-        looped = self.learner.mapping == "loop"
+        self.tell("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")
         try:
-            if not looped:
-                return compiled(self._eager, params, self._buffers, indices)
-            prepare(self.learner.model, native=False)  # elementary norms are fused by the compiler
-            one = tree_map(lambda t: t[:1], self._sample(indices))
-            graph = compiled(lambda p, b, task: self.learner.meta_gradient(p, task, b), params, self._buffers, one)
+            share = self.meta_batch // self.world
+            size = piece_size(self.learner.mapping, share)
+            if size == share and self.world == self.accumulate == 1 and self._compile_whole(first // share):
+                return
+            indices = torch.arange(first, first + share, device=self.learner.family.device)
+            self._graph = self._compile_pieces(indices, size if share % size == 0 else share)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
             self.tell(f"compile: not possible here ({reason}); going on without")
-            self.compiled = False
-            self.learner.set_mapping(self.learner.mapping, indices.device)
-            return self._eager
+            self.compiled, self._graph, self._whole = False, None, None
+            self.learner.set_mapping(self.learner.mapping, self.learner.family.device)
 
-        def over_tasks(p: dict[str, Tensor], b: dict[str, Tensor], i: Tensor) -> Any:
-            return mean_over_tasks(lambda task: graph(p, b, task), self._sample(i))
+    def _compile_whole(self, index: int) -> bool:
+        flat = flatten(self.optimizer, self._params)
+        if flat is None:
+            return False
 
-        return over_tasks
+        def clip(gradient: Tensor) -> tuple[Tensor, Tensor]:
+            norm, (clipped,) = self._clip([gradient])
+            return norm, clipped
+
+        self._whole = WholeStep(self.learner, flat, self._params, self.meta_batch, clip, index)
+        self._form = self._whole.form
+        if self._sums is not None:
+            self._whole.sums.copy_(self._sums)
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch's schedules warn
+        return True
+
+    def _compile_pieces(self, indices: Tensor, size: int) -> Callable[..., Any]:
+        """The meta-gradient of a piece of the meta-batch as a graph; on a CPU the pieces spread over its threads."""
+        prepare(self.learner.model, native=False)  # elementary operations are fused by the compiler
+        threads = torch.get_num_threads() if indices.device.type == "cpu" else 1
+        workers = min(threads, len(indices) // size)
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else None
+
+        def gradient(p: dict[str, Tensor], b: dict[str, Tensor], piece: Any) -> Any:
+            return self.learner.meta_gradient(p, piece, b)
+
+        def laid_out(p: dict[str, Tensor]) -> dict[str, Tensor]:
+            last = torch.channels_last
+            return {k: v.contiguous(memory_format=last) if v.dim() == 4 else v for k, v in p.items()}
+
+        params = laid_out({name: p.detach() for name, p in self._params.items()})
+        with _threads(1 if pool else threads):  # their number is a constant of the graph
+            graph = compiled(gradient, params, self._buffers, tree_map(lambda t: t[:size], self._sample(indices)))
+
+        def over_pieces(p: dict[str, Tensor], b: dict[str, Tensor], i: Tensor) -> Any:
+            p = laid_out(p)
+            with _threads(1 if pool else threads):
+                total = mean_over_pieces(lambda piece: graph(p, b, piece), self._sample(i), size, pool)
+            return tree_map(lambda t: t.contiguous(), total)
+
+        return over_pieces
 
     def _reduce(self, total: Any) -> Any:
         """Mean over ranks, of gradient, loss and logs alike."""
@@ -254,7 +322,7 @@ class OuterLoop:
         parts = torch.split(vector / self.world, [leaf.numel() for leaf in leaves])
         return tree_unflatten([part.view_as(leaf) for part, leaf in zip(parts, leaves, strict=True)], tree)
 
-    # -- update ------------------------------------------------------------------------------------------------------
+    # -- checks and clipping -----------------------------------------------------------------------------------------
 
     def _check(self, index: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -267,19 +335,43 @@ class OuterLoop:
             f"{', algo.' + ', '.join(settings) if settings else ''}): lower the inner or outer rate, or set clip.norm"
         )
 
-    def _update(self, grads: dict[str, Tensor], norm: Tensor) -> None:
-        values = list(grads.values())
+    def _check_late(self) -> None:
+        """The check of all steps since the last call, where it is not made at every step."""
+        if self._whole and not self._whole.alive:
+            loss, norm = self._whole.last[:2].tolist()
+            self._check(int(self.learner.meta_step), loss, norm)
+        if self._bad is not None and self._bad:
+            assert self._last is not None
+            loss, norm = self._last[:2].tolist()
+            self._check(int(self.learner.meta_step) - 1, loss, norm)
+            raise NonFiniteError(
+                f"non-finite outer loss or meta-gradient before outer step {int(self.learner.meta_step)}: lower the "
+                "inner or outer rate, or set clip.norm"
+            )
+
+    def _clip(self, grads: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Euclidean norm [] before clipping, and the gradients clipped by value and then by norm."""
+        norm = before = _norm(grads)
         if self.clip_value is not None:
-            values = list(torch._foreach_clamp_min(torch._foreach_clamp_max(values, self.clip_value), -self.clip_value))
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+            grads = list(torch._foreach_clamp_min(torch._foreach_clamp_max(grads, self.clip_value), -self.clip_value))
+            norm = _norm(grads)
         if self.clip_norm is not None:
-            values = list(torch._foreach_mul(values, torch.clamp(self.clip_norm / (norm + 1e-6), max=1.0)))
-        for p, gradient in zip(self._params.values(), values, strict=True):
-            p.grad = gradient
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.schedule is not None:
-            self.schedule.step()
+            grads = list(torch._foreach_mul(grads, torch.clamp(self.clip_norm / (norm + 1e-6), max=1.0)))
+        return before, grads
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_optimizer(make: Callable[..., Any], learner: Any) -> torch.optim.Optimizer:

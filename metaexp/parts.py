@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from metaexp.compiled import decide_compile
 from metaexp.errors import ConfigError
-from metaexp.outer import OuterLoop, decide_compile, make_optimizer
+from metaexp.outer import OuterLoop, make_optimizer
 from metaexp.targets import instantiate
 
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}

@@ -3,7 +3,7 @@
 A key is an int64 (64 random bits). `fold` derives keys from keys, `bits`/`uniform`/`normal`/`permutation` draw.
 The generator is SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", figure 17;
 finaliser of Stafford's variant 13) used by counter: number i of a stream is mix(stream + i * GAMMA). int64 arithmetic
-wraps around, so it equals the paper's unsigned arithmetic bit for bit.
+wraps around, so it equals the paper's un_signed arithmetic bit for bit.
 """
 
 import math

@@ -17,7 +17,7 @@ from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.checkpoint import Checkpoints
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
-from metaexp.outer import OuterLoop, Span, Spans, Step
+from metaexp.outer import OuterLoop, Span, Spans
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
 
@@ -51,8 +51,6 @@ class Control(L.Callback):
         self.sign = 1.0 if learner.family.larger_is_better else -1.0
         self.step = 0
         self.best: dict[str, Any] = {"value": None, "step": 0, "waited": 0}
-        self.sums: Any = None  # of loss, norm and logs since the last row
-        self.count = 0
         self.reason: str | None = None  # why the run ended early
         self.pending = True  # whether the validation of the present step is due
         self.over_time = False
@@ -83,8 +81,8 @@ class Control(L.Callback):
             "best": dict(self.best),
             "reason": self.reason,
             "pending": self.pending,
-            "sums": self.sums,
-            "count": self.count,
+            "sums": self.loop.sums(),
+            "count": self.loop.count,
             "schedule": self.loop.schedule.state_dict() if self.loop.schedule is not None else None,
             "mapping": self.learner.mapping,
             "compiled": self.loop.compiled,
@@ -95,7 +93,8 @@ class Control(L.Callback):
         """Take over a checkpoint's state."""
         self.step, self.best, self.reason = state["step"], dict(state["best"]), state["reason"]
         self.pending = state.get("pending", False)
-        self.sums, self.count, self.rates = state["sums"], state["count"], list(state["rates"])
+        self.rates = list(state["rates"])
+        self.loop.set_sums(state["sums"], state["count"])
         if self.loop.schedule is not None and state["schedule"] is not None:
             self.loop.schedule.load_state_dict(state["schedule"])
         self._due = self._seen = self.step
@@ -120,14 +119,11 @@ class Control(L.Callback):
         """Starts the clock of the span."""
         self._entered = time.monotonic()
 
-    def after_step(self, step: int, result: Step) -> bool:
+    def after_step(self, step: int) -> bool:
         """Called after every outer step; True ends the span at once."""
         self.step = step
-        total = {"loss": result.loss, "norm": result.norm, "logs": result.logs}
-        self.sums = total if self.sums is None else tree_map(torch.add, self.sums, total)
-        self.count += 1
         self._since += 1
-        self.progress.update(step, lambda: float(result.loss))
+        self.progress.update(step, self.loop.loss)
         limit = self.config["time_limit"]
         self.over_time = limit is not None and time.monotonic() - self._started > limit
         return self._agree() if self.loop.world > 1 else self.flag.requested is not None or self.over_time
@@ -150,7 +146,7 @@ class Control(L.Callback):
             return
         self._seen = self.step
         self._stepping += time.monotonic() - self._entered
-        if self.count and self.step % self.config["log"]["every"] == 0:
+        if self.loop.count and self.step % self.config["log"]["every"] == 0:
             self._row()
         if self.step % self.config["val"]["every"] == 0 or self.step == self.config["steps"]:
             self.pending = True
@@ -165,7 +161,7 @@ class Control(L.Callback):
     # -- what is due -------------------------------------------------------------------------------------------------
 
     def _row(self) -> None:
-        mean = tree_map(lambda t: float(t) / self.count, self.sums)
+        mean: Any = tree_map(lambda t: float(t) / self.loop.count, self.loop.sums())
         rate = self._since / self._stepping if self._stepping > 0 else 0.0
         self.rates.append(rate)
         values = {"outer_loss": mean["loss"], "meta_gradient_norm": mean["norm"], **mean["logs"]}
@@ -177,7 +173,8 @@ class Control(L.Callback):
         self.board.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
         self.board.scalars({"speed/meta_steps_per_s": rate}, self.step)
         self.folder.status("running", step=self.step)
-        self.sums, self.count, self._stepping, self._since = None, 0, 0.0, 0
+        self.loop.set_sums()
+        self._stepping, self._since = 0.0, 0
 
     def _validate(self) -> None:
         """Metrics at every inner step on validation tasks; keeps the best weights and decides on an early stop."""

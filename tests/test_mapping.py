@@ -11,7 +11,7 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.evaluation import evaluate
 from metaexp.inner import Adam
-from metaexp.mapping import choose, map_tasks, mean_gradient, mean_over_tasks
+from metaexp.mapping import choose, map_tasks, mean_gradient, mean_over_pieces
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import Norm
@@ -98,7 +98,7 @@ def test_mean_gradient_of_a_parabola_by_hand():
         assert abs(float(value - ((w * x - 1) ** 2).mean())) < 1e-12
         assert abs(float(logs["x"] - x.mean())) < 1e-13
         assert torch.equal(map_tasks(lambda e: e.query.x.sum(), episodes, mapping), x)
-    assert abs(float(mean_over_tasks(lambda e: e.query.x.sum(), episodes) - x.mean())) < 1e-13
+    assert abs(float(mean_over_pieces(lambda e: e.query.x.sum(), episodes, 1) - x.mean())) < 1e-13
 
 
 def test_the_choice_by_model_and_device():

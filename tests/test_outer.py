@@ -1,21 +1,18 @@
 """The outer step: clipping, accumulation, schedules, the finite check, the clock, and compiled against eager."""
 
 import copy
-import shutil
 from functools import partial
 
 import pytest
 import torch
-from contract import largest_difference, new, parameters, pictures
-from torch.utils._pytree import tree_map
+from contract import largest_difference, new, parameters
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.inner import Adam
-from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer import LinearToZero, OuterLoop, Span, Spans, decide_compile, make_optimizer
+from metaexp.outer import LinearToZero, OuterLoop, Span, Spans, make_optimizer
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 
@@ -116,7 +113,7 @@ def test_a_span_ends_where_it_is_told_to():
     learner = maml()
     told = []
 
-    def after(step, result):
+    def after(step):
         told.append(step)
         return step == 5
 
@@ -265,117 +262,3 @@ def test_an_infinite_gradient_of_a_finite_loss_is_named():
     learner = new(lambda f: Steep(f, NET), sines())
     with pytest.raises(NonFiniteError, match=r"non-finite meta-gradient norm (nan|inf) at outer step 1"):
         loop_of(learner).step(0)
-
-
-# --- compiled -------------------------------------------------------------------------------------------------------
-
-compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
-
-
-class Table(Sine):
-    """16 sines drawn once: without the hash of the draws a graph compiles in a third of the time."""
-
-    def __init__(self, *sizes: int):
-        super().__init__(*sizes)
-        self.to("cpu", F64)
-        self.table = super().sample("train", torch.arange(16))._replace(info={})
-
-    def sample(self, split, indices, *sizes, **more):
-        return tree_map(lambda t: t[indices], self.table)
-
-
-class OneBlock(torch.nn.Module):
-    """The smallest network with a convolution and a norm."""
-
-    def __init__(self, x_shape, out):
-        super().__init__()
-        self.convolution, self.norm = torch.nn.Conv2d(1, 2, 3, stride=4), torch.nn.BatchNorm2d(2)
-        self.head = torch.nn.Linear(2, out)
-
-    def forward(self, x):
-        return self.head(torch.relu(self.norm(self.convolution(x))).mean((2, 3)))
-
-
-COMPILED = {
-    "vmap": lambda: MAML(Table(3, 3), partial(MLP, hidden=[3], activation="tanh"), inner_lr=0.05),
-    "carried": lambda: Reptile(Table(3, 3), Linear, inner_steps=1, inner=Adam(beta1=0.0), state="carried"),
-    "loop": lambda: MAML(pictures(shots=1, queries=1, ways=2), OneBlock, inner_lr=0.3),
-}
-
-
-@compiler
-@pytest.mark.parametrize("name", COMPILED)
-def test_compiled_equals_eager(name):
-    """Three outer steps of two meta-batches each; in a loop over tasks the graph is that of one task."""
-    torch.compiler.reset()
-    ends, told = [], []
-    for compiled in (False, True):
-        learner = new(lambda f: COMPILED[name](), None)
-        assert learner.mapping == ("loop" if name == "loop" else "vmap")
-        loop = loop_of(learner, compiled=compiled, tell=told.append, meta_batch=2, accumulate=2, clip_norm=0.5)
-        results = [loop.step(i) for i in range(3)]
-        assert loop.compiled == compiled, told
-        ends.append((learner.state_dict(), [(r.loss, r.norm, r.logs) for r in results]))
-    assert largest_difference(ends[1], ends[0]) < 1e-10
-    assert len(told) == 1
-    assert told[0].startswith("compiling the outer step")
-
-
-def test_what_cannot_be_compiled_goes_on_without():
-    class Odd(MAML):
-        def meta_loss(self, episode):
-            loss, logs = super().meta_loss(episode)
-            if torch.compiler.is_compiling() or isinstance(episode.query.x.sum().item(), float):
-                return loss, logs
-            raise AssertionError
-
-    learners = [new(lambda f: Odd(f, NET, mapping="loop"), sines()) for _ in range(2)]
-    told: list[str] = []
-    loops = [
-        loop_of(learner, compiled=c, tell=told.append, meta_batch=2)
-        for learner, c in zip(learners, (False, True), strict=True)
-    ]
-    for loop in loops:
-        loop.step(0)
-    assert not loops[1].compiled
-    assert any("not possible here" in line and "\n" not in line for line in told)
-    assert largest_difference(parameters(learners[1]), parameters(learners[0])) == 0
-
-
-def test_whether_to_compile():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert decide_compile(True, 1, "vmap", cpu) is True
-    assert decide_compile(False, 10**9, "vmap", gpu) is False
-    for mapping, device in (("vmap", cpu), ("loop", cpu), ("vmap", gpu)):
-        decisions = [decide_compile("auto", steps, mapping, device) for steps in (1, 10, 10**7)]
-        assert decisions == [False, False, True]
-    assert decide_compile("auto", 10**9, "vmap", torch.device("mps")) is False
-    with pytest.raises(ValueError, match="compile=yes: must be auto, true or false"):
-        decide_compile("yes", 1, "vmap", cpu)
-
-
-@compiler
-def test_tasks_drawn_inside_the_graph_are_those_drawn_outside():
-    """The hash of `metaexp.random` in the compiled step: Inductor once made wrong numbers of it."""
-    from metaexp.config import load
-    from metaexp.parts import Parts
-
-    results = []
-    for wanted in ("false", "true"):
-        settings = [
-            "algo=maml",
-            "task=sine",
-            "device=cpu",
-            "device.precision=64-true",
-            "task.shots=20",
-            "task.noise=0.1",
-        ]
-        parts = Parts(load([*settings, f"compile={wanted}"]))
-        loop = parts.loop
-        loop._buffers = dict(parts.learner.named_buffers())
-        params = {name: p.detach() for name, p in parts.learner.meta_parameters().items()}
-        results.append([loop._gradient(params, first) for first in (0, 12345, 10**7)])
-        assert loop.compiled == (wanted == "true")
-    for (eager, eager_loss, _), (graph, graph_loss, _) in zip(*results, strict=True):
-        assert abs(float(eager_loss - graph_loss)) < 1e-12
-        assert all((eager[name] - graph[name]).abs().max() < 1e-12 for name in eager)

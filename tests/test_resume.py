@@ -31,7 +31,7 @@ CARRIED = [
 ]
 CARRIED += ["algo.inner={_target_:metaexp.inner.Adam,beta1:0.0,beta2:0.999}", "algo.inner_lr=0.002", "meta_batch=2"]
 STEP, VALIDATION, REPLACE, ROW = (
-    "metaexp.outer:OuterLoop.step",
+    "metaexp.outer:OuterLoop.advance",
     "metaexp.training:evaluate",
     "os:replace",
     "metaexp.runs:RunFolder.log",

@@ -21,7 +21,7 @@ from metaexp.saved_config import config_sha256, dump_yaml, read_config
 TINY = (
     "task=sine algo=maml device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=7 algo.test_steps=3".split()
 )
-STEP = "metaexp.outer:OuterLoop.step"
+STEP = "metaexp.outer:OuterLoop.advance"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.norms import Norm
 
 _NORMS = {
@@ -65,19 +66,18 @@ class CNN4(nn.Module):
             raise ValueError(
                 f"norm=instance: x_shape={tuple(x_shape)} ends in maps of one pixel; use down=pool or batch"
             )
-        self.down, self.readout = down, readout
+        self.readout = readout
         stride = 2 if down == "stride" else 1
         inputs = [channels, filters, filters, filters]
-        self.convolutions = nn.ModuleList(nn.Conv2d(i, filters, 3, stride=stride, padding=1) for i in inputs)
+        self.convolutions = nn.ModuleList(Convolution(i, filters, 3, stride=stride, padding=1) for i in inputs)
         self.norms = nn.ModuleList(_NORMS[norm](filters) for _ in range(4))
+        self.pool = MaxPool() if down == "pool" else nn.Identity()
         self.head = nn.Linear(filters * (height * width if readout == "flatten" else 1), out)
 
     def features(self, x: Tensor) -> Tensor:
         """[n, channels, height, width] -> [n, features]."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.relu(norm(convolution(x)))
-            if self.down == "pool":
-                x = F.max_pool2d(x, 2)
+            x = self.pool(F.relu(norm(convolution(x))))
         return x.mean((2, 3)) if self.readout == "mean" else x.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Normalisation layers that are right under vmap, in a loop, and at test in every named mode.
 
 torch 2.13 gives a wrong second-order gradient for `vmap` of `F.batch_norm` and `F.layer_norm` (the loss is right, so no
-curve shows it). These layers write the statistics in elementary operations under vmap, and use the native kernel
-in a loop over tasks.
+curve shows it). These layers write the statistics in elementary operations under vmap and in compiled graphs, and use
+the native kernel in an eager loop over tasks.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,49 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     shape = (1, -1) + (1,) * (x.dim() - 2)
     x = x if weight is None else x * weight.view(shape)
     return x if bias is None else x + bias.view(shape)
+
+
+class _Standardise(torch.autograd.Function):
+    """x, dims, eps -> y = (x - mean) r and r = 1 / sqrt(var + eps), with the statistics over dims.
+
+    With g, h the gradients in y and r, the gradient in x is r (g - mean(g) - y mean(g y)) - h r^2 y / n. Left to
+    autograd, the same gradient takes twice the passes over memory. It is made of differentiable operations, so that
+    the second order follows by itself.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
+        centred = x - x.mean(dims, keepdim=True)
+        # As exp of a logarithm: a compiler keeps an exponential that is used twice, but computes a square root
+        # anew for every element.
+        root = torch.exp(-0.5 * torch.log((centred * centred).mean(dims, keepdim=True) + eps))
+        return centred * root, root
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.dims = inputs[1]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, h: Tensor | None) -> tuple[Tensor | None, None, None]:
+        y, root = ctx.saved_tensors
+        gradient = None
+        if g is not None:
+            means = g.mean(ctx.dims, keepdim=True), (g * y).mean(ctx.dims, keepdim=True)
+            gradient = root * (g - means[0] - y * means[1])
+        if h is not None:
+            part = h * (root * root) * y / (y.numel() // root.numel())
+            gradient = -part if gradient is None else gradient - part
+        return gradient, None, None
+
+
+def standardise(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) with the statistics over the dimensions `dims`; any order of derivative."""
+    y: Tensor = _Standardise.apply(x, dims, eps)[0]
+    return y
 
 
 class Norm(nn.Module):
@@ -41,7 +85,9 @@ class Norm(nn.Module):
         if self.native and self.over_batch and self.rows is None and x[:, :1].numel() > 1:  # it refuses a single value
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         dims = ([0] if self.over_batch else []) + ([1] if self.over_channels else []) + list(range(2, x.dim()))
-        part = x[: self.rows] if self.over_batch else x
+        if self.rows is None or not self.over_batch:
+            return _affine(standardise(x, dims, self.eps), self.weight, self.bias)
+        part = x[: self.rows]
         mean = part.mean(dims, keepdim=True)
         variance = ((part - mean) ** 2).mean(dims, keepdim=True)
         return _affine((x - mean) * torch.rsqrt(variance + self.eps), self.weight, self.bias)
@@ -61,10 +107,7 @@ class LayerNorm(nn.Module):
         """[*, *normalized_shape] -> the same shape."""
         if self.native:
             return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        dims = list(range(-len(self.normalized_shape), 0))
-        mean = x.mean(dims, keepdim=True)
-        variance = ((x - mean) ** 2).mean(dims, keepdim=True)
-        y = (x - mean) * torch.rsqrt(variance + self.eps)
+        y = standardise(x, list(range(-len(self.normalized_shape), 0)), self.eps)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
@@ -120,10 +163,13 @@ def adopt(model: nn.Module) -> nn.Module:
 
 
 def prepare(model: nn.Module, native: bool) -> None:
-    """Use the native kernel (a loop over tasks) or elementary operations (vmap) in every norm of the model."""
+    """Use native kernels (an eager loop over tasks) or elementary operations (vmap, a compiled graph) in the model.
+
+    Concerns every layer with an attribute `native`: the norms here and the layers of `metaexp.models.layers`.
+    """
     for layer in model.modules():
-        if isinstance(layer, (Norm, LayerNorm)):
-            layer.native = native
+        if hasattr(layer, "native"):
+            layer.native = native  # type: ignore[assignment]
 
 
 def depends_on_batch(model: nn.Module) -> bool:

@@ -1,0 +1,144 @@
+"""The whole outer step as one compiled graph: inner loops, meta-gradient, clipping, finite check and optimiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from metaexp.compiled import compiled
+from metaexp.update import Flat
+
+BLOCK_TASKS, BLOCK_BYTES = 4096, 16 * 2**20  # most that is drawn ahead
+
+Clip = Callable[[Tensor], tuple[Tensor, Tensor]]  # gradient [n] -> (its norm before, the clipped gradient)
+
+
+class WholeStep:
+    """A compiled outer step that changes parameters, optimiser state, clock and sums in place.
+
+    A step whose loss or gradient is not finite changes nothing and neither does any after it: `alive` tells. Tasks are
+    drawn outside the graph, the meta-batches of many steps at once: that costs a step next to nothing, and the hash of
+    the draws would take a third of the compile time.
+
+    Args:
+        learner: the meta-learner; its parameters are views of `flat.theta`.
+        flat: parameters and optimiser state.
+        params: the meta-parameters by name.
+        meta_batch: tasks per step.
+        index: number of the next step.
+        clip: of the meta-gradient.
+
+    Raises what the compiler raises.
+    """
+
+    def __init__(
+        self, learner: Any, flat: Flat, params: dict[str, nn.Parameter], meta_batch: int, clip: Clip, index: int
+    ):
+        self.learner, self.flat, self.clip, self.meta_batch = learner, flat, clip, meta_batch
+        self.names, self.shapes = list(params), [p.shape for p in params.values()]
+        self.sizes = [p.numel() for p in params.values()]
+        device, dtype = flat.theta.device, flat.theta.dtype
+        self.buffers = dict(learner.named_buffers())  # among them the clock, meta_step
+        self.steps = 1
+        size = sum(leaf.nbytes for leaf in tree_flatten(self._draw(index))[0])
+        self.steps = max(1, min(BLOCK_TASKS // meta_batch, BLOCK_BYTES // max(size, 1)))
+        self.block = self._draw(index)  # [steps, tasks, ...] each
+        self.first = torch.tensor(index, device=device)  # the block's first step
+        self._next, self._end = index, index + self.steps
+        self.lr = torch.zeros((), dtype=dtype, device=device)
+        self.alive = torch.ones((), dtype=torch.bool, device=device)
+        self.form = self._form()
+        self.last = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # loss, norm, logs of the last step
+        self.sums = torch.zeros_like(self.last)
+        args = (
+            flat.theta, flat.slots, flat.counts, self.buffers, self.lr, self.alive, self.last, self.sums,
+            self.first, self.block,
+        )  # fmt: skip
+        self._args = tree_flatten(args)[0]
+        saved = [t.clone() for t in self._args]
+        self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
+        for tensor, value in zip(self._args, saved, strict=True):  # tracing ran the step once
+            tensor.copy_(value)
+
+    def __call__(self, index: int, lr: float | Tensor) -> None:
+        """Outer step number `index` at this rate."""
+        if index != self._next or index == self._end:
+            for old, new in zip(tree_flatten(self.block)[0], tree_flatten(self._draw(index))[0], strict=True):
+                old.copy_(new)
+            self.first.fill_(index)
+            self._end = index + self.steps
+        self._next = index + 1
+        self.lr.fill_(lr)
+        self._graph(*self._args)
+
+    def _draw(self, index: int) -> Any:
+        """The meta-batches of steps index, index + 1, ..."""
+        tasks = self.steps * self.meta_batch
+        first = index * self.meta_batch
+        with torch.no_grad():
+            indices = torch.arange(first, first + tasks, device=self.flat.theta.device)
+            drawn = self.learner.train_batch(indices)._replace(info={})
+        return tree_map(lambda t: t.reshape(self.steps, self.meta_batch, *t.shape[1:]), drawn)
+
+    def _params(self, theta: Tensor) -> dict[str, Tensor]:
+        pieces = torch.split(theta, self.sizes)
+        return {n: piece.view(shape) for n, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+
+    def _form(self) -> Any:
+        """The tree of loss, norm and logs, from one eager meta-gradient."""
+        with torch.no_grad():
+            episode = tree_map(lambda t: t[0], self.block)
+            _, loss, logs = self.learner.meta_gradient(self._params(self.flat.theta), episode, self.buffers)
+            logs, _ = self._absorb(logs, self.buffers)
+        return tree_flatten({"loss": loss, "norm": loss, "logs": logs})[1]
+
+    def _absorb(self, logs: dict[str, Any], buffers: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The logs that are left, and the learner's buffers after the step but for the clock."""
+        new = {name: value.clone() for name, value in buffers.items()}
+        tensors = {f"learner.{name}": value for name, value in new.items()}
+        return functional_call(_Absorb(self.learner), tensors, (logs,)), new
+
+    def _step(
+        self, theta: Tensor, slots: dict[str, Tensor], counts: Tensor, buffers: dict[str, Tensor], lr: Tensor,
+        alive: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        clock = buffers["meta_step"]
+        place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stands still once a step was not finite
+        episode = tree_map(lambda t: t.index_select(0, place.view(1))[0], block)
+        grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
+        logs, absorbed = self._absorb(logs, buffers)
+        norm, gradient = self.clip(torch.cat([grads[name].reshape(-1) for name in self.names]))
+        well = alive & torch.isfinite(loss) & torch.isfinite(norm)
+        made, made_slots = self.flat.update(theta, gradient, slots, counts + 1, lr)
+        values = torch.stack([t.to(theta.dtype) for t in tree_flatten({"loss": loss, "norm": norm, "logs": logs})[0]])
+
+        def keep(old: Tensor, new: Tensor) -> None:
+            old.copy_(torch.where(well, new, old))
+
+        absorbed["meta_step"] = clock + 1
+        last.copy_(torch.where(alive, values, last))
+        for old, new in (
+            (theta, made), (counts, counts + 1), (sums, sums + values),
+            *((slots[name], made_slots[name]) for name in slots),
+            *((buffers[name], absorbed[name]) for name in buffers),
+        ):  # fmt: skip
+            keep(old, new)
+        alive.copy_(well)
+        return []
+
+    def tree(self, values: Tensor) -> dict[str, Any]:
+        """A vector like `last` or `sums` as {"loss", "norm", "logs"}."""
+        return tree_unflatten(list(values.clone().unbind()), self.form)
+
+
+class _Absorb(nn.Module):
+    # functional_call calls forward; this makes forward the learner's `absorb`.
+    def __init__(self, learner: Any):
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, logs: dict[str, Any]) -> dict[str, Any]:
+        return self.learner.absorb(logs)

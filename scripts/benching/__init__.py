@@ -1,0 +1,1 @@
+"""The parts of scripts/bench.py: works, processes, our runs, the peers' runs, equal work, tables, plots."""

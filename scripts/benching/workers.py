@@ -1,0 +1,91 @@
+"""What is measured inside one process of its own: python -m benching.workers KIND JSON -> one line of JSON.
+
+bare      the outer steps of a configuration without Lightning, logging and progress
+sampling  `family.sample` alone
+gpu       as bare, where a synchronisation with the host inside a span is an error
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benching.works import overrides
+from metaexp.config import load
+from metaexp.outer import Span
+from metaexp.parts import Parts
+
+
+def _indices(parts: Parts) -> torch.Tensor:
+    return torch.arange(parts.loop.meta_batch, device=parts.device)
+
+
+def _parts(given: dict[str, Any]) -> Parts:
+    parts = Parts(load(overrides(given["settings"])))
+    parts.learner.to(parts.device)
+    if given.get("constant"):
+        batch = parts.learner.train_batch(_indices(parts))
+        parts.learner.train_batch = lambda indices: batch
+    return parts
+
+
+def _spans(parts: Parts, steps: int, every: int, around: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+    """Median ms of a step over spans after the first; `around` is called before every reading of the clock."""
+    times = []
+    for start in range(0, steps, every):
+        around()
+        begun = time.perf_counter()
+        parts.loop.run(Span(start, start + every))
+        around()
+        times.append(1000 * (time.perf_counter() - begun) / every)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"ms": statistics.median(times[1:] or times) if times else None, "mb": round(peak)}
+
+
+def bare(given: dict[str, Any]) -> dict[str, Any]:
+    """ms of an outer step; `constant`: on one meta-batch drawn beforehand. Of 0 steps there is the memory alone."""
+    steps, every = int(given["settings"]["steps"]), int(given["settings"]["log.every"])
+    parts = _parts(given)
+    return _spans(parts, steps, every) | {"compiled": bool(parts.loop.compiled)}
+
+
+def sampling(given: dict[str, Any], seconds: float = 1.0) -> dict[str, Any]:
+    """ms of a meta-batch, drawn eagerly, and episodes per second."""
+    parts = _parts(given)
+    times: list[float] = []
+    indices = _indices(parts)
+    ended = time.perf_counter() + seconds
+    with torch.no_grad():
+        while time.perf_counter() < ended or len(times) < 10:
+            begun = time.perf_counter()
+            parts.family.sample("train", indices + len(times) * len(indices))
+            times.append(time.perf_counter() - begun)
+    ms = 1000 * statistics.median(times)
+    return {"ms": ms, "episodes_per_s": 1000 * len(indices) / ms}
+
+
+def gpu(given: dict[str, Any]) -> dict[str, Any]:
+    """ms of an outer step on the GPU, its peak memory, and the first synchronisation inside a span, if any."""
+    steps, every = int(given["settings"]["steps"]), int(given["settings"]["log.every"])
+    parts = _parts(given)
+    torch.cuda.reset_peak_memory_stats()
+    found = _spans(parts, steps, every, torch.cuda.synchronize)
+    synchronises = None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        parts.loop.run(Span(steps, steps + every))
+    except RuntimeError as error:
+        synchronises = " ".join(str(error).split())[:200]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    device, peak = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated() / 2**20
+    return found | {"gpu": device, "gpu_mb": round(peak), "compiled": parts.loop.compiled, "host_sync": synchronises}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"bare": bare, "sampling": sampling, "gpu": gpu}[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -1,0 +1,320 @@
+"""Compiled outer steps against eager ones: the whole step, the meta-gradient of a piece, and the parts of both."""
+
+import copy
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from contract import largest_difference, new, parameters
+from torch.utils._pytree import tree_leaves, tree_map
+
+from metaexp.algos.maml import MAML
+from metaexp.algos.reptile import Reptile
+from metaexp.compiled import aten, compiled, decide_compile, orient_products
+from metaexp.errors import NonFiniteError
+from metaexp.inner import Adam
+from metaexp.models.layers import Convolution, MaxPool
+from metaexp.models.linear import Linear
+from metaexp.models.mlp import MLP
+from metaexp.models.norms import prepare
+from metaexp.outer import LinearToZero, OuterLoop, Span, make_optimizer
+from metaexp.tasks.sine import Sine
+from metaexp.types import Examples
+from metaexp.update import flatten
+
+F64 = torch.float64
+NET = partial(MLP, hidden=[3], activation="tanh")
+compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
+
+
+class Table(Sine):
+    """16 sines drawn once: without the hash of the draws a graph compiles in a third of the time."""
+
+    def __init__(self, *sizes: int):
+        super().__init__(*sizes)
+        self.to("cpu", F64)
+        self.table = super().sample("train", torch.arange(16))._replace(info={})
+
+    def sample(self, split, indices, *sizes, **more):
+        return tree_map(lambda t: t[indices % 16], self.table)
+
+
+class Spoiled(Table):
+    """Task 9 has a target that is no number."""
+
+    def __init__(self, *sizes: int):
+        super().__init__(*sizes)
+        query = self.table.query
+        y = torch.where((torch.arange(16) == 9)[:, None, None], float("nan"), query.y)
+        self.table = self.table._replace(query=Examples(query.x, y))
+
+
+class OneBlock(torch.nn.Module):
+    """The smallest network with a convolution, a norm and a pool."""
+
+    def __init__(self, x_shape, out):
+        super().__init__()
+        self.convolution, self.norm = Convolution(1, 2, 3, stride=2, padding=1), torch.nn.BatchNorm2d(2)
+        self.pool, self.head = MaxPool(), torch.nn.Linear(2, out)
+
+    def forward(self, x):
+        return self.head(self.pool(torch.relu(self.norm(self.convolution(x)))).mean((2, 3)))
+
+
+def pictures(f):
+    from contract import pictures
+
+    return MAML(pictures(), OneBlock, inner_lr=0.05, mapping="loop")
+
+
+LEARNERS = {
+    "maml": lambda f: MAML(Table(3, 3), NET, inner_lr=0.05),
+    "chunks": lambda f: MAML(Table(3, 3), NET, inner_lr=0.05, mapping=2),
+    "carried": lambda f: Reptile(Table(3, 3), Linear, inner_steps=1, inner=Adam(beta1=0.0), state="carried"),
+    "loop": pictures,
+}
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+}
+
+
+def loops(name, optimizer="sgd", schedule=False, **settings):
+    """The same learner twice: an eager loop and a compiled one, and what the latter told."""
+    torch.compiler.reset()
+    made, told = [], []
+    for wanted in (False, True):
+        learner = new(LEARNERS[name], None)
+        chosen = make_optimizer(OPTIMIZERS[optimizer], learner)
+        rates = LinearToZero(chosen, 10) if schedule else None
+        made.append(OuterLoop(learner, chosen, rates, compiled=wanted, tell=told.append, **settings))
+    return *made, told
+
+
+def ends(loop: OuterLoop):
+    sums = loop.sums()
+    assert sums is not None
+    return loop.learner.state_dict(), sums, tree_leaves(loop.optimizer.state_dict()["state"])
+
+
+# name, optimiser, schedule, meta-batch, accumulate, whether the whole step is one graph
+CASES = [
+    ("maml", "sgd", True, 4, 1, True),
+    ("maml", "adamw", False, 4, 1, True),
+    ("carried", "adam", False, 4, 1, True),
+    ("maml", "rmsprop", True, 4, 1, False),
+    ("chunks", "sgd", False, 4, 2, False),
+    ("chunks", "sgd", False, 5, 1, False),
+    ("loop", "adam", False, 4, 1, False),
+]
+
+
+@compiler
+@pytest.mark.parametrize("case", CASES, ids=["-".join(map(str, case)) for case in CASES])
+def test_compiled_equals_eager(case):
+    """Three outer steps: parameters, clock, carried state, optimiser state, rates and sums of losses and norms."""
+    name, optimizer, schedule, meta_batch, accumulate, whole = case
+    eager, graph, told = loops(name, optimizer, schedule, meta_batch=meta_batch, accumulate=accumulate, clip_norm=0.5)
+    for loop in (eager, graph):
+        loop.run(Span(0, 2))
+        last = loop.step(2)
+        assert abs(last.loss - loop.loss()) == 0
+    assert graph.compiled, told
+    assert (graph._whole is not None) == whole
+    assert [len(tree_leaves(part)) for part in ends(graph)] == [len(tree_leaves(part)) for part in ends(eager)]
+    assert largest_difference(ends(graph), ends(eager)) < 1e-10
+    assert graph.optimizer.param_groups[0]["lr"] == eager.optimizer.param_groups[0]["lr"]
+    assert graph.count == eager.count == 3
+    assert int(graph.learner.meta_step) == 3
+    assert len(told) == 1
+    assert told[0].startswith("compiling the outer step")
+
+
+@compiler
+def test_a_whole_step_that_is_not_finite_changes_nothing_and_stops_all_after_it():
+    LEARNERS["spoiled"] = lambda f: MAML(Spoiled(3, 3), NET, inner_lr=0.05)
+    _, loop, _ = loops("spoiled", "adam", meta_batch=4)
+    loop.run(Span(0, 2))
+    before = copy.deepcopy(ends(loop))
+    with pytest.raises(NonFiniteError, match="non-finite outer loss nan at outer step 3"):
+        loop.run(Span(2, 6))
+    assert largest_difference(ends(loop)[0], before[0]) == 0
+    assert largest_difference(ends(loop)[2], before[2]) == 0
+    assert int(loop.learner.meta_step) == 2
+
+
+@compiler
+def test_going_on_from_saved_states_is_exact_to_the_bit():
+    """Learner, optimiser and sums saved after 3 steps and loaded into a new loop, against 6 steps at once."""
+    _, straight, _ = loops("maml", "adam", meta_batch=4)
+    _, first, _ = loops("maml", "adam", meta_batch=4)
+    _, second, _ = loops("maml", "adam", meta_batch=4)
+    straight.run(Span(0, 6))
+    first.run(Span(0, 3))
+    second.learner.load_state_dict(copy.deepcopy(first.learner.state_dict()))
+    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    second.set_sums(first.sums(), first.count)
+    second.run(Span(3, 6))
+    assert second.count == 6
+    assert largest_difference(ends(second), ends(straight)) == 0
+
+
+@compiler
+def test_threads_do_not_change_a_result():
+    """Tasks of a loop spread over two threads: bit for bit what one thread makes."""
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            _, loop, _ = loops("loop", meta_batch=6)
+            loop.run(Span(0, 2))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        results.append(ends(loop))
+    assert largest_difference(*results) == 0
+
+
+def test_what_cannot_be_compiled_goes_on_without():
+    class Odd(MAML):
+        def meta_loss(self, episode):
+            assert isinstance(episode.query.x.sum().item(), float)  # a traced tensor has no number
+            return super().meta_loss(episode)
+
+    family = Table(3, 3)
+    learners = [new(lambda f: Odd(family, NET, mapping="loop"), None) for _ in range(2)]
+    told: list[str] = []
+    made = [
+        OuterLoop(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=c, tell=told.append, meta_batch=2)
+        for learner, c in zip(learners, (False, True), strict=True)
+    ]
+    for loop in made:
+        loop.step(0)
+    assert not made[1].compiled
+    assert any("not possible here" in line and "\n" not in line for line in told)
+    assert largest_difference(parameters(learners[1]), parameters(learners[0])) == 0
+
+
+def test_whether_to_compile():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert decide_compile(True, 1, "vmap", cpu) is True
+    assert decide_compile(False, 10**9, "vmap", gpu) is False
+    for mapping, device in (("vmap", cpu), ("loop", cpu), ("vmap", gpu)):
+        decisions = [decide_compile("auto", steps, mapping, device) for steps in (1, 10, 10**7)]
+        assert decisions == [False, False, True]
+    assert decide_compile("auto", 10**9, "vmap", torch.device("mps")) is False
+    with pytest.raises(ValueError, match="compile=yes: must be auto, true or false"):
+        decide_compile("yes", 1, "vmap", cpu)
+
+
+@compiler
+def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch):
+    """Tasks are drawn for three steps at once, here, and from wherever a run goes on."""
+    monkeypatch.setattr("metaexp.whole.BLOCK_TASKS", 12)
+    made = []
+    for wanted in (False, True):
+        learner = new(lambda f: MAML(f, Linear), Sine(shots=4, queries=3).to("cpu", F64))
+        loop = OuterLoop(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=wanted, meta_batch=4)
+        results = []
+        for index in (0, 1, 2, 3, 4115, 4116, 10**7, 5):
+            learner.meta_step.fill_(index)
+            results.append(loop.step(index))
+        assert loop.compiled == wanted
+        assert loop._whole is None or loop._whole.steps == 3
+        made.append(([r.loss for r in results], [r.norm for r in results], parameters(learner)))
+    assert largest_difference(*made) < 1e-11
+    assert len({float(loss) for loss in made[0][0]}) == 8
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_products_of_two_transposed_matrices_are_turned():
+    a, b, c = torch.randn(5, 7, 3), torch.randn(5, 4, 7), torch.randn(5, 7, 4)
+
+    def function(a, b, c):
+        return a.mT @ b.mT, a.mT @ c, a[0].t() @ b[0].t()
+
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(function)(a, b, c)
+    assert orient_products(graph) == 2
+    assert sum(node.target in (aten.mm.default, aten.bmm.default) for node in graph.graph.nodes) == 3
+    for turned, straight in zip(graph(a, b, c), function(a, b, c), strict=True):
+        assert (turned - straight).abs().max() < 1e-6
+        assert turned.shape == straight.shape
+
+
+@compiler
+def test_a_compiled_function_may_change_its_arguments():
+    def function(state, x):
+        state["a"].add_(x.sum())
+        return {"twice": 2 * x}
+
+    state, x = {"a": torch.zeros(3)}, torch.ones(4)
+    call = compiled(function, {"a": torch.zeros(3)}, x)
+    for _ in range(3):
+        result = call(state, x)
+    assert state["a"].tolist() == [12.0] * 3
+    assert result["twice"].tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_rules_on_vectors_equal_torchs_optimisers(optimizer):
+    """Ten updates, the first five by torch: the state is taken over, and torch's tensors are views of the vectors."""
+    torch.manual_seed(0)
+    start, gradients = [torch.randn(3, 2, dtype=F64), torch.randn(4, dtype=F64)], torch.randn(10, 10, dtype=F64)
+    own, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    mine, torchs = OPTIMIZERS[optimizer](own), OPTIMIZERS[optimizer](theirs)
+    flat = None
+    for step, g in enumerate(gradients):
+        for params, chosen in ((theirs, torchs), (own, mine)):
+            if params is own and step >= 5:
+                flat = flat or flatten(mine, {str(i): p for i, p in enumerate(own)})
+                lr = torch.tensor(chosen.param_groups[0]["lr"], dtype=F64)
+                flat.counts.add_(1)
+                theta, slots = flat.update(flat.theta, g, flat.slots, flat.counts, lr)
+                flat.theta.copy_(theta)
+                for name in slots:
+                    flat.slots[name].copy_(slots[name])
+                continue
+            params[0].grad, params[1].grad = g[:6].view(3, 2), g[6:]
+            chosen.step()
+    assert max(float((a - b).abs().max()) for a, b in zip(own, theirs, strict=True)) < 1e-14
+    states = [tree_leaves(chosen.state_dict()["state"]) for chosen in (mine, torchs)]
+    assert len(states[0]) == len(states[1]) > 0
+    assert max(float((a - b).abs().max()) for a, b in zip(*states, strict=True)) < 1e-14
+
+
+@pytest.mark.parametrize("options", [{"amsgrad": True}, {"maximize": True}])
+def test_options_without_a_rule_are_left_to_torch(options):
+    params = {"w": torch.nn.Parameter(torch.zeros(2))}
+    assert flatten(torch.optim.Adam(params.values(), **options), params) is None
+    assert flatten(torch.optim.SGD(params.values(), momentum=0.9, dampening=0.1), params) is None
+    assert flatten(torch.optim.NAdam(params.values()), params) is None
+
+
+# --- layers in two forms --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [7, 8])
+def test_both_forms_of_convolution_and_pool_are_equal(stride, size):
+    """Values, gradients in input and weights, and where equal pixels compete (a picture of two flat halves)."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Convolution(2, 3, 3, stride=stride, padding=1), torch.nn.ReLU(), MaxPool()).to(F64)
+    x = torch.randn(4, 2, size, size, dtype=F64)
+    x[2:, :, :, : size // 2], x[2:, :, :, size // 2 :] = 1.0, 0.5
+    x.requires_grad_()
+    results = []
+    for native in (True, False):
+        prepare(model, native=native)
+        y = model(x)
+        grads = torch.autograd.grad((y**3).sum(), [x, *model.parameters()], create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in grads), [x, *model.parameters()])
+        results.append([y, *grads, *second])
+    assert largest_difference(*results) < 1e-9
