@@ -129,5 +129,5 @@ def minibatches(key: Tensor, stream: int, n: int, size: int | None, steps: int) 
     if size is None or size >= n:
         return None
     epochs = math.ceil(max(1, steps) * size / n)  # at least one: of no steps there is still a tensor [0, size]
-    orders = [permutation(fold(key, epoch), stream, n) for epoch in range(epochs)]
-    return torch.cat(orders)[: steps * size].view(steps, size)
+    orders = permutation(fold(key, torch.arange(epochs, device=key.device)), stream, n)  # [epochs, n]
+    return orders.flatten()[: steps * size].view(steps, size)

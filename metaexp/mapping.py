@@ -40,9 +40,9 @@ def _pieces(episodes: Any, tasks: int, mapping: Mapping) -> list[Any]:
     return [episodes] if size >= tasks else [_piece(episodes, start, size) for start in range(0, tasks, size)]
 
 
-def _over(function: Callable[..., Any], mapping: Mapping) -> Callable[..., Any]:
+def _over(function: Callable[..., Any], tasks: int) -> Callable[..., Any]:
     """The function over one piece: under vmap, or on the only task of the piece."""
-    if mapping != "loop":
+    if tasks > 1:
         return vmap(function)
 
     def single(piece: Any) -> Any:
@@ -54,7 +54,7 @@ def _over(function: Callable[..., Any], mapping: Mapping) -> Callable[..., Any]:
 def map_tasks(function: Callable[[Any], Any], episodes: Any, mapping: Mapping) -> Any:
     """function(episode of one task) -> tree of tensors, over all tasks: the same tree with [tasks] in front."""
     pieces = _pieces(episodes, episodes.key.shape[0], mapping)
-    results = [_over(function, "vmap" if mapping != "loop" else "loop")(piece) for piece in pieces]
+    results = [_over(function, piece.key.shape[0])(piece) for piece in pieces]
     return results[0] if len(results) == 1 else tree_map(lambda *parts: torch.cat(parts), *results)
 
 
@@ -72,7 +72,7 @@ def mean_gradient(
     tasks = episodes.key.shape[0]
 
     def piece_sum(p: dict[str, Tensor], piece: Any) -> tuple[Tensor, Any]:
-        losses, logs = _over(lambda episode: function(p, episode), mapping)(piece)
+        losses, logs = _over(lambda episode: function(p, episode), piece.key.shape[0])(piece)
         return losses.sum() / tasks, tree_map(lambda t: (t.sum(0) / tasks).detach(), logs)
 
     total: Any = None

@@ -257,6 +257,7 @@ class OuterLoop:
         Whatever the compiler stumbles over is told, and the eager step, which is as right, goes on.
         """
         self.tell("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")
+        prepare(self.learner.model, native=False)  # elementary operations are fused by the compiler
         try:
             share = self.meta_batch // self.world
             size = piece_size(self.learner.mapping, share)
@@ -288,7 +289,6 @@ class OuterLoop:
 
     def _compile_pieces(self, indices: Tensor, size: int) -> Callable[..., Any]:
         """The meta-gradient of a piece of the meta-batch as a graph; on a CPU the pieces spread over its threads."""
-        prepare(self.learner.model, native=False)  # elementary operations are fused by the compiler
         threads = torch.get_num_threads() if indices.device.type == "cpu" else 1
         workers = min(threads, len(indices) // size)
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else None
@@ -361,6 +361,8 @@ class OuterLoop:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
+    if len(tensors) == 1:
+        return torch.linalg.vector_norm(tensors[0])
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 

@@ -1,5 +1,6 @@
 """One run's session: train from the newest checkpoint, then test."""
 
+import gc
 import io
 import os
 import resource
@@ -70,6 +71,8 @@ def execute(
 
 
 def _fit(trainer: L.Trainer, control: Control) -> None:
+    gc.collect()
+    gc.freeze()  # what stands by now stays: the collector need not look through it again and again
     try:
         trainer.fit(control.learner, train_dataloaders=control.spans())
     except SystemExit as error:  # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler stands

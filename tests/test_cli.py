@@ -1,6 +1,7 @@
 """The command line as real processes: exit codes, one line on stderr, nothing left behind."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_help_lists_every_choice(train: Command) -> None:
     for file in (ROOT / "conf").glob("*/*.yaml"):
         if file.parent.name != "pair":
             assert f"\n  {file.stem} " in result.stdout
-    assert "mine     My own method" in result.stdout
+    assert re.search("mine +My own method", result.stdout)
     assert "row" in result.stdout
     assert "A row of a table" in result.stdout
     assert "@package" not in result.stdout

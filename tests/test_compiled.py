@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
-from metaexp.compiled import aten, compiled, decide_compile, orient_products
+from metaexp.compiled import aten, compiled, decide_compile, orient
 from metaexp.errors import NonFiniteError
 from metaexp.inner import Adam
 from metaexp.models.layers import Convolution, MaxPool
@@ -233,16 +233,16 @@ def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch):
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def test_products_of_two_transposed_matrices_are_turned():
+def test_products_and_sums_of_transposed_matrices_are_turned():
     a, b, c = torch.randn(5, 7, 3), torch.randn(5, 4, 7), torch.randn(5, 7, 4)
 
     def function(a, b, c):
-        return a.mT @ b.mT, a.mT @ c, a[0].t() @ b[0].t()
+        return a.mT @ b.mT, a.mT @ c, a[0].t() @ b[0].t(), a.mT.sum(0), a.sum(0), a.mT.sum((0,), keepdim=True)
 
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(function)(a, b, c)
-    assert orient_products(graph) == 2
+    assert orient(graph) == 4
     assert sum(node.target in (aten.mm.default, aten.bmm.default) for node in graph.graph.nodes) == 3
     for turned, straight in zip(graph(a, b, c), function(a, b, c), strict=True):
         assert (turned - straight).abs().max() < 1e-6

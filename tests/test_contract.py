@@ -13,8 +13,13 @@ import torch
 from contract import check_family, check_learner, check_model, parameters, pictures
 from fake_omniglot import write_packed
 
+from metaexp.algos.anil import ANIL
+from metaexp.algos.boil import BOIL
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
+from metaexp.algos.metasgd import MetaSGD
+from metaexp.algos.protonet import ProtoNet
+from metaexp.algos.r2d2 import R2D2
 from metaexp.algos.reptile import Reptile
 from metaexp.algos.scratch import Scratch
 from metaexp.compose import config_dir
@@ -35,6 +40,11 @@ ALGOS = {
     "maml": ["algo.test_steps=2"],
     "fomaml": ["algo.test_steps=2"],
     "reptile": ["algo.inner_steps=2", "algo.test_steps=2"],
+    "anil": ["algo.test_steps=2"],
+    "boil": ["algo.test_steps=2"],
+    "metasgd": ["algo.test_steps=2"],
+    "protonet": ["algo.embedding=4"],
+    "r2d2": [],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
 }
@@ -49,11 +59,13 @@ TASKS = {
 }
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]}
 PICTURES = ("omniglot", "dataset")
+# What an algorithm cannot do: (algo, task or model)
+NOT = {("protonet", "sine"), ("protonet", "linear"), ("protonet", "arrays"), ("boil", "linear model")}
 
 # algo, task, model: every triple that makes sense
 ROWS = [
     (algo, task, model)
-    for algo in ("maml", "fomaml", "reptile", "joint", "scratch")
+    for algo in ALGOS
     for task, models in {
         "sine": ("mlp", "linear"),
         "linear": ("mlp", "linear"),
@@ -62,6 +74,7 @@ ROWS = [
         "dataset": ("cnn4", "mlp", "linear"),
     }.items()
     for model in models
+    if not {(algo, task), (algo, f"{model} model")} & NOT
 ]
 OPTIMIZERS = ("sgd", "adam", "adamw", "nadam", "rmsprop")
 DEVICES = {"cpu": 1, "auto": 1, "ddp": 2, "gpu": 1, "mps": 1}  # processes
@@ -74,6 +87,8 @@ EXPERIMENTS = {
     "maml_sine_lr0001": [],
     "omniglot_fomaml": ["task.root={root}", "task.verify=false"],
     "omniglot_maml": ["task.root={root}", "task.verify=false"],
+    "omniglot_protonet": ["task.root={root}", "task.verify=false", "task.split=random1200", "model.filters=2"],
+    "omniglot_r2d2": ["task.root={root}", "task.verify=false", "task.split=random1200", "model.filters=2"],
     "omniglot_reptile": ["task.root={root}", "task.verify=false"],
     "reptile_sine": [],
 }
@@ -232,11 +247,24 @@ LEARNERS = {
     "maml_adam": lambda f, net: MAML(f, net, inner_lr=0.01, inner_steps=3, inner=Adam()),
     "maml_head": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, adapt=["head.*"]),
     "fomaml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, first_order=True),
+    "anil": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2),
+    "anil_running": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2, normalise="running"),
+    "boil": lambda f, net: BOIL(f, net, inner_lr=0.05, inner_steps=2),
+    "metasgd": lambda f, net: MetaSGD(f, net, inner_steps=2),
+    "r2d2": lambda f, net: R2D2(f, net),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
     "joint": lambda f, net: Joint(f, net, batch=3, test_epochs=3, test_lr=0.05),
     "scratch": lambda f, net: Scratch(f, net, test_epochs=3, test_lr=0.01, test_batch=2),
+}
+
+
+CLASSIFIERS = {
+    "protonet": lambda f, net: ProtoNet(f, net),
+    "protonet_cosine": lambda f, net: ProtoNet(f, net, distance="cosine", scale=10.0, embedding=5),
+    "protonet_batch": lambda f, net: ProtoNet(f, net, normalise="batch"),
+    "r2d2_batch": lambda f, net: R2D2(f, net, normalise="batch"),
 }
 
 
@@ -253,6 +281,18 @@ def test_learner_on_pictures(learner):
 @pytest.mark.parametrize("learner", ["maml_adam", "reptile_carried", "joint"])
 def test_learner_on_pictures_as_vectors(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
+
+
+@pytest.mark.parametrize("learner", ["anil", "anil_running", "boil", "metasgd", "r2d2", *CLASSIFIERS])
+def test_feature_learner_on_pictures(learner):
+    cnn = partial(CNN, filters=3)  # of two, none lives where the running averages have not begun
+    check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, cnn), pictures(side=17), tasks=40)
+
+
+@pytest.mark.parametrize("learner", ["metasgd", "r2d2", "protonet", "protonet_cosine"])
+def test_feature_learner_on_pictures_as_vectors(learner):
+    ways = {} if learner == "metasgd" else {"ways": 4}
+    check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))
 
 
 # --- the contract notices ---------------------------------------------------------------------------------------------

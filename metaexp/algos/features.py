@@ -1,0 +1,86 @@
+"""What methods share that learn features across tasks and a small predictor on them for each task."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metaexp.algos.base import MetaLearner
+from metaexp.models.norms import depends_on_batch
+from metaexp.models.running import absorb_statistics, batch_statistics, keep_running, keeps_running
+from metaexp.types import Episode, Examples
+
+
+class FeatureLearner(MetaLearner):
+    """A method writes `fit` and `read` on features [n, d]; they are computed once per task.
+
+    `normalise` says where batch norms take their statistics. "running": in training support and query examples pass
+    the body in one batch, and running averages (0.1, as in torch; the mean over the tasks of a meta-batch) are
+    used at validation and test. "batch": support and queries pass it apart and the statistics are those of the batch
+    at hand, at test in every mode of `test.normalise`. Where nothing depends on the batch the two are one.
+    """
+
+    def keep(self, normalise: str) -> None:
+        """Set up the norms; raises ValueError for an unknown word."""
+        if normalise not in ("running", "batch"):
+            raise ValueError(f"normalise={normalise}: must be running or batch")
+        if normalise == "running":
+            self.model = keep_running(self.model)
+
+    def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Any:
+        """The predictor learned from support features z [n, d] and targets y [n, y_dim]: any tree of tensors."""
+        raise NotImplementedError
+
+    def read(self, adapted: Any, z: Tensor) -> Tensor:
+        """[m, d] -> [m, out] with what `fit` returned."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, d]."""
+        z: Tensor = self.model.features(x)  # type: ignore[operator]
+        return z
+
+    def adapt(self, support: Examples, key: Tensor) -> Any:
+        """What `fit` makes of the support set."""
+        return self.fit(self.features(support.x), support.y, key)
+
+    def predict(self, adapted: Any, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, out]."""
+        return self.read(adapted, self.features(x))
+
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
+        """The query loss []; support and queries pass the network in one batch unless `normalise` is "batch"."""
+        support, query = episode.support, episode.query
+        with batch_statistics(self.model) as seen:
+            if depends_on_batch(self.model):
+                z, z_query = self.features(support.x), self.features(query.x)
+            else:
+                z, z_query = self.features(torch.cat((support.x, query.x))).split((len(support.x), len(query.x)))
+        prediction = self.read(self.fit(z, support.y, episode.key), z_query)
+        logs: dict[str, Any] = {name: metric(prediction, query.y) for name, metric in self.family.metrics.items()}
+        return self.loss(prediction, query.y), logs | ({"statistics": seen} if seen else {})
+
+    def absorb(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Take the batch statistics into the running averages."""
+        absorb_statistics(self.model, logs.get("statistics", {}))
+        return {name: value for name, value in logs.items() if name != "statistics"}
+
+    def modes(self, wanted: list[str]) -> dict[str, str]:
+        """One figure, "running", where there are running averages."""
+        return {"": "running"} if keeps_running(self.model) else super().modes(wanted)
+
+    def predict_as(self, mode: str, adapted: Any, support: Examples, x: Tensor) -> Tensor:
+        """See MetaLearner.predict_as; with running averages `predict` is all there is."""
+        return self.predict(adapted, x) if mode == "running" else super().predict_as(mode, adapted, support, x)
+
+
+def check_head(model: nn.Module, method: str) -> None:
+    """Refuse a network that is not known to be head(features(x)), in one line."""
+    if not callable(getattr(model, "features", None)) or not isinstance(getattr(model, "head", None), nn.Module):
+        raise ValueError(f"model: {method} needs a network with a layer named head and a method features(x) before it")
+
+
+def remove_head(model: nn.Module, method: str) -> None:
+    """Leave the features alone: `model(x)` is then `model.features(x)`, and no unused parameter stays behind."""
+    check_head(model, method)
+    model.head = nn.Identity()

@@ -1,0 +1,81 @@
+"""Prototypical networks."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaexp.algos.base import ModelFactory
+from metaexp.algos.features import FeatureLearner, remove_head
+
+
+class ProtoNet(FeatureLearner):
+    """Classify by the distance to class means in a learned space: c_k = mean f(x), logits = -d(f(q), c_k).
+
+    "Prototypical Networks for Few-shot Learning", Snell, Swersky, Zemel, 2017, equations 1 and 2. d is the squared
+    Euclidean distance, neither divided by the dimension nor scaled. As in the authors' code support and queries pass
+    the network in one batch in training and running averages are used at test (`normalise`). Ways and shots may
+    differ between training and test: one step is best one episode of many classes (60 in the paper).
+
+    Args:
+        distance: "euclidean" (squared) or "cosine" (1 - cosine; in the paper's comparison, without a scale).
+        scale: factor on the logits; the paper's is 1. Cosines need a larger one: within [-2, 0] a softmax is flat.
+        embedding: dimensions of a linear map after the features, the network's head; None leaves it out.
+        normalise: "running" or "batch", see `FeatureLearner`.
+
+    Raises:
+        ValueError: a family without classes, a setting out of range, a network without `features` and `head` or
+            without parameters.
+    """
+
+    any_ways = True
+
+    def __init__(
+        self,
+        family: Any,
+        model: ModelFactory | nn.Module,
+        distance: str = "euclidean",
+        scale: float = 1.0,
+        embedding: int | None = None,
+        normalise: str = "running",
+        loss: Any = None,
+        mapping: str | int = "auto",
+    ):
+        if not family.classification:
+            raise ValueError(f"family: ProtoNet needs classes, {type(family).__name__} is regression; use r2d2")
+        if embedding is not None and embedding < 1:
+            raise ValueError(f"embedding={embedding}: must be at least 1")
+        self._width = embedding  # before the network is made
+        super().__init__(family, model, loss, mapping)
+        if distance not in ("euclidean", "cosine"):
+            raise ValueError(f"distance={distance}: must be euclidean or cosine")
+        if not scale > 0:
+            raise ValueError(f"scale={scale}: must be above 0")
+        if embedding is None:
+            remove_head(self.model, "ProtoNet")
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise ValueError("embedding=None: the network has no parameter before its head; set embedding")
+        self.keep(normalise)
+        self.distance, self.scale = distance, scale
+
+    def outputs(self, family: Any) -> int:
+        """The dimensions of the embedding (any number where the head is left out)."""
+        return self._width or 1
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, d]: the network without its head, or with it as the embedding."""
+        z: Tensor = self.model(x)
+        return z
+
+    def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        """Prototypes, [ways, d]: the mean of each class, as a product with the one-hot targets."""
+        count = y.sum(0).unsqueeze(-1)  # [ways, 1]
+        return y.T @ z / torch.where(count > 0, count, 1.0)
+
+    def read(self, adapted: Tensor, z: Tensor) -> Tensor:
+        """Minus the distance of z [m, d] to every prototype: [m, ways]."""
+        if self.distance == "cosine":
+            return self.scale * (F.normalize(z, dim=-1) @ F.normalize(adapted, dim=-1).T - 1)
+        squares = (z * z).sum(-1, keepdim=True) + (adapted * adapted).sum(-1)  # [m, ways]
+        return self.scale * (2 * z @ adapted.T - squares)
