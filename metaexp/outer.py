@@ -269,6 +269,7 @@ class OuterLoop:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
             self.tell(f"compile: not possible here ({reason}); going on without")
             self.compiled, self._graph, self._whole = False, None, None
+        finally:  # validation and test are not compiled
             self.learner.set_mapping(self.learner.mapping, self.learner.family.device)
 
     def _compile_whole(self, index: int) -> bool:

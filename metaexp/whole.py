@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from metaexp.compiled import compiled
 from metaexp.update import Flat
@@ -45,7 +45,11 @@ class WholeStep:
         self.steps = 1
         size = sum(leaf.nbytes for leaf in tree_flatten(self._draw(index))[0])
         self.steps = max(1, min(BLOCK_TASKS // meta_batch, BLOCK_BYTES // max(size, 1)))
-        self.block = self._draw(index)  # [steps, tasks, ...] each
+        try:
+            self.block = self._draw(index)  # [steps, tasks, ...] each
+        except RuntimeError:  # a learner whose batches are not one task per index
+            self.steps = 1
+            self.block = self._draw(index)
         self.first = torch.tensor(index, device=device)  # the block's first step
         self._next, self._end = index, index + self.steps
         self.lr = torch.zeros((), dtype=dtype, device=device)
@@ -59,9 +63,11 @@ class WholeStep:
         )  # fmt: skip
         self._args = tree_flatten(args)[0]
         saved = [t.clone() for t in self._args]
-        self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
-        for tensor, value in zip(self._args, saved, strict=True):  # tracing ran the step once
-            tensor.copy_(value)
+        try:
+            self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
+        finally:
+            for tensor, value in zip(self._args, saved, strict=True):  # tracing ran the step once
+                tensor.copy_(value)
 
     def __call__(self, index: int, lr: float | Tensor) -> None:
         """Outer step number `index` at this rate."""
@@ -81,7 +87,8 @@ class WholeStep:
         with torch.no_grad():
             indices = torch.arange(first, first + tasks, device=self.flat.theta.device)
             drawn = self.learner.train_batch(indices)._replace(info={})
-        return tree_map(lambda t: t.reshape(self.steps, self.meta_batch, *t.shape[1:]), drawn)
+        rows = self.meta_batch if self.steps > 1 else len(drawn.key)
+        return tree_map(lambda t: t.reshape(self.steps, rows, *t.shape[1:]), drawn)
 
     def _params(self, theta: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(theta, self.sizes)
@@ -128,10 +135,6 @@ class WholeStep:
             keep(old, new)
         alive.copy_(well)
         return []
-
-    def tree(self, values: Tensor) -> dict[str, Any]:
-        """A vector like `last` or `sums` as {"loss", "norm", "logs"}."""
-        return tree_unflatten(list(values.clone().unbind()), self.form)
 
 
 class _Absorb(nn.Module):

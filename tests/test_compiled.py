@@ -199,6 +199,21 @@ def test_what_cannot_be_compiled_goes_on_without():
     assert largest_difference(parameters(learners[1]), parameters(learners[0])) == 0
 
 
+def test_where_the_compiler_fails_nothing_has_changed(monkeypatch):
+    """Tracing runs the step once; the state before it is put back, and the eager step goes on from there."""
+
+    def fails(*args, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch._inductor.compile", fails)
+    eager, failed, told = loops("carried", "adam", meta_batch=4)
+    for loop in (eager, failed):
+        loop.run(Span(0, 2))
+    assert not failed.compiled
+    assert "no compiler" in told[1]
+    assert largest_difference(ends(failed), ends(eager)) == 0
+
+
 def test_whether_to_compile():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert decide_compile(True, 1, "vmap", cpu) is True
