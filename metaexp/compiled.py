@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 # Outer steps from which a compiled graph repays its compile time (15-60 s cold on two cores), by device and by whether
 # tasks are mapped by a loop (the graph is then that of one task: a convolutional step takes 0.4 of its eager time).
-COMPILE_FROM = {("cpu", False): 20_000, ("cpu", True): 1_000, ("cuda", False): 5_000, ("cuda", True): 1_000}
+COMPILE_FROM = {("cpu", False): 5_000, ("cpu", True): 1_000, ("cuda", False): 5_000, ("cuda", True): 1_000}
 
 
 def decide_compile(wanted: bool | str, steps: int, mapping: str | int, device: torch.device) -> bool:

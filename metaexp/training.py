@@ -23,6 +23,7 @@ from metaexp.signals import StopFlag
 
 FORMAT = 1  # of what `state` returns
 PICTURES = 30.0  # seconds between pictures of validation tasks
+STATUS = 1.0  # least seconds between two writings of status.json where nothing else calls for one
 
 
 class Control(L.Callback):
@@ -57,7 +58,8 @@ class Control(L.Callback):
         self.rates: list[float] = []  # meta-steps per second, one per row
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
         self._started = self._entered = self._saved = time.monotonic()
-        self._drawn = -math.inf  # when the last pictures were made
+        self._told = -math.inf  # when status.json was last written
+        self._drawn = time.monotonic()  # when the last pictures were made: none before the first step, which they delay
         self._due = 0  # step of the last checkpoint
         self._seen = 0  # step of the last end of a span: spans after an early end change nothing
         loop.after_step = self.after_step
@@ -172,9 +174,14 @@ class Control(L.Callback):
         self.folder.log(row | {"seconds": time.monotonic() - self._started, "meta_steps_per_s": rate})
         self.board.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
         self.board.scalars({"speed/meta_steps_per_s": rate}, self.step)
-        self.folder.status("running", step=self.step)
+        if time.monotonic() - self._told > STATUS:
+            self._tell()
         self.loop.set_sums()
         self._stepping, self._since = 0.0, 0
+
+    def _tell(self) -> None:
+        self.folder.status("running", step=self.step)
+        self._told = time.monotonic()
 
     def _validate(self) -> None:
         """Metrics at every inner step on validation tasks; keeps the best weights and decides on an early stop."""
@@ -273,7 +280,7 @@ class Control(L.Callback):
         self.folder.sync()
         self.board.flush()
         self.checkpoints.save(self._write, self.step)
-        self.folder.status("running", step=self.step)
+        self._tell()
         self._due, self._saved = self.step, time.monotonic()
 
     # -- end ---------------------------------------------------------------------------------------------------------
@@ -281,6 +288,7 @@ class Control(L.Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Says where the last finite weights are."""
         if isinstance(exception, NonFiniteError) and self.checkpoints.steps():
+            self._tell()
             last: Path = self.checkpoints.path(self.checkpoints.steps()[0])
             exception.args = (f"{exception.args[0]}; last finite checkpoint: {last}",)
 
