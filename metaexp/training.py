@@ -212,7 +212,8 @@ class Control(L.Callback):
         self._floors(scores.arrays, row["floors"])
         self.folder.log(row | {"seconds": time.monotonic() - self._started})
         if shown:
-            self.progress.validation(self.step, shown)
+            loss = self.loop.loss()  # not a number before this process's first step
+            self.progress.validation(self.step, shown, loss if math.isfinite(loss) else None)
         self._judge(row)
         self._draw(scores)
 

@@ -63,9 +63,10 @@ class Progress:
             self._loss = self._loss if loss is None else float(loss())
             self._show(now)
 
-    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def validation(self, step: int, metrics: Mapping[str, float], loss: float | None = None) -> None:
         """Call after every validation; the first metric is shown, with the best value so far on a terminal."""
         self.step = step
+        self._loss = self._loss if loss is None else loss
         self._metric, self._value = next(iter(metrics.items()))
         sign = -1.0 if self.larger_is_better else 1.0
         if not sign * self._value >= sign * self._best:  # also replaces the NaN of the start
