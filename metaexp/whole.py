@@ -88,7 +88,7 @@ class WholeStep:
             indices = torch.arange(first, first + tasks, device=self.flat.theta.device)
             drawn = self.learner.train_batch(indices)._replace(info={})
         rows = self.meta_batch if self.steps > 1 else len(drawn.key)
-        return tree_map(lambda t: t.reshape(self.steps, rows, *t.shape[1:]), drawn)
+        return tree_map(lambda t: t.reshape(self.steps, rows, *t.shape[1:]).contiguous(), drawn)
 
     def _params(self, theta: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(theta, self.sizes)
