@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from contract import largest_difference, new, parameters
+from contract import largest_difference, new, parameters, pictures
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metaexp.algos.maml import MAML
@@ -62,17 +62,17 @@ class OneBlock(torch.nn.Module):
         return self.head(self.pool(torch.relu(self.norm(self.convolution(x)))).mean((2, 3)))
 
 
-def pictures(f):
-    from contract import pictures
-
-    return MAML(pictures(), OneBlock, inner_lr=0.05, mapping="loop")
+def of_pictures(model, mapping):
+    """On classes: their targets are one matrix expanded over the tasks."""
+    return lambda f: MAML(pictures(), model, inner_lr=0.05, mapping=mapping)
 
 
 LEARNERS = {
     "maml": lambda f: MAML(Table(3, 3), NET, inner_lr=0.05),
     "chunks": lambda f: MAML(Table(3, 3), NET, inner_lr=0.05, mapping=2),
     "carried": lambda f: Reptile(Table(3, 3), Linear, inner_steps=1, inner=Adam(beta1=0.0), state="carried"),
-    "loop": pictures,
+    "classes": of_pictures(NET, "vmap"),
+    "loop": of_pictures(OneBlock, "loop"),
 }
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -105,6 +105,7 @@ CASES = [
     ("maml", "sgd", True, 4, 1, True),
     ("maml", "adamw", False, 4, 1, True),
     ("carried", "adam", False, 4, 1, True),
+    ("classes", "sgd", False, 2, 1, True),
     ("maml", "rmsprop", True, 4, 1, False),
     ("chunks", "sgd", False, 4, 2, False),
     ("chunks", "sgd", False, 5, 1, False),

@@ -85,8 +85,8 @@ def _two(o: Options) -> list[str]:
 def sampling(o: Options) -> Iterator[Point]:
     """Episodes per second, and the share of a step.
 
-    `share_percent` is the eager draw over the step (where the step is compiled, drawing is part of its graph and
-    costs less); `by_difference_percent` compares the step with one on a meta-batch drawn beforehand.
+    `share_percent` is the draw of one meta-batch over the step (a compiled step costs less: those of many steps are
+    drawn at once); `by_difference_percent` compares the step with one on a meta-batch drawn beforehand.
     """
     for work in _two(o):
         drawn, _ = worker("sampling", o.settings(work, "false"), o.threads)
