@@ -99,7 +99,7 @@ def _check_ranges(config: dict[str, Any]) -> None:
 
 
 def _check_metric(name: str | None, learner: Any) -> None:
-    names = list(learner.family.metrics)
+    names = list(learner.metrics)
     names += [m + suffix for suffix in learner.modes(["queries"]) for m in names if suffix]
     if name is not None and name not in names:
         raise ConfigError(f"stop.metric={name}: not a validation metric here; one of {', '.join(names)}")

@@ -75,7 +75,7 @@ def test(
             "resize": config["task"].get("resize"),
             "eval_seed": config["task"].get("eval_seed"),
             "normalise": {
-                name + suffix: mode for suffix, mode in learner.modes(modes).items() for name in family.metrics
+                name + suffix: mode for suffix, mode in learner.modes(modes).items() for name in learner.metrics
             },
             "test_steps": learner.test_steps,
             "query_sha256": scores.query_sha256,
@@ -107,7 +107,7 @@ def _ticker(control: Control, tasks: int) -> Callable[[int], None]:
 
 
 def metric_names(learner: Any, modes: list[str]) -> list[str]:
-    return [name + suffix for suffix in learner.modes(modes) for name in learner.family.metrics]
+    return [name + suffix for suffix in learner.modes(modes) for name in learner.metrics]
 
 
 def _curves(

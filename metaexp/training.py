@@ -48,7 +48,7 @@ class Control(L.Callback):
     ):
         self.config, self.learner, self.loop = config, learner, loop
         self.folder, self.board, self.checkpoints, self.progress, self.flag = folder, board, checkpoints, progress, flag
-        self.metric = next(iter(learner.family.metrics))
+        self.metric = next(iter(learner.metrics))
         self.sign = 1.0 if learner.family.larger_is_better else -1.0
         self.step = 0
         self.best: dict[str, Any] = {"value": None, "step": 0, "waited": 0}
@@ -199,7 +199,7 @@ class Control(L.Callback):
         shown: dict[str, float] = {}
         for name, values in scores.arrays.items():
             found = summary(values, larger)
-            is_metric = any(name.startswith(metric) for metric in self.learner.family.metrics)
+            is_metric = any(name.startswith(metric) for metric in self.learner.metrics)
             row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
             if found["mean"] is None:
                 continue

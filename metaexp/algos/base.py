@@ -12,8 +12,10 @@ from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
 from metaexp.models.norms import adopt, depends_on_batch, prepare, statistics_from
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
+from metaexp.views import View
 
 ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
+Metric = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
 MODES = ("queries", "single", "support")  # where batch statistics come from at test
 
 
@@ -66,6 +68,15 @@ class MetaLearner(L.LightningModule):
         self.mapping = choose(mapping, self.model, device)
         prepare(self.model, native=self.mapping == "loop")
 
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Metrics of one task by name, of what `predict` gives; the first selects the best checkpoint.
+
+        The family's; a method whose predictions are more than the family's targets (a mean and a deviation) says here
+        how to read them.
+        """
+        return self.family.metrics
+
     def outputs(self, family: TaskFamily) -> int:
         """Number of outputs the network needs."""
         return family.y_dim
@@ -87,11 +98,15 @@ class MetaLearner(L.LightningModule):
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """One task's outer loss [] and logs (a tree of tensors): the loss of the adapted predictor on the query set."""
         prediction = self.predict(self.adapt(episode.support, episode.key), episode.query.x)
-        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.family.metrics.items()}
+        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
         return self.loss(prediction, episode.query.y), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """Further numbers of one task for the boards at validation, [] each."""
+        return {}
+
+    def views(self, episode: Episode) -> dict[str, View]:
+        """Pictures of what the method made of a few tasks (leading dimension: tasks), by name; see `metaexp.views`."""
         return {}
 
     # -- around training ---------------------------------------------------------------------------------------------
@@ -163,7 +178,7 @@ class MetaLearner(L.LightningModule):
         for adapted in path[-1:] if final else path:
             for suffix, mode in modes.items():
                 prediction = self.predict_as(mode, adapted, episode.support, episode.query.x)
-                for name, metric in self.family.metrics.items():
+                for name, metric in self.metrics.items():
                     scores.setdefault(name + suffix, []).append(metric(prediction, episode.query.y))
         return {name: torch.stack(values) for name, values in scores.items()}
 

@@ -57,7 +57,7 @@ class FeatureLearner(MetaLearner):
             else:
                 z, z_query = self.features(torch.cat((support.x, query.x))).split((len(support.x), len(query.x)))
         prediction = self.read(self.fit(z, support.y, episode.key), z_query)
-        logs: dict[str, Any] = {name: metric(prediction, query.y) for name, metric in self.family.metrics.items()}
+        logs: dict[str, Any] = {name: metric(prediction, query.y) for name, metric in self.metrics.items()}
         return self.loss(prediction, query.y), logs | ({"statistics": seen} if seen else {})
 
     def absorb(self, logs: dict[str, Any]) -> dict[str, Any]:

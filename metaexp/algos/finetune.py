@@ -51,7 +51,7 @@ def choose_rate(learner: Any, rates: list[float], tasks: int = 200) -> dict[str,
     """Set the buffer `learner.test_lr` to the rate with the best final metric on validation tasks; what to record."""
     if len(rates) == 1:
         return {}
-    name = next(iter(learner.family.metrics))
+    name = next(iter(learner.metrics))
     sign = -1.0 if learner.family.larger_is_better else 1.0
     means = {}
     for rate in rates:

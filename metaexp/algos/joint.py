@@ -73,7 +73,7 @@ class Joint(MetaLearner):
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """The plain loss of one pooled minibatch."""
         prediction = self.model(episode.query.x)
-        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.family.metrics.items()}
+        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
         return self.loss(prediction, episode.query.y), metrics
 
     def adapt(self, support: Examples, key: Tensor) -> Tree:

@@ -33,6 +33,10 @@ class TaskFamily(ABC):
     x_shape: tuple[int, ...]  # of one input
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: ClassVar[bool] = False
+    # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->
+    # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: nobody knows.
+    oracle: Callable[[Episode, Tensor], Tensor] | None = None
+    gaussian_oracle: ClassVar[bool] = False
 
     def __init__(
         self,
