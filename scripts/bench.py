@@ -4,9 +4,9 @@ DIR holds the peers' scripts (common.py, bench_plain.py, ...). Every work is fir
 weights and batch, same meta-gradient); then our command and the peers run in turn, each in a fresh process on the same
 cores. Single measurements go to a JSON file, tables and plots beside it. Run it with PYTHONPATH=. from the checkout.
 
---check alone compares and stops. --scaling, --sampling, --framework, --start and --gpu measure those instead of the
-works (with --works too: beside them). --render makes tables and plots from the JSON file without measuring.
-A measurement replaces what the file held for the same work and number of threads; the rest of the file stays.
+--check alone compares and stops. --scaling, --sampling, --framework, --start, --precision and --gpu measure those
+instead of the works (with --works too: beside them). --render makes tables and plots from the JSON file without
+measuring. A measurement replaces what the file held for the same work and number of threads; the rest of the file stays.
 """
 
 import argparse

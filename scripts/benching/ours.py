@@ -4,6 +4,7 @@ import json
 import shutil
 import statistics
 import tempfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ def settings(
 
 def measure(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str, Any]:
     """One run of `python -m metaexp.train` with these settings: ms, mb, load, or `failed`."""
+    return _run(given, threads, timeout, read)
+
+
+def test(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """One run with its test: steps, and mean and interval of every test metric, or `failed`."""
+    return _run(given, threads, timeout, tested)
+
+
+def _run(given: Settings, threads: int, timeout: float, read: Callable[[Path, Done], dict[str, Any]]) -> dict[str, Any]:
     folder = tempfile.mkdtemp(prefix="metaexp-bench-")
     try:
         done = run(metaexp(*overrides({**given, "out": f'"{folder}"'})), threads, timeout)
@@ -40,6 +50,14 @@ def measure(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str
         return read(found[0].parent, done)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def tested(folder: Path, done: Done) -> dict[str, Any]:
+    """What the test of a finished run says."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    metrics = {name: f"{found['mean']:.4f} +- {found['ci95']:.4f}" for name, found in result["test"].items()}
+    tasks = next(iter(result["test"].values()))["tasks"]
+    return {"steps": result["steps"], "test_tasks": tasks, **metrics, "load": done.load}
 
 
 def read(folder: Path, done: Done) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Measurements beside the works: scaling, sampling, framework share, start, GPU. Each is a list of flat points."""
+"""Measurements beside the works: scaling, sampling, framework share, start, precision, GPU: lists of flat points."""
 
 import json
 import subprocess
@@ -17,6 +17,7 @@ Point = dict[str, Any]
 TASKS, INNER, WIDTH = (1, 4, 16, 64, 256, 1024), (1, 5, 20, 100), (40, 128, 512)
 COMPILED_INNER = 20  # inner steps up to which a compile takes minutes at most
 CHUNK = 16
+ACCURACY_STEPS = 300
 LONG = 1800  # seconds that one process may take
 
 
@@ -159,6 +160,23 @@ def first_step(timeout: float = 120) -> float | None:
             process.wait()
 
 
+def precision(o: Options) -> Iterator[Point]:
+    """Omniglot MAML in float32 and bfloat16, in turn: ms of a step, then what the same training is worth on test tasks.
+
+    The second part trains as `algo=maml task=omniglot` does, for ACCURACY_STEPS outer steps, and tests on the same
+    tasks; the interval is the one over test tasks.
+    """
+    work, kinds = "omniglot-maml", ("32", "bf16-mixed")
+    for round_ in range(o.repeats if o.omniglot else 0):
+        for kind in kinds:
+            found = ours.measure(o.settings(work, o.compile, device__precision=kind), o.threads)
+            yield {"work": work, "precision": kind, "threads": o.threads, "round": round_, **_kept(found)}
+    for kind in kinds if o.omniglot else ():
+        given = {"algo": "maml", "task": "omniglot", "task.root": f'"{o.omniglot}"', "device.precision": kind}
+        given |= {"steps": str(10 if o.quick else ACCURACY_STEPS), "test.tasks": "1000", "compile": o.compile}
+        yield {"work": "algo=maml task=omniglot", "precision": kind, **ours.test(given, o.threads, LONG)}
+
+
 def gpu(o: Options) -> Iterator[Point]:
     """Absolute times on one GPU: the product, and the bare loop in which a host synchronisation is an error."""
     for work in o.works:
@@ -176,5 +194,6 @@ SECTIONS: dict[str, Callable[[Options], Iterator[Point]]] = {
     "sampling": sampling,
     "framework": framework,
     "start": start,
+    "precision": precision,
     "gpu": gpu,
 }

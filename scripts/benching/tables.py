@@ -143,7 +143,7 @@ def details(data: Row) -> str:
     """bench.md: every peer, and the other measurements."""
     text = ["# Speed\n", "Made by `scripts/bench.py`; `bench.json` holds every single measurement.\n", LEGEND]
     text.append(works_table(rows(data.get("runs", [])), data.get("checks", {})))
-    for section in ("scaling", "sampling", "framework", "start", "gpu"):
+    for section in ("scaling", "sampling", "framework", "start", "precision", "gpu"):
         found = data.get(section)
         if found:
             names = list(dict.fromkeys(key for point in found for key in point if key not in ("load", "round")))
