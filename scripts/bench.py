@@ -6,7 +6,7 @@ cores. Single measurements go to a JSON file, tables and plots beside it. Run it
 
 --check alone compares and stops. --scaling, --sampling, --framework, --start, --precision and --gpu measure those
 instead of the works (with --works too: beside them). --render makes tables and plots from the JSON file without
-measuring. A measurement replaces what the file held for the same work and number of threads; the rest of the file stays.
+measuring. A measurement replaces what the file held for the same work and number of threads; the rest stays.
 """
 
 import argparse

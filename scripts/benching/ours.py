@@ -35,7 +35,7 @@ def measure(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str
     return _run(given, threads, timeout, read)
 
 
-def test(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str, Any]:
+def trained(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str, Any]:
     """One run with its test: steps, and mean and interval of every test metric, or `failed`."""
     return _run(given, threads, timeout, tested)
 

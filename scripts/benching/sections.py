@@ -174,7 +174,7 @@ def precision(o: Options) -> Iterator[Point]:
     for kind in kinds if o.omniglot else ():
         given = {"algo": "maml", "task": "omniglot", "task.root": f'"{o.omniglot}"', "device.precision": kind}
         given |= {"steps": str(10 if o.quick else ACCURACY_STEPS), "test.tasks": "1000", "compile": o.compile}
-        yield {"work": "algo=maml task=omniglot", "precision": kind, **ours.test(given, o.threads, LONG)}
+        yield {"work": "algo=maml task=omniglot", "precision": kind, **ours.trained(given, o.threads, LONG)}
 
 
 def gpu(o: Options) -> Iterator[Point]:
