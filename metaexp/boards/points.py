@@ -28,8 +28,8 @@ def points(
 ) -> Figure:
     """A column per episode: the plane coloured by predicted class, first and last of the inner steps `shown`.
 
-    Support points are large triangles, queries small dots, in the colour of their true class; a query that is taken
-    for another class is crossed. A single step gives one row.
+    Support points are large triangles, queries dots, and crosses where they are taken for another class, all in the
+    colour of their true class. A single step gives one row.
 
     Args:
         episode: x [tasks, n, 2], y [tasks, n, ways] one-hot; the first 3 tasks are drawn.
@@ -48,21 +48,22 @@ def points(
     guesses = array(predict(episode.query.x)).argmax(-1)  # [tasks, shown, m]
     best = None if truth is None else array(truth(plane)).argmax(-1).reshape(-1, SIDE, SIDE)
 
-    figure = new_figure(3 * tasks, 0.7 + 2.9 * len(rows), title)
+    figure = new_figure(3 * tasks, 0.8 + 3.1 * len(rows), title)
     panels: Any = figure.subplots(len(rows), tasks, squeeze=False)
     colours = _colours(ways)
     for row, step in enumerate(rows):
         for task in range(tasks):
             axes: Axes = panels[row, task]
             extent = (boxes[task][0], boxes[task][2], boxes[task][1], boxes[task][3])
-            axes.imshow(regions[task, step], ListedColormap(_light(colours)), vmin=0, vmax=ways - 1, extent=extent)
-            axes.images[0].set(origin="lower", interpolation="nearest")
+            look: dict[str, Any] = {"cmap": ListedColormap(_light(colours)), "vmin": 0, "vmax": ways - 1}
+            axes.imshow(regions[task, step], extent=extent, origin="lower", interpolation="nearest", **look)
             if best is not None:
                 _borders(axes, best[task], maps[task])
             wrong = guesses[task, step] != true[task]
             _draw(axes, support[task], given[task], query[task], true[task], wrong, colours)
             tidy(axes)
             axes.grid(False)
+            axes.locator_params(nbins=4)
             share = f"{1 - wrong.mean():.0%} right" if wrong.size else ""
             axes.set_title(f"{step_name(shown[step])}: {share}" if len(rows) > 1 else share, fontsize=12)
     _legend(figure, best is not None, bool((guesses != true[:, None]).any()))
@@ -97,7 +98,7 @@ def _light(colours: Sequence[Any]) -> list[tuple[float, ...]]:
 def _borders(axes: Axes, best: np.ndarray, lattice: np.ndarray) -> None:
     x, y = (lattice[:, i].reshape(SIDE, SIDE) for i in range(2))
     for label in np.unique(best):
-        axes.contour(x, y, (best == label).astype(float), [0.5], colors=BLACK, linewidths=0.8, linestyles="--")
+        axes.contour(x, y, (best == label).astype(float), [0.5], colors=BLACK, linewidths=0.9)
 
 
 def _draw(
@@ -109,9 +110,11 @@ def _draw(
     wrong: np.ndarray,
     colours: Sequence[Any],
 ) -> None:
-    dots: dict[str, Any] = {"s": 16, "linewidths": 0.4, "edgecolors": "white", "zorder": 3}
-    axes.scatter(query[:, 0], query[:, 1], c=[colours[label] for label in true], marker="o", **dots)
-    axes.scatter(query[wrong, 0], query[wrong, 1], c=BLACK, marker="x", s=22, linewidths=1.0, zorder=4)
+    colour = np.array([to_rgb(colours[label]) for label in true]).reshape(-1, 3)
+    right = ~wrong
+    dots: dict[str, Any] = {"s": 20, "linewidths": 0.5, "edgecolors": "white", "zorder": 3}
+    axes.scatter(query[right, 0], query[right, 1], c=colour[right], marker="o", **dots)
+    axes.scatter(query[wrong, 0], query[wrong, 1], c=colour[wrong], marker="x", s=26, linewidths=1.4, zorder=4)
     big: dict[str, Any] = {"s": 90, "linewidths": 1.3, "edgecolors": BLACK, "zorder": 5}
     axes.scatter(support[:, 0], support[:, 1], c=[colours[label] for label in given], marker="^", **big)
 
@@ -125,5 +128,5 @@ def _legend(figure: Figure, borders: bool, wrong: bool) -> None:
     if wrong:
         handles.append(Line2D([], [], marker="x", color=BLACK, markersize=6, label="taken for another class", **none))
     if borders:
-        handles.append(Line2D([], [], color=BLACK, linewidth=0.8, linestyle="--", label="best possible border"))
+        handles.append(Line2D([], [], color=BLACK, linewidth=0.9, label="best possible border"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=11)
