@@ -56,11 +56,15 @@ TASKS = {
     "arrays": [*REGRESSION, "task.files={files}"],
     "omniglot": [*IMAGES, "task.root={root}", "task.verify=false"],
     "dataset": [*IMAGES, "experiment=my_pictures"],
+    "sine_line": REGRESSION,
+    "quadratic": [*REGRESSION, "task.dim=3"],
+    "clusters": [*IMAGES, "task.pool_classes=6"],
 }
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]}
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
 NOT = {("protonet", "sine"), ("protonet", "linear"), ("protonet", "arrays"), ("boil", "linear model")}
+NOT |= {("protonet", "sine_line"), ("protonet", "quadratic")}
 
 # algo, task, model: every triple that makes sense
 ROWS = [
@@ -72,6 +76,9 @@ ROWS = [
         "arrays": ("mlp", "linear"),
         "omniglot": ("cnn4", "mlp", "linear"),
         "dataset": ("cnn4", "mlp", "linear"),
+        "sine_line": ("mlp", "linear"),
+        "quadratic": ("linear", "mlp"),
+        "clusters": ("mlp", "linear"),
     }.items()
     for model in models
     if not {(algo, task), (algo, f"{model} model")} & NOT
@@ -167,7 +174,8 @@ def test_a_row_takes_two_outer_steps(world, algo, task, model):
 def test_every_other_triple_is_refused(world):
     settings, places = world
     others = set(itertools.product(["maml"], TASKS, MODELS)) - set(ROWS)
-    assert others == {("maml", task, "cnn4") for task in ("sine", "linear", "arrays")}
+    vectors = ("sine", "linear", "arrays", "sine_line", "quadratic", "clusters")
+    assert others == {("maml", task, "cnn4") for task in vectors}
     for algo, task, model in others:
         lines = [f"algo={algo}", f"task={task}", f"model={model}", *TASKS[task]]
         with pytest.raises(ConfigError, match="model=cnn4 needs input image"):

@@ -1,0 +1,124 @@
+"""Gaussian clusters: the smallest classification family, for examples and tests."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metaexp.random import fold, integers, normal
+from metaexp.tasks.base import TaskFamily
+from metaexp.types import Episode, Examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from metaexp.boards.pictures import Picture, Predict
+
+
+class Clusters(TaskFamily):
+    """N-way episodes of points in `dim` dimensions: a class is a centre c ~ N(0, spread^2 I), an example c + noise e.
+
+    e is standard normal; only spread / noise matters to the difficulty. Examples stand class after class. Every
+    episode has classes of its own: there are infinitely many, so 1 shot is nested in 5, 5 ways in 20, and nothing runs
+    out. The best possible classifier (`oracle`) knows the centres.
+
+    A network trained on pooled data (`joint`) needs a fixed list of classes. `pool` draws from `pool_classes` classes
+    per split, the same in every batch, drawn like those of the episodes but met in none of them.
+
+    Args:
+        ways, shots, queries: classes per episode, support and query examples per class.
+        dim: dimensions of a point.
+        spread: standard deviation of the centres, per dimension.
+        noise: standard deviation of the examples around their centre, per dimension.
+        pool_classes: classes of the pooled data.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    classification = True
+
+    def __init__(
+        self,
+        shots: int = 1,
+        queries: int = 15,
+        ways: int = 5,
+        dim: int = 2,
+        spread: float = 1.0,
+        noise: float = 0.2,
+        pool_classes: int = 64,
+        test: dict[str, int | None] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        super().__init__(shots, queries, ways, test, seed, eval_seed)
+        for name, count, least in (("dim", dim, 1), ("pool_classes", pool_classes, 2)):
+            if count < least:
+                raise ValueError(f"{name}={count}: must be at least {least}")
+        for name, width in (("spread", spread), ("noise", noise)):
+            if not width > 0:
+                raise ValueError(f"{name}={width}: must be above 0")
+        self.x_shape, self.y_dim, self.spread, self.noise = (dim,), ways, spread, noise
+        self.pool_classes = pool_classes
+
+    @property
+    def pool_dim(self) -> int:
+        """Number of classes of the pooled data."""
+        return self.pool_classes
+
+    def sample(
+        self,
+        split: str,
+        indices: Tensor,
+        shots: int | None = None,
+        queries: int | None = None,
+        ways: int | None = None,
+    ) -> Episode:
+        """See TaskFamily.sample; info holds centres, [tasks, ways, dim]."""
+        key, ways = self.keys(split, indices), self.size(split, "ways", ways)
+        own = fold(fold(key, 0)[:, None], torch.arange(ways, device=key.device))  # [tasks, ways], a key per class
+        centres = self._centres(own)
+        target = torch.eye(ways, dtype=self.dtype, device=key.device)
+
+        def examples(stream: int, k: int) -> Examples:
+            x = centres.unsqueeze(-2) + self.noise * normal(own, stream, (k, *self.x_shape), dtype=self.dtype)
+            y = target.repeat_interleave(k, 0)  # [ways k, ways]
+            return Examples(x.flatten(1, 2), y.expand(len(indices), *y.shape))
+
+        support = examples(1, self.size(split, "shots", shots))
+        return Episode(support, examples(2, self.size(split, "queries", queries)), key, {"centres": centres})
+
+    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
+        """See TaskFamily.pool: n examples, each of one of `pool_classes` classes."""
+        nobody = torch.full_like(indices[:1], -1)  # the index of no task: the key of the split's own classes
+        key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
+        drawn = integers(key, 0, (), self.pool_classes)
+        centres = self._centres(fold(fold(self.keys(split, nobody), 0), drawn))  # [batches, n, dim]
+        x = centres + self.noise * normal(key, 1, self.x_shape, dtype=self.dtype)
+        every = torch.arange(self.pool_classes, device=indices.device)
+        return Examples(x, (drawn.unsqueeze(-1) == every).to(self.dtype))
+
+    def oracle(self, episode: Episode, x: Tensor) -> Tensor:
+        """The Bayes classifier's logits, -|x - c|^2 / (2 noise^2): x [m, dim] -> [m, ways]."""
+        return self._logits(x, episode.info["centres"])
+
+    @property
+    def picture(self) -> "Picture":
+        """In two dimensions the plane with its regions, and the best possible borders; else the default."""
+        if self.x_shape != (2,):
+            return super().picture
+        from metaexp.boards.points import points  # matplotlib is needed only where a picture is drawn
+
+        def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
+            return points(episode, predict, shown, title, lambda x: self._logits(x, episode.info["centres"]))
+
+        return draw
+
+    def _centres(self, key: Tensor) -> Tensor:
+        """[*n, dim] for keys of classes [*n]."""
+        return self.spread * normal(key, 0, self.x_shape, dtype=self.dtype)
+
+    def _logits(self, x: Tensor, centres: Tensor) -> Tensor:
+        # [*n, m, dim], [*n, ways, dim] -> [*n, m, ways].
+        return -((x.unsqueeze(-2) - centres.unsqueeze(-3)) ** 2).sum(-1) / (2 * self.noise**2)
