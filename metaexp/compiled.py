@@ -30,7 +30,9 @@ def decide_compile(
     if wanted not in ("auto", True, False):
         raise ValueError(f"compile={wanted}: must be auto, true or false")
     if varying and wanted is True:
-        raise ValueError("compile=true: a compiled step has one shape, and task.shots varies; use compile=auto or false")
+        raise ValueError(
+            "compile=true: a compiled step has one shape, and task.shots varies; use compile=auto or false"
+        )
     if varying:
         return False
     if wanted == "auto":

@@ -68,7 +68,7 @@ def evaluate(
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
-    """Indices 0 ... tasks - 1 in pieces that can be drawn at once: at most `size`, and of one bucket where sizes vary."""
+    """Indices 0 ... tasks - 1 in pieces to be drawn at once: at most `size`, and of one bucket where sizes vary."""
     varying = family.varying(split)
     bucket = varying.bucket if varying else max(tasks, 1)
     for first in range(0, tasks, bucket):
@@ -106,7 +106,7 @@ def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any
 def mean_predictor(learner: Any, split: str, tasks: int, chunk: int = 100) -> dict[str, np.ndarray]:
     """The floor that predicts the mean of the support targets for every query: metric -> [tasks, 1].
 
-    For classes that is the support's class frequencies; ties count as chance, 1 / ways. Of an empty support set it is 0.
+    For classes that is the support's class frequencies; ties count as chance, 1 / ways. The mean of nothing is 0.
     """
     parts: dict[str, list[Tensor]] = {}
 

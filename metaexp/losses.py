@@ -12,11 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-LARGER = ("accuracy", "log_likelihood", "coverage")  # metrics that grow with quality begin so; of all others less is more
+LARGER = (
+    "accuracy",
+    "log_likelihood",
+    "coverage",
+)  # metrics that grow with quality begin so; of all others less is more
 
 
 def larger(name: str) -> bool:
-    """Whether a metric of this name, whatever its suffix, grows with quality (of a coverage: too little is the fault)."""
+    """Whether a metric of this name, whatever its suffix, grows with quality (too little coverage is the worse)."""
     return name.startswith(LARGER)
 
 

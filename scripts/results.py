@@ -198,8 +198,7 @@ def group(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         metrics = {}
         for name, rows in members[0]["metrics"].items():
             metrics[name] = [
-                _merged([run["metrics"][name][place] for run in members], larger(name))
-                for place in range(len(rows))
+                _merged([run["metrics"][name][place] for run in members], larger(name)) for place in range(len(rows))
             ]
         shared = {key: members[0][key] for key in ("label", "experiment", "classification", "outer_steps")}
         groups.append({**shared, "command": line, "seeds": [run["seed"] for run in members], "metrics": metrics})

@@ -74,7 +74,7 @@ class ACNP(NeuralProcess):
 
     def views(self, episode: Episode) -> dict[str, View]:
         """The attention in the first task; 1-D inputs stand in their order, others as they come."""
-        (x, y), (query_x, query_y) = ((part.x[0], part.y[0]) for part in (episode.support, episode.query))
+        x, y, query_x = episode.support.x[0], episode.support.y[0], episode.query.x[0]
         if len(x) == 0:
             return {}
         with torch.no_grad():
@@ -82,7 +82,7 @@ class ACNP(NeuralProcess):
             weights = self.weights(adapted, self.features(query_x))  # [m, n]
         if x.shape[1:] != (1,):
             return {"attention": Heatmap(weights, "query", "support", title="attention, mean over heads")}
-        columns, rows = x[:, 0].argsort(), query_x[:, 0].argsort()
-        names = ([f"{float(value):.2f}" for value in part] for part in (query_x[rows, 0], x[columns, 0]))
-        table = weights[rows][:, columns]
-        return {"attention": Heatmap(table, "query x", "support x", *names, title="attention, mean over heads")}
+        rows, columns = query_x[:, 0].argsort(), x[:, 0].argsort()
+        at, given = ([f"{value:.2f}" for value in part.tolist()] for part in (query_x[rows, 0], x[columns, 0]))
+        title = "attention, mean over heads"
+        return {"attention": Heatmap(weights[rows][:, columns], "query x", "support x", at, given, title)}

@@ -128,7 +128,10 @@ def curves(
     every_x = np.concatenate([support_x.ravel(), query_x.ravel()])
     x = np.linspace(every_x.min(), every_x.max(), 200)
     points = episode.support.x.new_tensor(x).view(1, -1, 1).expand(tasks, -1, -1)
-    found, gaussian = array(predict(points)), 2 * episode.support.y.shape[-1]  # width of a Gaussian's mean and deviation
+    found, gaussian = (
+        array(predict(points)),
+        2 * episode.support.y.shape[-1],
+    )  # width of a Gaussian's mean and deviation
     lines, band = found[..., 0], _half_width(found[:, -1], gaussian)  # [tasks, shown, 200], [tasks, 200] or None
     told = None if truth is None else array(truth(points))
     true, true_band = (None, None) if told is None else (told[..., 0], _half_width(told, gaussian))

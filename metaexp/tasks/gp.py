@@ -31,9 +31,9 @@ class GP(TaskFamily):
     eq: s^2 exp(-d^2 / (2 l^2)); matern52: s^2 (1 + r + r^2 / 3) exp(-r), r = sqrt(5) |d| / l;
     periodic: s^2 exp(-2 sin^2(pi d / p) / l^2).
 
-    "Conditional Neural Processes", Garnelo et al., 2018, section 4.1. The defaults of kernel and range are the data "eq"
-    of the NeuralProcesses.jl package (its noise has variance 1e-8, its context 0 to 50 points in training and 0 to 10
-    in its tests); the CNP authors' notebook has length 0.4, noise 0.02 and 3 to 9 points.
+    "Conditional Neural Processes", Garnelo et al., 2018, section 4.1. The defaults of kernel and range are the data
+    "eq" of the NeuralProcesses.jl package (its noise has variance 1e-8, its context 0 to 50 points in training and 0
+    to 10 in its tests); the CNP authors' notebook has length 0.4, noise 0.02 and 3 to 9 points.
 
     The number of support points may vary: `shots=[0, 50]`. It is one for each bucket of consecutive tasks and runs
     through the range in steps of the golden ratio from a place drawn for each seed and split, so that any stretch of
@@ -77,13 +77,15 @@ class GP(TaskFamily):
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        test_shots = (test or {}).get("shots")
-        ranges = {"shots": _range("shots", shots)}
-        if test_shots is not None:
-            ranges["test.shots"] = _range("test.shots", test_shots)
-        most = ranges["shots"][1]
-        changed = {**(test or {}), "shots": ranges["test.shots"][1]} if test_shots is not None else test
-        super().__init__(int(most), queries, None, changed, seed, eval_seed)  # type: ignore[arg-type]
+        changed = dict(test or {})
+        given = changed.get("shots")
+        train = _range("shots", shots)
+        tested = train if given is None else _range("test.shots", given)
+        for name, (fewest, _) in {"shots": train, "test.shots": tested}.items():
+            if fewest < 0:
+                raise ValueError(f"{name}={fewest}: must be at least 0")
+        changed["shots"] = None if given is None else tested[1]
+        super().__init__(train[1], queries, None, changed, seed, eval_seed)
         if kernel not in KERNELS:
             raise ValueError(f"kernel={kernel}: must be one of {', '.join(KERNELS)}")
         self.kernel, self.noise, self.x_range = kernel, noise, x_range
@@ -99,8 +101,7 @@ class GP(TaskFamily):
             raise ValueError(f"x_range=[{x_range[0]}, {x_range[1]}]: the first number must be below the second")
         if bucket < 1:
             raise ValueError(f"bucket={bucket}: must be at least 1")
-        tested = ranges.get("test.shots", ranges["shots"])
-        self._shots = {"train": ranges["shots"], "val": tested, "test": tested}
+        self._shots = {"train": train, "val": tested, "test": tested}
         self._most = max(FIRST, *(int(most) for _, most in self._shots.values()))
         self._bucket = {"train": bucket, "val": TEST_BUCKET, "test": TEST_BUCKET}
 
@@ -125,7 +126,9 @@ class GP(TaskFamily):
         key = self.keys(split, indices)
         info = self._hyperparameters(key)
         n = max(shots, self._most)
-        support_x, query_x = (uniform(key, 3 + i, (m, 1), *self.x_range, self.dtype) for i, m in enumerate((n, queries)))
+        support_x, query_x = (
+            uniform(key, 3 + i, (m, 1), *self.x_range, self.dtype) for i, m in enumerate((n, queries))
+        )
         noise = [normal(key, 5 + i, (m,), dtype=self._precise) for i, m in enumerate((n, queries))]
         x = torch.cat((support_x[:, :FIRST], query_x, support_x[:, FIRST:]), 1)
         z = torch.cat((noise[0][:, :FIRST], noise[1], noise[0][:, FIRST:]), 1)
@@ -142,7 +145,7 @@ class GP(TaskFamily):
         y = torch.sqrt(scale**2 + self._variance(scale)) * normal(key, 5, (), dtype=self.dtype)
         return Examples(x, y.unsqueeze(-1))
 
-    def oracle(self, episode: Episode, x: Tensor) -> Tensor:  # type: ignore[override]
+    def oracle(self, episode: Episode, x: Tensor) -> Tensor:
         """The exact posterior of ONE task at x [m, 1]: [m, 2], mean and standard deviation of y, noise included.
 
         The task's own kernel is known to it, and each target stands by itself (the diagonal of the covariance).
@@ -191,8 +194,7 @@ class GP(TaskFamily):
         if place != last // varying.bucket:
             raise ValueError(
                 f'shots=[{varying.fewest}, {varying.most}]: tasks {first} to {last} of split "{split}" have different '
-                f"numbers of support points; draw those of {varying.bucket} consecutive tasks at once (bucket), or give "
-                "sample() a number of shots"
+                f"numbers of support points; draw at most {varying.bucket} tasks at once, of one bucket, or say shots"
             )
         start = self.keys(split, torch.tensor([-1]))  # the key of no task
         turn = ((start + place * torch.tensor([GAMMA])) >> 32) & 0xFFFFFFFF  # steps of the golden ratio, modulo 1
