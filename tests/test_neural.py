@@ -104,7 +104,7 @@ def forward(net: MLP, x: np.ndarray) -> np.ndarray:
 def test_cnp_is_its_equations():
     learner = new(lambda f: CNP(f, Linear, sigma_floor=0.2, **SMALL), gp())
     batch = learner.train_batch(torch.arange(200))
-    values = vmap(lambda e: learner.meta_loss(e)[0])(batch._replace(info={}))
+    values = vmap(lambda e: learner.meta_loss(e)[0])(batch._replace(info={})).detach()
     for i in range(200):
         x, y, at, target, _ = parts_of(batch, i)
         r = forward(learner.encoder, np.stack([x, y], -1)).mean(0)
