@@ -54,6 +54,8 @@ PAPERS = {
         f"{_REPTILE}, Omniglot table",
         {"accuracy_transductive": {-1: "97.68 ± 0.04"}, "accuracy": {-1: "95.39 ± 0.09"}},
     ),
+    "gp_cnp": Paper("NeuralProcesses.jl, README, interpolation, `eq`", {"log_likelihood": {-1: "-1.09"}}),
+    "gp_acnp": Paper("NeuralProcesses.jl, README, interpolation, `eq`", {"log_likelihood": {-1: "-0.83"}}),
 }
 
 
