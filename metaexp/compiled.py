@@ -16,14 +16,25 @@ aten = torch.ops.aten
 COMPILE_FROM = {("cpu", False): 5_000, ("cpu", True): 1_000, ("cuda", False): 5_000, ("cuda", True): 1_000}
 
 
-def decide_compile(wanted: bool | str, steps: int, mapping: str | int, device: torch.device) -> bool:
+def decide_compile(
+    wanted: bool | str, steps: int, mapping: str | int, device: torch.device, varying: bool = False
+) -> bool:
     """Whether to compile: `wanted` if it is true or false, else by the table; never by a timing.
 
+    Args:
+        varying: the sizes of a training task vary, which a graph cannot.
+
     Raises:
-        ValueError: not auto, true or false.
+        ValueError: not auto, true or false; true where sizes vary.
     """
     if wanted not in ("auto", True, False):
         raise ValueError(f"compile={wanted}: must be auto, true or false")
+    if varying and wanted is True:
+        raise ValueError(
+            "compile=true: a compiled step has one shape, and task.shots varies; use compile=auto or false"
+        )
+    if varying:
+        return False
     if wanted == "auto":
         return steps >= COMPILE_FROM.get((device.type, mapping == "loop"), math.inf)
     return bool(wanted)

@@ -1,7 +1,7 @@
 """Testing a learner on frozen tasks: per task, per inner step, with intervals; and the floors beside it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,16 +56,25 @@ def evaluate(
         return scores
 
     with torch.no_grad():
-        for start in range(0, tasks, chunk):
-            indices = torch.arange(start, min(start + chunk, tasks), device=learner.family.device)
+        for indices in chunks(learner.family, split, tasks, chunk):
             episode = learner.family.sample(split, indices)
             for digest, tensor in zip(digests, episode.query, strict=True):
                 digest.update(tensor.contiguous().cpu().numpy().tobytes())
             parts.append(map_tasks(one, episode._replace(info={}), learner.mapping))
-            tick(min(start + chunk, tasks))
+            tick(int(indices[-1]) + 1)
     arrays = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
     query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
     return Scores(arrays, np.arange(tasks), query_sha256)
+
+
+def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
+    """Indices 0 ... tasks - 1 in pieces to be drawn at once: at most `size`, and of one bucket where sizes vary."""
+    varying = family.varying(split)
+    bucket = varying.bucket if varying else max(tasks, 1)
+    for first in range(0, tasks, bucket):
+        last = min(first + bucket, tasks)
+        for start in range(first, last, size):
+            yield torch.arange(start, min(start + size, last), device=family.device)
 
 
 def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any]:
@@ -97,12 +106,14 @@ def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any
 def mean_predictor(learner: Any, split: str, tasks: int, chunk: int = 100) -> dict[str, np.ndarray]:
     """The floor that predicts the mean of the support targets for every query: metric -> [tasks, 1].
 
-    For classes that is the support's class frequencies; ties count as chance, 1 / ways.
+    For classes that is the support's class frequencies; ties count as chance, 1 / ways. The mean of nothing is 0.
     """
     parts: dict[str, list[Tensor]] = {}
 
     def one(episode: Episode) -> dict[str, Tensor]:
-        mean = episode.support.y.mean(0, keepdim=True).expand_as(episode.query.y)
+        y = episode.support.y
+        given = y if len(y) else y.new_zeros(1, y.shape[-1])
+        mean = given.mean(0, keepdim=True).expand_as(episode.query.y)
         if learner.family.classification:
             # argmax of equal frequencies would name one class by its place; its expectation is what a tie is worth.
             best = (mean == mean.max(-1, keepdim=True).values).to(mean.dtype)
@@ -110,8 +121,7 @@ def mean_predictor(learner: Any, split: str, tasks: int, chunk: int = 100) -> di
             return {"accuracy": (hits.sum() / max(len(hits), 1))[None]}
         return {name: metric(mean, episode.query.y)[None] for name, metric in learner.family.metrics.items()}
 
-    for start in range(0, tasks, chunk):
-        indices = torch.arange(start, min(start + chunk, tasks), device=learner.family.device)
+    for indices in chunks(learner.family, split, tasks, chunk):
         episode = learner.family.sample(split, indices)
         for name, values in map_tasks(one, episode._replace(info={}), "vmap").items():
             parts.setdefault(name, []).append(values)

@@ -1,7 +1,27 @@
-"""Losses and metrics of one task. Targets are float vectors (real values or one-hot classes)."""
+"""Losses and metrics of one task. Targets are float vectors (real values or one-hot classes).
 
+A Gaussian prediction is [n, 2 y_dim]: means, then standard deviations.
+"""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+LARGER = (
+    "accuracy",
+    "log_likelihood",
+    "coverage",
+)  # metrics that grow with quality begin so; of all others less is more
+
+
+def larger(name: str) -> bool:
+    """Whether a metric of this name, whatever its suffix, grows with quality (too little coverage is the worse)."""
+    return name.startswith(LARGER)
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -22,3 +42,43 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def accuracy(logits: Tensor, target: Tensor) -> Tensor:
     """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []."""
     return _mean((logits.argmax(-1) == target.argmax(-1)).to(logits.dtype))
+
+
+def gaussian_nll(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over targets of -log N(target; mean, sd^2), summed over y_dim, in nats: [n, 2 y_dim], [n, y_dim] -> []."""
+    mean, sd = prediction.chunk(2, -1)
+    nll = 0.5 * ((target - mean) / sd) ** 2 + torch.log(sd) + 0.5 * math.log(2 * math.pi)
+    return _mean(nll.sum(-1))
+
+
+def log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean log-likelihood of a target in nats: every target by itself, its correlation with others left out."""
+    return -gaussian_nll(prediction, target)
+
+
+def coverage(level: float) -> Metric:
+    """The metric: fraction of targets inside the central interval of this probability; a sure predictor has `level`.
+
+    Raises:
+        ValueError: a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: must be above 0 and below 1")
+    width = NormalDist().inv_cdf((1 + level) / 2)  # half of the interval in standard deviations
+
+    def metric(prediction: Tensor, target: Tensor) -> Tensor:
+        mean, sd = prediction.chunk(2, -1)
+        return _mean(((target - mean).abs() <= width * sd).to(mean.dtype))
+
+    return metric
+
+
+def of_mean(metric: Metric) -> Metric:
+    """The metric of a Gaussian prediction's mean."""
+    return lambda prediction, target: metric(prediction.chunk(2, -1)[0], target)
+
+
+def gaussian_metrics(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """What is said of a Gaussian predictor: likelihood first, a family's own metrics of its mean, two coverages."""
+    means = {name: of_mean(metric) for name, metric in metrics.items()}
+    return {"log_likelihood": log_likelihood, **means, "coverage50": coverage(0.5), "coverage90": coverage(0.9)}

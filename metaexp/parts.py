@@ -33,6 +33,12 @@ class Parts:
         self.dtype = DTYPES[str(device["precision"])]
         family = instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
+        varying = self.family.varying("train")
+        if varying and varying.bucket % config["meta_batch"]:
+            raise ConfigError(
+                f"task.bucket={varying.bucket}: must be a multiple of meta_batch={config['meta_batch']}, in which all "
+                "tasks have one number of support examples"
+            )
         settings = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
         optimizer = instantiate(settings, group="optimizer", trusted=trusted)
         optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is answered before Lightning is imported
@@ -46,7 +52,10 @@ class Parts:
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
         self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
         compiled = _located(
-            "", lambda: decide_compile(config["compile"], config["steps"], self.learner.mapping, self.device)
+            "",
+            lambda: decide_compile(
+                config["compile"], config["steps"], self.learner.mapping, self.device, varying is not None
+            ),
         )
         self.optimizer = make_optimizer(optimizer, self.learner)
         schedule = config["optimizer"].get("schedule")

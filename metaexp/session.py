@@ -32,7 +32,7 @@ def execute(
     folder.write_config({key: value for key, value in config.items() if key != "typed"})
     step = found["metaexp"]["step"] if found else 0
     board = Board(folder.path, resumed_at=step if resumed else None, rank=parts.rank)
-    larger = parts.family.larger_is_better
+    larger = parts.family.larger(next(iter(learner.metrics)))
     shown, every = None if parts.rank == 0 else io.StringIO(), config["log"]["seconds"]
     with Progress(config["steps"], step, shown, every=every, larger_is_better=larger) as progress:
         progress.note(f"run folder: {folder.path}")

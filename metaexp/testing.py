@@ -49,12 +49,12 @@ def test(
         if learner.trains:
             learner.load_state_dict(initial)
             floors["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
-    larger = family.larger_is_better
+    larger = family.larger
     arrays = {**scores.arrays, **{f"floor_{f}_{name}": v for f, found in floors.items() for name, v in found.items()}}
     folder.write_arrays("test_scores.npz", indices=scores.indices, query_sha256=np.array(scores.query_sha256), **arrays)
     _curves(folder, board, scores, floors, control.step, config)
-    test = {name: summary(values, larger) for name, values in scores.arrays.items()}
-    sizes = family.sizes["test"]
+    test = {name: summary(values, larger(name)) for name, values in scores.arrays.items()}
+    sizes, varying = family.sizes["test"], family.varying("test")
     return {
         "format": FORMAT,
         "algo": config["choices"]["algo"],
@@ -66,10 +66,11 @@ def test(
         "stopped": control.reason,
         "weights": {"kind": config["test"]["weights"] if learner.trains else "initial", "step": step},
         "test": test,
-        "floors": {floor: {n: summary(v, larger) for n, v in found.items()} for floor, found in floors.items()},
-        "val": {"metric": control.metric, "best": control.best_value(), "step": control.best["step"]},
+        "floors": {floor: {n: summary(v, larger(n)) for n, v in found.items()} for floor, found in floors.items()},
+        "val": {"metric": control.judged, "best": control.best_value(), "step": control.best["step"]},
         "protocol": {
             **sizes,
+            **({"shots": [varying.fewest, varying.most], "bucket": varying.bucket} if varying else {}),
             "split": config["task"].get("split"),
             "rotation": (config["task"].get("test") or {}).get("rotation") or config["task"].get("rotation"),
             "resize": config["task"].get("resize"),
@@ -119,7 +120,9 @@ def _curves(
     for name, values in scores.arrays.items():
         lines = {}
         for floor, found in floors.items():
-            near = found.get(name, next(iter(found.values())))
+            near = found.get(name, next((v for n, v in found.items() if name.startswith(n)), None))
+            if near is None:  # a floor knows the family's metrics alone
+                continue
             curve = near[np.isfinite(near).all(1)].mean(0)
             lines[floor] = float(curve[0]) if len(curve) == 1 else curve
         board.figure(f"test/adaptation_{name}", adaptation_curve(name, values, lines, title), step)

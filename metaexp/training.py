@@ -49,7 +49,8 @@ class Control(L.Callback):
         self.config, self.learner, self.loop = config, learner, loop
         self.folder, self.board, self.checkpoints, self.progress, self.flag = folder, board, checkpoints, progress, flag
         self.metric = next(iter(learner.metrics))
-        self.sign = 1.0 if learner.family.larger_is_better else -1.0
+        self.judged = config["stop"]["metric"] or self.metric  # what selects the best weights
+        self.sign = 1.0 if learner.family.larger(self.judged) else -1.0
         self.step = 0
         self.best: dict[str, Any] = {"value": None, "step": 0, "waited": 0}
         self.reason: str | None = None  # why the run ended early
@@ -194,11 +195,11 @@ class Control(L.Callback):
             self.loop.stopped = True
             return
         self.pending = False
-        larger = self.learner.family.larger_is_better
+        larger = self.learner.family.larger
         row: dict[str, Any] = {"kind": "val", "step": self.step}
         shown: dict[str, float] = {}
         for name, values in scores.arrays.items():
-            found = summary(values, larger)
+            found = summary(values, larger(name))
             is_metric = any(name.startswith(metric) for metric in self.learner.metrics)
             row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
             if found["mean"] is None:
@@ -208,7 +209,7 @@ class Control(L.Callback):
                 self.board.scalars(validation_scalars(name, found["per_step"]), self.step)
             else:
                 self.board.scalars({f"val/{name}": found["mean"]}, self.step)
-        row["floors"] = {"mean": {name: summary(values, larger)["mean"] for name, values in floors.items()}}
+        row["floors"] = {"mean": {name: summary(values)["mean"] for name, values in floors.items()}}
         self._floors(scores.arrays, row["floors"])
         self.folder.log(row | {"seconds": time.monotonic() - self._started})
         if shown:
@@ -234,8 +235,7 @@ class Control(L.Callback):
     def _floors(self, arrays: dict[str, Any], floors: dict[str, Any]) -> None:
         """Mean predictor, and the same network and inner loop before any meta-training (step 0)."""
         if self.step == 0:
-            larger = self.learner.family.larger_is_better
-            finals = {name: summary(arrays[name], larger)["mean"] for name in arrays if name.startswith(self.metric)}
+            finals = {name: summary(arrays[name])["mean"] for name in arrays if name.startswith(self.metric)}
             self.best["scratch"] = finals
         floors["scratch"] = self.best.get("scratch", {})
         for metric in [name for name in arrays if name.startswith(self.metric)]:

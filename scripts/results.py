@@ -23,6 +23,7 @@ import numpy as np
 
 from metaexp.config import load
 from metaexp.files import plain
+from metaexp.losses import larger
 from metaexp.saved_config import NOT_SET, differences, read_config
 from metaexp.targets import show
 
@@ -53,6 +54,8 @@ PAPERS = {
         f"{_REPTILE}, Omniglot table",
         {"accuracy_transductive": {-1: "97.68 ± 0.04"}, "accuracy": {-1: "95.39 ± 0.09"}},
     ),
+    "gp_cnp": Paper("NeuralProcesses.jl, README, interpolation, `eq`", {"log_likelihood": {-1: "-1.09"}}),
+    "gp_acnp": Paper("NeuralProcesses.jl, README, interpolation, `eq`", {"log_likelihood": {-1: "-0.83"}}),
 }
 
 
@@ -124,13 +127,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     config = read_config(folder)
-    experiment, larger = result.get("experiment"), config["task"]["gives"]["kind"] == "classification"
+    experiment, classification = result.get("experiment"), config["task"]["gives"]["kind"] == "classification"
     metrics = {}
     with np.load(folder / "test_scores.npz", allow_pickle=False) as scores:
         for name, told in result["test"].items():
             last = scores[name].shape[1] - 1
-            rows = [numbers(scores[name], step, larger) for step in shown_steps(experiment, name, last)]
-            final = numbers(scores[name], last, larger)
+            rows = [numbers(scores[name], step, larger(name)) for step in shown_steps(experiment, name, last)]
+            final = numbers(scores[name], last, larger(name))
             if not (final["mean"] is None or math.isclose(final["mean"], told["mean"], rel_tol=1e-9, abs_tol=1e-12)):
                 raise ValueError(f"{folder}: {name} is {told['mean']} in result.json, {final['mean']} in the scores")
             metrics[name] = rows
@@ -139,7 +142,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "experiment": experiment,
         "seed": result["seed"],
         "command": command(config),
-        "classification": larger,
+        "classification": classification,
         "metrics": metrics,
         "outer_steps": result["steps"],
         "stopped": result.get("stopped"),
@@ -197,8 +200,7 @@ def group(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         metrics = {}
         for name, rows in members[0]["metrics"].items():
             metrics[name] = [
-                _merged([run["metrics"][name][place] for run in members], members[0]["classification"])
-                for place in range(len(rows))
+                _merged([run["metrics"][name][place] for run in members], larger(name)) for place in range(len(rows))
             ]
         shared = {key: members[0][key] for key in ("label", "experiment", "classification", "outer_steps")}
         groups.append({**shared, "command": line, "seeds": [run["seed"] for run in members], "metrics": metrics})
@@ -264,7 +266,8 @@ def summary(groups: list[dict[str, Any]]) -> str:
             for metric, found in g["metrics"].items():
                 for row in found:
                     paper = _published(g["experiment"], metric, row["step"], row is found[-1])
-                    start = [f"`{g['label']}`", f"{g['outer_steps']:,}", str(len(g["seeds"])), str(row["step"]), paper]
+                    label = f"`{g['label']}`" + ("" if metric == "mse" else f" {metric}")
+                    start = [label, f"{g['outer_steps']:,}", str(len(g["seeds"])), str(row["step"]), paper]
                     numbers = [_of_group(row, False), value(row["median"], False), value(row["worst"], False)]
                     rows.append([*start, *numbers, *(f"{row[key]} of {row['tasks']}" for key in ("worse", "diverged"))])
         text += ["Regression, mean squared error:\n", table(head.split("|"), rows)]

@@ -201,6 +201,11 @@ def check_learner(make: Make, family: TaskFamily, tasks: int = 200) -> None:
     assert torch.equal(state, torch.get_rng_state()), "draws from torch's global generator: draw from the task's key"
 
 
+def prediction_shape(learner: MetaLearner, y: Tensor) -> tuple[int, int]:
+    """That of the targets y [n, y_dim]; a Gaussian prediction has means and standard deviations."""
+    return len(y), y.shape[-1] * (2 if "log_likelihood" in learner.metrics else 1)
+
+
 def _check_one_task(learner: MetaLearner) -> None:
     family = learner.family
     index = torch.tensor([3, 4])
@@ -208,7 +213,7 @@ def _check_one_task(learner: MetaLearner) -> None:
     with torch.no_grad():
         adapted = learner.adapt(one.support, one.key)
         predicted = learner.predict(adapted, one.query.x)
-        assert predicted.shape == (len(one.query.x), one.query.y.shape[-1])
+        assert predicted.shape == prediction_shape(learner, one.query.y)
         assert predicted.isfinite().all()
         learner.predict(learner.adapt(other.support, other.key), other.query.x)
         assert torch.equal(predicted, learner.predict(adapted, one.query.x)), "predict depends on earlier calls"
@@ -219,7 +224,7 @@ def _check_one_task(learner: MetaLearner) -> None:
         for sizes in ({"shots": 1}, {"queries": 0}):
             small = task(family.sample("test", index, **sizes), 0)
             out = learner.predict(learner.adapt(small.support, small.key), small.query.x)
-            assert out.shape == small.query.y.shape
+            assert out.shape == prediction_shape(learner, small.query.y)
             assert out.isfinite().all(), f"not finite with {sizes}"
 
 

@@ -13,8 +13,10 @@ import torch
 from contract import check_family, check_learner, check_model, parameters, pictures
 from fake_omniglot import write_packed
 
+from metaexp.algos.acnp import ACNP
 from metaexp.algos.anil import ANIL
 from metaexp.algos.boil import BOIL
+from metaexp.algos.cnp import CNP
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.metasgd import MetaSGD
@@ -45,6 +47,8 @@ ALGOS = {
     "metasgd": ["algo.test_steps=2"],
     "protonet": ["algo.embedding=4"],
     "r2d2": [],
+    "cnp": ["algo.width=16"],
+    "acnp": ["algo.width=16", "algo.heads=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
 }
@@ -53,6 +57,7 @@ IMAGES = ["task.ways=2", "task.shots=2", "task.queries=1", "task.test.shots=1", 
 TASKS = {
     "sine": REGRESSION,
     "linear": REGRESSION,
+    "gp": REGRESSION,
     "arrays": [*REGRESSION, "task.files={files}"],
     "omniglot": [*IMAGES, "task.root={root}", "task.verify=false"],
     "dataset": [*IMAGES, "experiment=my_pictures"],
@@ -63,8 +68,8 @@ TASKS = {
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]}
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
-NOT = {("protonet", "sine"), ("protonet", "linear"), ("protonet", "arrays"), ("boil", "linear model")}
-NOT |= {("protonet", "sine_line"), ("protonet", "quadratic")}
+NOT = {("boil", "linear model")}
+NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "quadratic", "gp")}
 
 # algo, task, model: every triple that makes sense
 ROWS = [
@@ -73,6 +78,7 @@ ROWS = [
     for task, models in {
         "sine": ("mlp", "linear"),
         "linear": ("mlp", "linear"),
+        "gp": ("mlp", "linear"),
         "arrays": ("mlp", "linear"),
         "omniglot": ("cnn4", "mlp", "linear"),
         "dataset": ("cnn4", "mlp", "linear"),
@@ -86,6 +92,8 @@ ROWS = [
 OPTIMIZERS = ("sgd", "adam", "adamw", "nadam", "rmsprop")
 DEVICES = {"cpu": 1, "auto": 1, "ddp": 2, "gpu": 1, "mps": 1}  # processes
 EXPERIMENTS = {
+    "gp_cnp": ["algo.width=8", "task.queries=5"],
+    "gp_acnp": ["algo.width=8", "task.queries=5"],
     "arrays_finetune": ["task.files={files}"],
     "joint_sine": [],
     "linear_reptile": [],
@@ -174,7 +182,7 @@ def test_a_row_takes_two_outer_steps(world, algo, task, model):
 def test_every_other_triple_is_refused(world):
     settings, places = world
     others = set(itertools.product(["maml"], TASKS, MODELS)) - set(ROWS)
-    vectors = ("sine", "linear", "arrays", "sine_line", "quadratic", "clusters")
+    vectors = ("sine", "linear", "arrays", "sine_line", "quadratic", "clusters", "gp")
     assert others == {("maml", task, "cnn4") for task in vectors}
     for algo, task, model in others:
         lines = [f"algo={algo}", f"task={task}", f"model={model}", *TASKS[task]]
@@ -260,6 +268,9 @@ LEARNERS = {
     "boil": lambda f, net: BOIL(f, net, inner_lr=0.05, inner_steps=2),
     "metasgd": lambda f, net: MetaSGD(f, net, inner_steps=2),
     "r2d2": lambda f, net: R2D2(f, net),
+    "cnp": lambda f, net: CNP(f, net, width=6, encoder_layers=2, decoder_layers=2),
+    "cnp_both": lambda f, net: CNP(f, net, width=6, targets="both"),
+    "acnp": lambda f, net: ACNP(f, net, width=6, heads=2),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
@@ -291,13 +302,13 @@ def test_learner_on_pictures_as_vectors(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
 
 
-@pytest.mark.parametrize("learner", ["anil", "anil_running", "boil", "metasgd", "r2d2", *CLASSIFIERS])
+@pytest.mark.parametrize("learner", ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", *CLASSIFIERS])
 def test_feature_learner_on_pictures(learner):
     cnn = partial(CNN, filters=3)  # of two, none lives where the running averages have not begun
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, cnn), pictures(side=17), tasks=40)
 
 
-@pytest.mark.parametrize("learner", ["metasgd", "r2d2", "protonet", "protonet_cosine"])
+@pytest.mark.parametrize("learner", ["metasgd", "r2d2", "protonet", "protonet_cosine", "cnp", "acnp"])
 def test_feature_learner_on_pictures_as_vectors(learner):
     ways = {} if learner == "metasgd" else {"ways": 4}
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))

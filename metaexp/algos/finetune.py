@@ -52,7 +52,7 @@ def choose_rate(learner: Any, rates: list[float], tasks: int = 200) -> dict[str,
     if len(rates) == 1:
         return {}
     name = next(iter(learner.metrics))
-    sign = -1.0 if learner.family.larger_is_better else 1.0
+    sign = -1.0 if learner.family.larger(name) else 1.0
     means = {}
     for rate in rates:
         learner.test_lr.fill_(rate)

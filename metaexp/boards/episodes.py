@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
-    """The first tasks of a split in the form that the family names, before, after one and after all inner steps."""
+    """The first tasks of a split in the form that the family names, before, after one and after all inner steps.
+
+    Where the number of support examples varies they have a middling one.
+    """
     family = learner.family
-    episode = family.sample(split, torch.arange(tasks, device=family.device))
+    varying = family.varying(split)
+    shots = (varying.fewest + varying.most + 1) // 2 if varying else None
+    episode = family.sample(split, torch.arange(tasks, device=family.device), shots=shots)
     last = learner.test_steps
     shown = sorted({0, min(1, last), last})
 

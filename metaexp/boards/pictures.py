@@ -107,50 +107,77 @@ def curves(
     shown: Sequence[int],
     title: str = "",
     truth: Callable[[Tensor], Tensor] | None = None,
+    truth_name: str = "true function",
 ) -> Figure:
     """1-D regression: support points and the predicted function after each of the inner steps `shown`.
 
+    Of Gaussian predictions and truths (a mean and a standard deviation) the mean and its band +-1.96 sd are drawn, of
+    predictions that of the last step.
+
     Args:
         episode: x [tasks, n, 1], y [tasks, n, 1]; the first 6 tasks are drawn.
-        predict: [tasks, m, 1] -> [tasks, len(shown), m, 1], see the module.
+        predict: [tasks, m, 1] -> [tasks, len(shown), m, 1 or 2], see the module.
         shown: inner steps, ascending; 0 is the prediction before adaptation.
         title: of the figure.
-        truth: [tasks, m, 1] -> [tasks, m, 1], the functions themselves; without it the query points are drawn.
+        truth: [tasks, m, 1] -> [tasks, m, 1 or 2], the functions themselves; without it, or where it is Gaussian, the
+            query points are drawn.
+        truth_name: what it is called.
     """
     tasks = len(episode.support.x)
     (support_x, support_y), (query_x, query_y) = (map(array, part) for part in (episode.support, episode.query))
     every_x = np.concatenate([support_x.ravel(), query_x.ravel()])
     x = np.linspace(every_x.min(), every_x.max(), 200)
     points = episode.support.x.new_tensor(x).view(1, -1, 1).expand(tasks, -1, -1)
-    lines = array(predict(points))[..., 0]  # [tasks, shown, 200]
-    true = None if truth is None else array(truth(points))[..., 0]  # [tasks, 200]
+    found, gaussian = (
+        array(predict(points)),
+        2 * episode.support.y.shape[-1],
+    )  # width of a Gaussian's mean and deviation
+    lines, band = found[..., 0], _half_width(found[:, -1], gaussian)  # [tasks, shown, 200], [tasks, 200] or None
+    told = None if truth is None else array(truth(points))
+    true, true_band = (None, None) if told is None else (told[..., 0], _half_width(told, gaussian))
 
     figure, panels = new_panels(min(tasks, 6), title)
-    colours = ([GREY] if shown[0] == 0 else []) + shades(len(shown) - (shown[0] == 0))
+    alone = list(shown) == [0]  # a method without steps
+    colours = shades(1) if alone else ([GREY] if shown[0] == 0 else []) + shades(len(shown) - (shown[0] == 0))
     for task, axes in enumerate(panels):
         if true is not None:
-            axes.plot(x, true[task], color=BLACK, linewidth=1.3, label="true function")
-        elif query_x.size:
+            axes.plot(x, true[task], color=BLACK, linewidth=1.3, label=truth_name)
+        if true is not None and true_band is not None:
+            for sign, name in ((1, "its 95 % band"), (-1, None)):
+                axes.plot(x, true[task] + sign * true_band[task], ":", color=BLACK, linewidth=1.1, label=name)
+        if (true is None or true_band is not None) and query_x.size:
             axes.plot(query_x[task], query_y[task], "o", mfc="none", mec=GREY, markersize=5, label="query")
         for line, step, colour in zip(lines[task], shown, colours, strict=True):
-            dashes, width = ("--", 1.5) if step == 0 else ("-", 2.4 if step == shown[-1] else 1.4)
-            axes.plot(x, line, color=colour, linestyle=dashes, linewidth=width, label=step_name(step))
+            dashes, width = ("--", 1.5) if step == 0 and not alone else ("-", 2.4 if step == shown[-1] else 1.4)
+            label = "prediction" if alone else step_name(step)
+            axes.plot(x, line, color=colour, linestyle=dashes, linewidth=width, label=label)
+        if band is not None:
+            edges = lines[task, -1] - band[task], lines[task, -1] + band[task]
+            axes.fill_between(x, *edges, color=colours[-1], alpha=0.2, linewidth=0, label="95 % band")
         marker: dict[str, Any] = {"marker": "^", "linestyle": "none", "markersize": 8, "mec": "white", "zorder": 5}
         axes.plot(support_x[task], support_y[task], color=VERMILION, label="support", **marker)
         whole_numbers(axes, 6)
         # A prediction that diverged must not squeeze the task itself into a line.
         seen = [support_y[task].ravel(), query_y[task].ravel(), *([] if true is None else [true[task]])]
+        if true is not None and true_band is not None:
+            seen += [true[task] - true_band[task], true[task] + true_band[task]]
         limit(axes, np.concatenate(seen))
     legend(figure, panels[0])
     return figure
 
 
+def _half_width(values: np.ndarray, gaussian: int) -> np.ndarray | None:
+    """1.96 standard deviations of predictions [..., width] of the first target, where they are Gaussian."""
+    return 1.96 * values[..., gaussian // 2] if values.shape[-1] == gaussian else None
+
+
 def scatter(episode: Episode, predict: Predict, shown: Sequence[int], title: str = "") -> Figure:
     """Regression of any shape: predicted against true query targets, first and last step shown, over all tasks.
 
-    See `curves` for the arguments; predictions are [tasks, len(shown), m, y_dim].
+    See `curves` for the arguments; predictions are [tasks, len(shown), m, y_dim], or Gaussian.
     """
     true, predicted = array(episode.query.y), array(predict(episode.query.x))
+    predicted = predicted[..., : true.shape[-1]]  # of Gaussian predictions the means
     ends = sorted({0, len(shown) - 1})
     figure, panels = new_panels(len(ends), title, height=4.8)
     colours = (BLUE, ORANGE, GREEN, PURPLE, VERMILION)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,14 @@ from metaexp.types import Episode, Examples
 
 if TYPE_CHECKING:
     from metaexp.boards.pictures import Picture
+
+
+class Varying(NamedTuple):
+    """A number of support examples that differs between tasks; `sizes["shots"]` is then the most."""
+
+    fewest: int
+    most: int
+    bucket: int  # tasks 0 ... bucket - 1 have one number, the next `bucket` tasks another: a meta-batch has one shape
 
 
 class TaskFamily(ABC):
@@ -33,6 +41,7 @@ class TaskFamily(ABC):
     x_shape: tuple[int, ...]  # of one input
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: ClassVar[bool] = False
+    least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: nobody knows.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None
@@ -52,7 +61,7 @@ class TaskFamily(ABC):
         self.sizes["test"] = self.sizes["val"] = self.sizes["train"] | changed
         for split, sizes in self.sizes.items():
             prefix = "" if split == "train" else "test."
-            for name, least in (("shots", 1), ("queries", 0), ("ways", 2)):
+            for name, least in (("shots", self.least_shots), ("queries", 0), ("ways", 2)):
                 value = sizes[name]
                 if value is not None and value < least:
                     raise ValueError(f"{prefix}{name}={value}: must be at least {least}")
@@ -73,6 +82,15 @@ class TaskFamily(ABC):
     def larger_is_better(self) -> bool:
         """Whether the first metric grows with quality."""
         return self.classification
+
+    def larger(self, metric: str) -> bool:
+        """Whether a metric of any learner, with or without a suffix, grows with quality."""
+        own = metric.startswith(next(iter(self.metrics)))
+        return self.larger_is_better if own else losses.larger(metric)
+
+    def varying(self, split: str) -> "Varying | None":
+        """How the number of support examples varies between the tasks of a split; None: it does not."""
+        return None
 
     @property
     def picture(self) -> "Picture":

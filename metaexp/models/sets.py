@@ -1,0 +1,91 @@
+"""Networks on a support set, whatever its size and order: encoders of its examples, attention, decoders.
+
+A support set is one set of (input, target) pairs for regression; for classification it is one set of inputs per class.
+`member` [n, sets] says which example is in which: ones [n, 1], or the one-hot targets.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaexp.models.mlp import MLP
+
+
+def perceptron(inputs: int, width: int, outputs: int, layers: int) -> MLP:
+    """So many linear layers, with ReLU between them."""
+    return MLP((inputs,), outputs, hidden=[width] * (layers - 1))
+
+
+def means(h: Tensor, member: Tensor) -> Tensor:
+    """Mean over each set: [n, width], [n, sets] -> [sets, width]; of an empty set 0."""
+    return member.T @ h / torch.clamp(member.sum(0), min=1.0).unsqueeze(-1)
+
+
+def attention(query: Tensor, key: Tensor, member: Tensor) -> Tensor:
+    """Softmax of scaled products over each set: [heads, m, d], [heads, n, d], [n, sets] -> [heads, sets, m, n].
+
+    Weights of examples outside a set are 0; those of a set that is not empty sum to 1.
+    """
+    scores = query @ key.mT / math.sqrt(key.shape[-1])  # [heads, m, n]
+    inside = member.T.unsqueeze(1) > 0  # [sets, 1, n]
+    lowest = torch.finfo(scores.dtype).min  # not -inf: an empty set has no NaN
+    return torch.softmax(torch.where(inside, scores.unsqueeze(1), lowest), -1) * inside
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries over sets of values ("Attention Is All You Need", Vaswani et al. 2017, 3.2.2)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.mix = nn.Linear(width, width, bias=False)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(0, 1)  # [n, width] -> [heads, n, width / heads]
+
+    def memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept of a support set: keys and values, [heads, n, width / heads] each, from [n, width]."""
+        return self._split(self.key(key)), self._split(self.value(value))
+
+    def weights(self, query: Tensor, keys: Tensor, member: Tensor) -> Tensor:
+        """[m, width] -> [heads, sets, m, n]."""
+        return attention(self._split(self.query(query)), keys, member)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, member: Tensor) -> Tensor:
+        """[m, width] -> [m, sets, width]; zeros for an empty set."""
+        read = self.weights(query, keys, member) @ values.unsqueeze(1)  # [heads, sets, m, width / heads]
+        mixed: Tensor = self.mix(read.permute(2, 1, 0, 3).flatten(2))
+        return mixed
+
+
+class GaussianDecoder(nn.Module):
+    """A representation and a query to a Gaussian: mean, and deviation = floor + (1 - floor) softplus(raw)."""
+
+    def __init__(self, inputs: int, width: int, y_dim: int, layers: int, floor: float):
+        super().__init__()
+        self.net, self.floor = perceptron(width + inputs, width, 2 * y_dim, layers), floor
+
+    def forward(self, r: Tensor, z: Tensor) -> Tensor:
+        """r [m, 1, width], z [m, inputs] -> [m, 2 y_dim], means then standard deviations."""
+        mean, raw = self.net(torch.cat((r.squeeze(1), z), -1)).chunk(2, -1)
+        return torch.cat((mean, self.floor + (1 - self.floor) * F.softplus(raw)), -1)
+
+
+class ClassDecoder(nn.Module):
+    """One logit per class, by one network: of the class's representation, the mean of all classes', and the query.
+
+    Renaming the classes renames the logits, and their number may change.
+    """
+
+    def __init__(self, inputs: int, width: int, layers: int):
+        super().__init__()
+        self.net = perceptron(2 * width + inputs, width, 1, layers)
+
+    def forward(self, r: Tensor, z: Tensor) -> Tensor:
+        """r [m, ways, width], z [m, inputs] -> [m, ways]."""
+        every = r.mean(1, keepdim=True).expand_as(r)
+        logits: Tensor = self.net(torch.cat((r, every, z.unsqueeze(1).expand(-1, r.shape[1], -1)), -1).flatten(0, 1))
+        return logits.view(r.shape[:2])

@@ -1,0 +1,238 @@
+"""Functions drawn from Gaussian processes: the regression benchmark of neural processes, whose best answer is known."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metaexp.random import GAMMA, fold, normal, uniform
+from metaexp.tasks.base import TaskFamily, Varying
+from metaexp.types import Episode, Examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from metaexp.boards.pictures import Picture, Predict
+
+KERNELS = ("eq", "matern52", "periodic")
+FIRST = 16  # support points that are always drawn, before the queries
+PIECE = 256  # tasks whose covariances stand in memory at once
+TEST_BUCKET = 10  # of validation and test tasks: they must not depend on meta_batch
+
+Number = float | Sequence[float]
+
+
+class GP(TaskFamily):
+    """y = f(x) + noise, f drawn from a Gaussian process of mean 0; x ~ U[x_range].
+
+    With scale s, length l, period p and d = x - x' the covariance is
+    eq: s^2 exp(-d^2 / (2 l^2)); matern52: s^2 (1 + r + r^2 / 3) exp(-r), r = sqrt(5) |d| / l;
+    periodic: s^2 exp(-2 sin^2(pi d / p) / l^2).
+
+    "Conditional Neural Processes", Garnelo et al., 2018, section 4.1. The defaults of kernel and range are the data
+    "eq" of the NeuralProcesses.jl package (its noise has variance 1e-8, its context 0 to 50 points in training and 0
+    to 10 in its tests); the CNP authors' notebook has length 0.4, noise 0.02 and 3 to 9 points.
+
+    The number of support points may vary: `shots=[0, 50]`. It is one for each bucket of consecutive tasks and runs
+    through the range in steps of the golden ratio from a place drawn for each seed and split, so that any stretch of
+    buckets has every number nearly equally often; queries stay as many.
+
+    All points of a task are drawn from one covariance, in the order: the first 16 support points, the queries, further
+    support points up to the most that any split has; what was not asked for is left out. So fewer shots are the first
+    of more, the queries do not depend on the number of shots (beyond the most of any split but for rounding), and up
+    to 16 shots the support set does not depend on the number of queries. Covariances are computed in float64 wherever
+    the device has it.
+
+    Args:
+        shots: support points: a number, or (fewest, most) between which it varies; 0 is allowed.
+        queries: query points.
+        kernel: eq | matern52 | periodic.
+        length, scale, period: numbers, or (low, high) between which each task draws its own.
+        noise: standard deviation of the noise on y; at least the jitter is always there: variance 1e-8 scale^2 (1e-4
+            in float32, on devices without float64).
+        bucket: consecutive training tasks with one number of support points, a multiple of the meta-batch; at
+            validation and test it is 10.
+
+    Raises:
+        ValueError: a number out of range; a meta-batch over the border of a bucket.
+    """
+
+    x_shape, y_dim = (1,), 1
+    least_shots, gaussian_oracle = 0, True
+
+    def __init__(
+        self,
+        shots: int | Sequence[int] = 10,
+        queries: int = 50,
+        kernel: str = "eq",
+        length: Number = 0.25,
+        scale: Number = 1.0,
+        period: Number = 1.0,
+        noise: float = 0.0,
+        x_range: tuple[float, float] = (-2.0, 2.0),
+        bucket: int = 16,
+        test: dict[str, Any] | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        changed = dict(test or {})
+        given = changed.get("shots")
+        train = _range("shots", shots)
+        tested = train if given is None else _range("test.shots", given)
+        for name, (fewest, _) in {"shots": train, "test.shots": tested}.items():
+            if fewest < 0:
+                raise ValueError(f"{name}={fewest}: must be at least 0")
+        changed["shots"] = None if given is None else tested[1]
+        super().__init__(train[1], queries, None, changed, seed, eval_seed)
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel={kernel}: must be one of {', '.join(KERNELS)}")
+        self.kernel, self.noise, self.x_range = kernel, noise, x_range
+        self.length, self.scale, self.period = (
+            _range(name, value) for name, value in {"length": length, "scale": scale, "period": period}.items()
+        )
+        for name, (low, _) in {"length": self.length, "scale": self.scale, "period": self.period}.items():
+            if not low > 0:
+                raise ValueError(f"{name}={low}: must be above 0")
+        if noise < 0:
+            raise ValueError(f"noise={noise}: must be at least 0")
+        if not x_range[0] < x_range[1]:
+            raise ValueError(f"x_range=[{x_range[0]}, {x_range[1]}]: the first number must be below the second")
+        if bucket < 1:
+            raise ValueError(f"bucket={bucket}: must be at least 1")
+        self._shots = {"train": train, "val": tested, "test": tested}
+        self._most = max(FIRST, *(int(most) for _, most in self._shots.values()))
+        self._bucket = {"train": bucket, "val": TEST_BUCKET, "test": TEST_BUCKET}
+
+    def varying(self, split: str) -> Varying | None:
+        """See TaskFamily.varying."""
+        fewest, most = self._shots[split]
+        return None if fewest == most else Varying(int(fewest), int(most), self._bucket[split])
+
+    def sample(
+        self,
+        split: str,
+        indices: Tensor,
+        shots: int | None = None,
+        queries: int | None = None,
+        ways: int | None = None,
+    ) -> Episode:
+        """See TaskFamily.sample; info holds length, scale and period, each [tasks].
+
+        Raises ValueError where the tasks are of more than one bucket and no number of shots is given.
+        """
+        shots, queries = self._count(split, indices) if shots is None else shots, self.size(split, "queries", queries)
+        key = self.keys(split, indices)
+        info = self._hyperparameters(key)
+        n = max(shots, self._most)
+        support_x, query_x = (
+            uniform(key, 3 + i, (m, 1), *self.x_range, self.dtype) for i, m in enumerate((n, queries))
+        )
+        noise = [normal(key, 5 + i, (m,), dtype=self._precise) for i, m in enumerate((n, queries))]
+        x = torch.cat((support_x[:, :FIRST], query_x, support_x[:, FIRST:]), 1)
+        z = torch.cat((noise[0][:, :FIRST], noise[1], noise[0][:, FIRST:]), 1)
+        y = self._draw(x, z, info).to(self.dtype)
+        support_y = torch.cat((y[:, :FIRST], y[:, FIRST + queries :]), 1)  # [tasks, n, 1]
+        support = Examples(support_x[:, :shots], support_y[:, :shots])
+        return Episode(support, Examples(query_x, y[:, FIRST : FIRST + queries]), key, info)
+
+    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
+        """See TaskFamily.pool: n points, each of a function of its own, so that y is s times a normal number."""
+        key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
+        x = uniform(key, 3, (1,), *self.x_range, dtype=self.dtype)
+        scale = self._hyperparameters(key)["scale"]
+        y = torch.sqrt(scale**2 + self._variance(scale)) * normal(key, 5, (), dtype=self.dtype)
+        return Examples(x, y.unsqueeze(-1))
+
+    def oracle(self, episode: Episode, x: Tensor) -> Tensor:
+        """The exact posterior of ONE task at x [m, 1]: [m, 2], mean and standard deviation of y, noise included.
+
+        The task's own kernel is known to it, and each target stands by itself (the diagonal of the covariance).
+        """
+        info = {name: value.to(self._precise) for name, value in episode.info.items()}
+        given, y, at = (t.to(self._precise) for t in (*episode.support, x))
+        noise = self._variance(info["scale"])
+        eye = torch.eye(len(given), dtype=self._precise, device=x.device)
+        root = torch.linalg.cholesky_ex(self._covariance(given, given, info) + noise * eye).L  # [n, n]
+        cross = torch.linalg.solve_triangular(root, self._covariance(given, at, info), upper=False)  # [n, m]
+        mean = cross.T @ torch.linalg.solve_triangular(root, y, upper=False)  # [m, 1]
+        variance = torch.clamp(info["scale"] ** 2 - (cross**2).sum(0), min=0.0) + noise
+        return torch.cat((mean, torch.sqrt(variance).unsqueeze(-1)), -1).to(x.dtype)
+
+    @property
+    def picture(self) -> "Picture":
+        """Curves with the exact posterior and its 95 % band."""
+        from metaexp.boards.pictures import curves  # matplotlib is needed only where a picture is drawn
+
+        def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
+            def truth(x: Tensor) -> Tensor:
+                return torch.func.vmap(self.oracle)(episode, x)
+
+            return curves(episode, predict, shown, title, truth, "exact posterior")
+
+        return draw
+
+    # -- the process -------------------------------------------------------------------------------------------------
+
+    @property
+    def _precise(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    def _variance(self, scale: Tensor) -> Tensor:
+        """Of the noise on y: what is set, or the jitter without which a covariance has no root in finite precision."""
+        jitter = 1e-8 if self._precise == torch.float64 else 1e-4
+        return torch.clamp(jitter * scale**2, min=self.noise**2)
+
+    def _count(self, split: str, indices: Tensor) -> int:
+        """The number of support points of these tasks."""
+        varying = self.varying(split)
+        if varying is None:
+            return self.size(split, "shots", None)
+        first, last = int(indices.min()), int(indices.max())
+        place = first // varying.bucket
+        if place != last // varying.bucket:
+            raise ValueError(
+                f'shots=[{varying.fewest}, {varying.most}]: tasks {first} to {last} of split "{split}" have different '
+                f"numbers of support points; draw at most {varying.bucket} tasks at once, of one bucket, or say shots"
+            )
+        start = self.keys(split, torch.tensor([-1]))  # the key of no task
+        turn = ((start + place * torch.tensor([GAMMA])) >> 32) & 0xFFFFFFFF  # steps of the golden ratio, modulo 1
+        return varying.fewest + int((turn * (varying.most - varying.fewest + 1)) >> 32)
+
+    def _hyperparameters(self, key: Tensor) -> dict[str, Tensor]:
+        """length, scale and period, [*key.shape] each."""
+        ranges = {"length": self.length, "scale": self.scale, "period": self.period}
+        return {name: uniform(key, i, (), *ranges[name], dtype=self.dtype) for i, name in enumerate(ranges)}
+
+    def _draw(self, x: Tensor, z: Tensor, info: dict[str, Tensor]) -> Tensor:
+        """Values [tasks, n, 1] of the functions at x [tasks, n, 1] from standard normal numbers z [tasks, n]."""
+        parts = []
+        for start in range(0, len(x), PIECE):
+            at = x[start : start + PIECE].to(self._precise)
+            own = {name: value[start : start + PIECE].to(self._precise) for name, value in info.items()}
+            covariance = self._covariance(at, at, own)
+            covariance.diagonal(dim1=-2, dim2=-1).add_(self._variance(own["scale"]).unsqueeze(-1))
+            root = torch.linalg.cholesky(covariance)
+            # Not a matrix product: a task's bytes must not depend on the size of the batch.
+            parts.append((root * z[start : start + PIECE].unsqueeze(-2)).sum(-1, keepdim=True))
+        return torch.cat(parts)
+
+    def _covariance(self, a: Tensor, b: Tensor, info: dict[str, Tensor]) -> Tensor:
+        """[*tasks, n, 1], [*tasks, m, 1], hyperparameters [*tasks] -> [*tasks, n, m], without noise."""
+        distance = a - b.mT
+        length, scale, period = (info[name][..., None, None] for name in ("length", "scale", "period"))
+        if self.kernel == "eq":
+            return scale**2 * torch.exp(-0.5 * (distance / length) ** 2)
+        if self.kernel == "periodic":
+            return scale**2 * torch.exp(-2.0 * (torch.sin(math.pi * distance / period) / length) ** 2)
+        r = math.sqrt(5.0) * distance.abs() / length
+        return scale**2 * (1.0 + r + r**2 / 3.0) * torch.exp(-r)
+
+
+def _range(name: str, value: Any) -> tuple[Any, Any]:
+    """(low, high) of one number or a list of two."""
+    low, high = value if isinstance(value, Sequence) and len(value) == 2 else (value, value)
+    if not isinstance(low, int | float) or not isinstance(high, int | float) or not low <= high:
+        raise ValueError(f"{name}={value}: must be one number, or [low, high]")
+    return low, high
