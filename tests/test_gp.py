@@ -1,6 +1,7 @@
 """Draws of Gaussian processes in float64: their distribution, their exact posterior, their sizes."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from torch.func import vmap
 
 from metaexp import losses
 from metaexp.algos.cnp import CNP
+from metaexp.algos.r2d2 import R2D2
 from metaexp.compiled import decide_compile
 from metaexp.config import load
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate, mean_predictor
 from metaexp.models.linear import Linear
+from metaexp.models.mlp import MLP
 from metaexp.parts import Parts
 from metaexp.tasks.gp import GP, KERNELS
 
@@ -199,3 +202,14 @@ def test_varying_sizes_and_compiled_steps():
     with pytest.raises(ConfigError, match=r"task.bucket=10: must be a multiple of meta_batch=25"):
         Parts(load([*lines, "task.shots=[0,5]", "task.bucket=10"]))
     assert decide_compile(False, 10**9, "vmap", torch.device("cpu"), varying=True) is False
+
+
+def test_r2d2_without_support_predicts_its_shift():
+    """The mean of no target counts as 0, and the ridge solution of nothing is 0."""
+    family = gp((0, 4), 6, bucket=10)
+    learner = new(lambda f: R2D2(f, partial(MLP, hidden=[8])), family)
+    with torch.no_grad():
+        learner.shift.fill_(0.25)
+        episode = task(family.sample("train", torch.arange(10), shots=0), 3)
+        found = learner.predict(learner.adapt(episode.support, episode.key), episode.query.x)
+    assert torch.equal(found, torch.full((6, 1), 0.25, dtype=F64))

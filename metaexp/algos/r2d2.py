@@ -67,7 +67,7 @@ class R2D2(FeatureLearner):
         """The ridge solution with scale and shift worked in: weight [d, y_dim] and bias [y_dim] of a linear map."""
         d = z.shape[1]
         if self.centred:
-            mean_z, mean_y = z.mean(0), y.mean(0)
+            mean_z, mean_y = (t.sum(0) / max(len(t), 1) for t in (z, y))  # 0 of an empty support set
             w = ridge(z - mean_z, y - mean_y, self.log_strength.exp())
             return {"weight": self.scale * w, "bias": self.shift + mean_y - self.scale * (mean_z @ w)}
         w = ridge(torch.cat((z, torch.ones_like(z[:, :1])), 1), y, self.log_strength.exp())
@@ -89,7 +89,8 @@ def ridge(x: Tensor, y: Tensor, strength: Tensor) -> Tensor:
     the rounding is added to it, so that the system stays regular in float32.
     """
     n, d = x.shape
-    x, y = x / math.sqrt(n), y / math.sqrt(n)
+    root = math.sqrt(max(n, 1))
+    x, y = x / root, y / root
     gram = x @ x.T if n <= d else x.T @ x
     rounding = torch.finfo(x.dtype).eps * gram.diagonal().sum().detach()
     system = gram + (strength + rounding) * torch.eye(len(gram), dtype=x.dtype, device=x.device)
