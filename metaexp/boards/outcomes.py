@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from metaexp.boards.floors import above_0, draw_floors, floor_levels
@@ -49,7 +50,8 @@ def shots_picture(
     for at, value in zip(x, mean, strict=True):
         if np.isfinite(value):
             text, shift = f"{value:.3g}", (0, 7)
-            axes.annotate(text, (at, value), shift, textcoords="offset points", ha="center", color=BLUE, fontsize=11)
+            told = axes.annotate(text, (at, value), shift, textcoords="offset points", ha="center", fontsize=11)
+            told.set(color=BLUE, path_effects=[withStroke(linewidth=3, foreground="white")])  # over the floors' lines
     if lost:
         text = f"{lost} of {len(scores)} tasks not finite: left out"
         axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
@@ -81,7 +83,7 @@ def reliability(sums: Mapping[str, np.ndarray], title: str = "") -> Figure:
         text = NAMES.get(suffix, suffix.strip("_"))
         if told["value"] is not None:
             low, high = told["ci95"]
-            error = f"error {told['value']:.3g} ({low:.3g} to {high:.3g})"
+            error = f"error {told['value']:.3g} (95 %: {low:.3g} to {high:.3g})"
             text = f"{text}\n{error}" if text else f"expected calibration {error}"
         upper.set_title(text, fontsize=11)
         tidy(lower, "confidence (largest probability)", "queries" if place == 0 else "")

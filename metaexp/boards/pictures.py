@@ -88,6 +88,8 @@ def adaptation_curve(
     axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
+    if last == 0:
+        axes.errorbar(steps, mean, width, color=BLUE, capsize=4)
     rising = mean[-1] > mean[0]
     for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right"))[: last + 1]:
         if np.isfinite(mean[step]):

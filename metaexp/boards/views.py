@@ -74,10 +74,11 @@ def scatter(view: Scatter) -> Figure:
     whole = not view.colour.is_floating_point()
     scale: dict[str, Any] = {} if whole else {"cmap": "viridis", "vmin": values.min(), "vmax": values.max()}
     colours = _class_colours(len(classes))[np.searchsorted(classes, values)] if whole else values
-    kinds = sorted(set(view.kind), key=lambda kind: (-list(view.kind).count(kind), kind))
+    words = list(view.kind)
+    kinds = sorted(set(words), key=lambda kind: (-words.count(kind), -words.index(kind)))
     for kind, marker in zip(kinds, MARKERS * len(kinds), strict=False):
-        at = np.array([one == kind for one in view.kind])
-        rare = len(kinds) > 1 and at.sum() < n / 4  # prototypes among queries stand out
+        at = np.array([one == kind for one in words])
+        rare = kind != kinds[0]  # prototypes among queries stand out
         style: dict[str, Any] = {"marker": marker, "s": (260 if marker == "*" else 110) if rare else 42}
         style |= {"edgecolors": "black", "linewidths": 1.2} if rare else {"edgecolors": "white", "linewidths": 0.5}
         drawn = axes.scatter(points[at, 0], points[at, 1], c=colours[at], zorder=3 if rare else 2, **style, **scale)
@@ -146,7 +147,7 @@ def heatmap(view: Heatmap) -> Figure:
         text.set(**slanted)
     if values.size <= CELLS:
         for (i, j), value in np.ndenumerate(values):
-            *colour, there = image.to_rgba([value])[0]
+            *colour, there = image.to_rgba(np.array([value]))[0]
             ink = "white" if there and np.dot(colour, (0.3, 0.59, 0.11)) < 0.5 else "black"
             axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=9, color=ink)
     figure.colorbar(image, ax=axes, label=view.value_name, shrink=0.9)
@@ -169,5 +170,6 @@ def bars(view: Bars) -> Figure:
     axes.set_yticks(place, list(view.names))
     axes.invert_yaxis()
     axes.grid(False, axis="y")
+    axes.set_axisbelow(True)
     axes.margins(x=0.12)
     return figure
