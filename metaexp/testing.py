@@ -55,6 +55,8 @@ def test(
         few = min(config["test"].get("curve_tasks", 200), tasks)
         tick_shots = _ticker(control, "curve against shots: tested", few)
         by_shots = shots_curve(learner, _wanted(config), few, modes[0], tick_shots)
+        for shots, reason in by_shots.skipped.items():
+            _say(f"curve against shots: {shots} left out ({reason})")
         board.figure("test/episodes", draw_episodes(learner, "test", 4), control.step)
         show_views(learner, "test", board, control.step, _say)
         if learner.trains:
