@@ -1,4 +1,4 @@
-"""Testing a learner on frozen tasks: per task, per inner step, with intervals; and the floors beside it."""
+"""Testing a learner on frozen tasks: per task, per inner step, with intervals."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaexp.calibration import bin_sums
 from metaexp.mapping import map_tasks
 from metaexp.types import Episode
 
@@ -18,6 +19,7 @@ class Scores(NamedTuple):
     arrays: dict[str, np.ndarray]  # float64 [tasks, steps + 1] each
     indices: np.ndarray  # int64 [tasks]
     query_sha256: str  # of the query sets: scores are paired only where it is equal
+    calibration: dict[str, np.ndarray] = {}  # suffix of the mode -> bin sums of the last step, [tasks, 3, bins]
 
     def first(self, metric: str) -> np.ndarray:
         """The metric in the first normalisation mode that was asked for."""
@@ -33,6 +35,8 @@ def evaluate(
     diagnose: bool = False,
     final: bool = False,
     tick: Callable[[int], None] = lambda done: None,
+    shots: int | None = None,
+    calibrate: bool = False,
 ) -> Scores:
     """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
 
@@ -43,28 +47,32 @@ def evaluate(
         diagnose: also the learner's `diagnostics`, as [tasks, 1].
         final: only after the last step, arrays [tasks, 1].
         tick: called after every chunk with the number of tasks done; may raise to stop.
+        shots: support examples (per class); None: the split's.
+        calibrate: also the bin sums of `metaexp.calibration`, where there are classes.
     """
     chunk = chunk or (10 if learner.mapping == "loop" else 100)
+    tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
     chosen = learner.modes(modes)
     digests = [hashlib.sha256(), hashlib.sha256()]  # of all inputs and of all targets: the chunks leave no trace
     parts: list[dict[str, Tensor]] = []
 
     def one(episode: Episode) -> dict[str, Tensor]:
-        scores = learner.score(episode, chosen, final)
+        scores: dict[str, Tensor] = learner.score(episode, chosen, final, **({"tables": tables} if tables else {}))
         if diagnose:
             scores |= {name: value[None] for name, value in learner.diagnostics(episode).items()}
         return scores
 
     with torch.no_grad():
         for indices in chunks(learner.family, split, tasks, chunk):
-            episode = learner.family.sample(split, indices)
+            episode = learner.family.sample(split, indices, shots=shots)
             for digest, tensor in zip(digests, episode.query, strict=True):
                 digest.update(tensor.contiguous().cpu().numpy().tobytes())
-            parts.append(map_tasks(one, episode._replace(info={}), learner.mapping))
+            parts.append(map_tasks(one, episode if learner.reads_info else episode._replace(info={}), learner.mapping))
             tick(int(indices[-1]) + 1)
     arrays = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
     query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
-    return Scores(arrays, np.arange(tasks), query_sha256)
+    sums = {suffix: arrays.pop("calibration" + suffix) for suffix in (chosen if tables else ())}
+    return Scores(arrays, np.arange(tasks), query_sha256, sums)
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
@@ -101,28 +109,3 @@ def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any
         "worst": worst,
         "per_step": [interval(kept[:, step]) for step in range(values.shape[1])],
     }
-
-
-def mean_predictor(learner: Any, split: str, tasks: int, chunk: int = 100) -> dict[str, np.ndarray]:
-    """The floor that predicts the mean of the support targets for every query: metric -> [tasks, 1].
-
-    For classes that is the support's class frequencies; ties count as chance, 1 / ways. The mean of nothing is 0.
-    """
-    parts: dict[str, list[Tensor]] = {}
-
-    def one(episode: Episode) -> dict[str, Tensor]:
-        y = episode.support.y
-        given = y if len(y) else y.new_zeros(1, y.shape[-1])
-        mean = given.mean(0, keepdim=True).expand_as(episode.query.y)
-        if learner.family.classification:
-            # argmax of equal frequencies would name one class by its place; its expectation is what a tie is worth.
-            best = (mean == mean.max(-1, keepdim=True).values).to(mean.dtype)
-            hits = (best / best.sum(-1, keepdim=True) * episode.query.y).sum(-1)
-            return {"accuracy": (hits.sum() / max(len(hits), 1))[None]}
-        return {name: metric(mean, episode.query.y)[None] for name, metric in learner.family.metrics.items()}
-
-    for indices in chunks(learner.family, split, tasks, chunk):
-        episode = learner.family.sample(split, indices)
-        for name, values in map_tasks(one, episode._replace(info={}), "vmap").items():
-            parts.setdefault(name, []).append(values)
-    return {name: torch.cat(values).double().cpu().numpy() for name, values in parts.items()}

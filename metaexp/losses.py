@@ -44,6 +44,17 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return _mean((logits.argmax(-1) == target.argmax(-1)).to(logits.dtype))
 
 
+def fair_accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Accuracy where k equal largest logits count as 1 / k each, not as the first: [n, ways], [n, ways] -> []."""
+    best = (logits == logits.max(-1, keepdim=True).values).to(target.dtype)
+    return _mean((best / best.sum(-1, keepdim=True) * target).sum(-1))
+
+
+def as_logits(probability: Tensor) -> Tensor:
+    """Finite logits whose softmax is the given probabilities [..., ways]."""
+    return torch.log(probability.clamp(min=torch.finfo(probability.dtype).tiny))
+
+
 def gaussian_nll(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean over targets of -log N(target; mean, sd^2), summed over y_dim, in nats: [n, 2 y_dim], [n, y_dim] -> []."""
     mean, sd = prediction.chunk(2, -1)

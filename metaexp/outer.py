@@ -378,12 +378,12 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def make_optimizer(make: Callable[..., Any], learner: Any) -> torch.optim.Optimizer:
-    """The outer optimiser over the learner's meta-parameters.
+    """The outer optimiser over the learner's meta-parameters; of a stand-in where there are none and nothing trains.
 
     Raises:
         ConfigError: the learner has no parameter to train.
     """
     params = list(learner.meta_parameters().values())
-    if not params:
+    if not params and learner.trains:
         raise ConfigError("model: has no parameter that requires a gradient, so there is nothing to meta-learn")
-    return make(params)
+    return make(params or [torch.nn.Parameter(torch.zeros(()))])

@@ -101,6 +101,12 @@ def _check_ranges(config: dict[str, Any]) -> None:
     for mode in config["test"]["normalise"]:
         if mode not in ("queries", "single", "support"):
             raise ConfigError(f"test.normalise={mode}: must be among queries, single, support")
+    shots = config["test"].get("curve_shots")  # a run begun before there was such a curve has no such setting
+    for value in shots if isinstance(shots, list) else [] if shots is None else [shots]:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigError(f"test.curve_shots={value}: must be whole numbers, at least 0, or null")
+    if config["test"].get("curve_tasks", 1) < 1:
+        raise ConfigError(f"test.curve_tasks={config['test']['curve_tasks']}: must be at least 1")
     if config["time_limit"] is not None and not config["time_limit"] > 0:
         raise ConfigError(f"time_limit={config['time_limit']}: must be above 0 seconds")
     if str(config["device"]["precision"]) not in DTYPES:

@@ -137,7 +137,8 @@ def _open(config: dict[str, Any], folder: Path | None, resumed: tuple[Path, Path
         return RunFolder.join(folder)
     if resumed is not None:
         reopened = RunFolder.reopen(resumed[0])
-        files.remove_temporaries(reopened.path / "figures")
+        for name in ("figures", "projector"):
+            files.remove_temporaries(reopened.path / name)
         return reopened
     sweep = config.get("sweep")
     if sweep:

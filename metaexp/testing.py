@@ -11,15 +11,20 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
-from metaexp.boards.episodes import draw_episodes
+from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.boards.tensorboard import Board
+from metaexp.calibration import calibration
 from metaexp.checkpoint import Checkpoints, versions
-from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
+from metaexp.evaluation import Scores, evaluate, summary
+from metaexp.floors import floors
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.saved_config import config_sha256
+from metaexp.shots import ShotsCurve, errors, shots_curve
 from metaexp.training import Control
+from metaexp.types import Examples
 
 FORMAT = 1  # of result.json
 
@@ -42,18 +47,28 @@ def test(
     with trainer.precision_plugin.forward_context():
         chosen = learner.finish()
         tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
-        tick = _ticker(control, tasks)
-        scores = evaluate(learner, "test", tasks, modes, tick=tick)
-        floors = {"mean": mean_predictor(learner, "test", tasks)}
+        print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
+        tick = _ticker(control, "tested", tasks)
+        scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
+        beside = floors(family, "test", tasks, tick=tick)
+        adapted = adapted_parameters(learner)
+        few = min(config["test"].get("curve_tasks", 200), tasks)
+        tick_shots = _ticker(control, "curve against shots: tested", few)
+        by_shots = shots_curve(learner, _wanted(config), few, modes[0], tick_shots)
+        for shots, reason in by_shots.skipped.items():
+            _say(f"curve against shots: {shots} left out ({reason})")
         board.figure("test/episodes", draw_episodes(learner, "test", 4), control.step)
+        show_views(learner, "test", board, control.step, _say)
         if learner.trains:
             learner.load_state_dict(initial)
-            floors["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
+            beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
+            by_shots.floors["scratch"] = errors(learner, by_shots.shots, few, modes[0], tick_shots)[0]
     larger = family.larger
-    arrays = {**scores.arrays, **{f"floor_{f}_{name}": v for f, found in floors.items() for name, v in found.items()}}
-    folder.write_arrays("test_scores.npz", indices=scores.indices, query_sha256=np.array(scores.query_sha256), **arrays)
-    _curves(folder, board, scores, floors, control.step, config)
+    folder.write_arrays("test_scores.npz", **_arrays(scores, beside, by_shots))
+    _pictures(folder, board, scores, beside, by_shots, control.step, config)
     test = {name: summary(values, larger(name)) for name, values in scores.arrays.items()}
+    for suffix, sums in scores.calibration.items():
+        test[next(iter(learner.metrics)) + suffix]["ece"] = calibration(sums)
     sizes, varying = family.sizes["test"], family.varying("test")
     return {
         "format": FORMAT,
@@ -66,7 +81,8 @@ def test(
         "stopped": control.reason,
         "weights": {"kind": config["test"]["weights"] if learner.trains else "initial", "step": step},
         "test": test,
-        "floors": {floor: {n: summary(v, larger(n)) for n, v in found.items()} for floor, found in floors.items()},
+        "floors": {floor: {n: summary(v, larger(n)) for n, v in found.items()} for floor, found in beside.items()},
+        "shots": by_shots.result(),
         "val": {"metric": control.judged, "best": control.best_value(), "step": control.best["step"]},
         "protocol": {
             **sizes,
@@ -85,6 +101,7 @@ def test(
         "mapping": learner.mapping,
         "compiled": parts.loop.compiled,
         "parameters": sum(p.numel() for p in learner.parameters()),
+        "adapted_parameters": adapted,
         "versions": versions(),
         "device": str(parts.device),
         "threads": torch.get_num_threads(),
@@ -93,15 +110,42 @@ def test(
     }
 
 
-def _ticker(control: Control, tasks: int) -> Callable[[int], None]:
+def adapted_parameters(learner: Any) -> int:
+    """Numbers in what `adapt` returns for one test task; 0 where it is the task itself that is known."""
+    if learner.reads_info:
+        return 0
+    support, _, key, _ = learner.family.sample("test", torch.zeros(1, dtype=torch.int64, device=learner.family.device))
+    with torch.no_grad():
+        adapted = learner.adapt(Examples(support.x[0], support.y[0]), key[0])
+    return sum(leaf.numel() for leaf in tree_leaves(adapted) if isinstance(leaf, torch.Tensor))
+
+
+def _wanted(config: dict[str, Any]) -> list[int] | None:
+    shots = config["test"].get("curve_shots")
+    return shots if shots is None or isinstance(shots, list) else [shots]
+
+
+def _arrays(scores: Scores, beside: dict[str, Any], by_shots: ShotsCurve) -> dict[str, np.ndarray]:
+    """What test_scores.npz holds."""
+    arrays = {"indices": scores.indices, "query_sha256": np.array(scores.query_sha256), **scores.arrays}
+    arrays |= {f"floor_{floor}_{name}": v for floor, found in beside.items() for name, v in found.items()}
+    arrays |= {f"calibration{suffix}": sums for suffix, sums in scores.calibration.items()}
+    curves = by_shots.arrays | {f"floor_{f}_{n}": v for f, found in by_shots.floors.items() for n, v in found.items()}
+    return arrays | {"shots": np.array(by_shots.shots, int)} | {f"shots_curve_{n}": v for n, v in curves.items()}
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _ticker(control: Control, what: str, tasks: int) -> Callable[[int], None]:
     """Says how far the test is, every so often; ends it at a signal."""
-    print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
     due = [time.monotonic() + control.config["log"]["seconds"]]
 
     def tick(done: int) -> None:
         control.flag.check()
         if time.monotonic() > due[0]:
-            print(f"tested {done}/{tasks}", file=sys.stderr, flush=True)
+            print(f"{what} {done}/{tasks}", file=sys.stderr, flush=True)
             due[0] = time.monotonic() + control.config["log"]["seconds"]
 
     return tick
@@ -111,21 +155,33 @@ def metric_names(learner: Any, modes: list[str]) -> list[str]:
     return [name + suffix for suffix in learner.modes(modes) for name in learner.metrics]
 
 
-def _curves(
-    folder: RunFolder, board: Board, scores: Scores, floors: dict[str, Any], step: int, config: dict[str, Any]
+def _pictures(
+    folder: RunFolder,
+    board: Board,
+    scores: Scores,
+    beside: dict[str, Any],
+    by_shots: ShotsCurve,
+    step: int,
+    config: dict[str, Any],
 ) -> None:
-    from metaexp.boards.pictures import adaptation_curve, training_curve  # matplotlib takes half a second to import
+    from metaexp.boards.floors import near  # matplotlib takes half a second to import
+    from metaexp.boards.outcomes import reliability, shots_picture
+    from metaexp.boards.pictures import adaptation_curve, training_curve
 
     title = f"{config['choices']['algo']} on {config['choices']['task']}"
     for name, values in scores.arrays.items():
         lines = {}
-        for floor, found in floors.items():
-            near = found.get(name, next((v for n, v in found.items() if name.startswith(n)), None))
-            if near is None:  # a floor knows the family's metrics alone
-                continue
-            curve = near[np.isfinite(near).all(1)].mean(0)
-            lines[floor] = float(curve[0]) if len(curve) == 1 else curve
+        for floor, found in beside.items():
+            if (other := near(found, name)) is not None:
+                curve = other[np.isfinite(other).all(1)].mean(0)
+                lines[floor] = float(curve[0]) if len(curve) == 1 else curve
         board.figure(f"test/adaptation_{name}", adaptation_curve(name, values, lines, title), step)
+    for name, values in by_shots.arrays.items():
+        others = {floor: near(found, name) for floor, found in by_shots.floors.items()}
+        others = {floor: other for floor, other in others.items() if other is not None}
+        board.figure(f"test/shots_{name}", shots_picture(name, by_shots.shots, values, others, title), step)
+    if scores.calibration:
+        board.figure("test/calibration", reliability(scores.calibration, title), step)
     path = folder.path / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if rows:

@@ -11,12 +11,13 @@ import torch
 import torch.distributed
 from torch.utils._pytree import tree_map
 
-from metaexp.boards.episodes import draw_episodes
+from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.boards.progress import Progress
 from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.checkpoint import Checkpoints
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
-from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
+from metaexp.evaluation import Scores, evaluate, summary
+from metaexp.floors import floors
 from metaexp.outer import OuterLoop, Span, Spans
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
@@ -190,7 +191,7 @@ class Control(L.Callback):
             with self.trainer.precision_plugin.forward_context():
                 tasks, stop = self.config["val"]["tasks"], self.flag.check if self.loop.world == 1 else lambda: None
                 scores = evaluate(self.learner, "val", tasks, ["queries"], diagnose=True, tick=lambda done: stop())
-                floors = mean_predictor(self.learner, "val", tasks)
+                (mean,) = floors(self.learner.family, "val", tasks, ["mean"]).values()
         except Interrupted:  # the checkpoint that follows says that this validation is still to be done
             self.loop.stopped = True
             return
@@ -209,7 +210,7 @@ class Control(L.Callback):
                 self.board.scalars(validation_scalars(name, found["per_step"]), self.step)
             else:
                 self.board.scalars({f"val/{name}": found["mean"]}, self.step)
-        row["floors"] = {"mean": {name: summary(values)["mean"] for name, values in floors.items()}}
+        row["floors"] = {"mean": {name: summary(values)["mean"] for name, values in mean.items()}}
         self._floors(scores.arrays, row["floors"])
         self.folder.log(row | {"seconds": time.monotonic() - self._started})
         if shown:
@@ -230,6 +231,8 @@ class Control(L.Callback):
             floor = self.best.get("scratch", {}).get(name)
             lines = {"scratch": floor} if floor is not None else None
             self.board.figure(f"val/adaptation_{name}", adaptation_curve(name, scores.arrays[name], lines), self.step)
+        if last:
+            show_views(self.learner, "val", self.board, self.step, self.progress.note)
         self._drawn = time.monotonic()
 
     def _floors(self, arrays: dict[str, Any], floors: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ class Scatter(NamedTuple):
     colour: Tensor  # [n]  a class number (int64) or a real value
     kind: Sequence[str]  # n words, a marker each: "prototype", "query", "context", ...
     title: str = ""
+    colour_name: str = ""  # what the colour is, for its legend: "class", "amplitude", ...
 
 
 class Heatmap(NamedTuple):
@@ -24,6 +25,7 @@ class Heatmap(NamedTuple):
     row_names: Sequence[str] = ()
     column_names: Sequence[str] = ()
     title: str = ""
+    value_name: str = ""  # what a number is
 
 
 class Bars(NamedTuple):
@@ -32,6 +34,7 @@ class Bars(NamedTuple):
     values: Tensor  # [n]
     names: Sequence[str]
     title: str = ""
+    value_name: str = ""  # what a number is
 
 
 View = Scatter | Heatmap | Bars

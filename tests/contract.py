@@ -9,6 +9,7 @@ All checks run in float64 on the CPU, and raise AssertionError with what was fou
 """
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from metaexp.outer import OuterLoop
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples
+from metaexp.views import Heatmap, Scatter
 
 SPLITS = ("train", "val", "test")
 Make = Callable[[TaskFamily], MetaLearner]
@@ -191,13 +193,16 @@ def check_learner(make: Make, family: TaskFamily, tasks: int = 200) -> None:
     assert all(torch.equal(value, second[name]) for name, value in first.items()), "one seed, two initial weights"
     state = torch.get_rng_state()
     learner = new(make, family)
-    _check_one_task(learner)
-    _check_path(learner)
+    if not learner.reads_info:  # else examples alone do not do
+        _check_one_task(learner)
+        _check_path(learner)
     if learner.trains:
         _check_meta_loss(learner, tasks)
         _check_training(learner)
     _check_test(learner)
-    _check_saving(learner, new(make, family, seed=1))
+    _check_views(learner)
+    if not learner.reads_info:
+        _check_saving(learner, new(make, family, seed=1))
     assert torch.equal(state, torch.get_rng_state()), "draws from torch's global generator: draw from the task's key"
 
 
@@ -293,18 +298,31 @@ def _check_test(learner: MetaLearner) -> None:
     again = evaluate(learner, "test", 5, list(MODES), chunk=2)
     assert scores.query_sha256 == again.query_sha256
     for name, values in scores.arrays.items():
-        assert values.shape == (5, len(learner.path(*_support(learner), learner.test_steps)))
+        assert values.shape == (5, len(learner.test_path(task(learner.family.sample("test", torch.tensor([0])), 0))))
         assert abs(values - again.arrays[name]).max() < 1e-9, "scores depend on the chunk"
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items()), "a test changed it"
-    empty = learner.family.sample("test", torch.arange(2), shots=1, queries=0)._replace(info={})
+    empty = learner.family.sample("test", torch.arange(2), shots=1, queries=0)
+    empty = empty if learner.reads_info else empty._replace(info={})
     with torch.no_grad():
         found = map_tasks(lambda e: learner.score(e, learner.modes(list(MODES))), empty, learner.mapping)
     assert all(value.isfinite().all() for value in found.values()), "a metric over 0 queries is 0, not NaN"
 
 
-def _support(learner: MetaLearner) -> tuple[Examples, Tensor]:
-    one = task(learner.family.sample("test", torch.tensor([0])), 0)
-    return one.support, one.key
+def _check_views(learner: MetaLearner) -> None:
+    """What a method shows fits together; the boards draw it."""
+    with torch.no_grad():
+        views = learner.views(learner.family.sample("test", torch.arange(4)))
+    for name, view in views.items():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", name), f"view {name!r}: the name becomes that of a file"
+        if isinstance(view, Scatter):
+            assert view.points.dim() == 2
+            assert len(view.points) == len(view.colour) == len(view.kind)
+        elif isinstance(view, Heatmap):
+            assert view.values.dim() == 2
+            assert len(view.row_names) in (0, view.values.shape[0])
+            assert len(view.column_names) in (0, view.values.shape[1])
+        else:
+            assert view.values.shape == (len(view.names),)
 
 
 def _check_saving(learner: MetaLearner, other: MetaLearner) -> None:

@@ -19,7 +19,10 @@ from metaexp.algos.boil import BOIL
 from metaexp.algos.cnp import CNP
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
+from metaexp.algos.mean import Mean
 from metaexp.algos.metasgd import MetaSGD
+from metaexp.algos.neighbour import Neighbour
+from metaexp.algos.oracle import Oracle
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.r2d2 import R2D2
 from metaexp.algos.reptile import Reptile
@@ -51,6 +54,9 @@ ALGOS = {
     "acnp": ["algo.width=16", "algo.heads=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
+    "mean": [],
+    "neighbour": [],
+    "oracle": [],
 }
 REGRESSION = ["task.shots=4", "task.queries=4", "task.test.shots=4", "task.test.queries=4"]
 IMAGES = ["task.ways=2", "task.shots=2", "task.queries=1", "task.test.shots=1", "task.test.queries=2"]
@@ -70,6 +76,7 @@ PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
 NOT = {("boil", "linear model")}
 NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "quadratic", "gp")}
+NOT |= {("oracle", "arrays"), ("oracle", "omniglot"), ("oracle", "dataset")}
 
 # algo, task, model: every triple that makes sense
 ROWS = [
@@ -276,6 +283,9 @@ LEARNERS = {
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
     "joint": lambda f, net: Joint(f, net, batch=3, test_epochs=3, test_lr=0.05),
     "scratch": lambda f, net: Scratch(f, net, test_epochs=3, test_lr=0.01, test_batch=2),
+    "mean": lambda f, net: Mean(f),
+    "neighbour": lambda f, net: Neighbour(f),
+    "oracle": lambda f, net: Oracle(f),
 }
 
 
@@ -292,7 +302,7 @@ def test_learner_on_sines(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), Sine(5, 4))
 
 
-@pytest.mark.parametrize("learner", ["maml", "fomaml", "reptile_batches", "joint", "scratch"])
+@pytest.mark.parametrize("learner", ["maml", "fomaml", "reptile_batches", "joint", "scratch", "mean", "neighbour"])
 def test_learner_on_pictures(learner):
     check_learner(lambda f: LEARNERS[learner](f, CNN), pictures(side=17), tasks=40)
 

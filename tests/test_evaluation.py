@@ -13,7 +13,8 @@ from torch.func import functional_call
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
-from metaexp.evaluation import Scores, evaluate, mean_predictor, summary
+from metaexp.evaluation import Scores, evaluate, summary
+from metaexp.floors import floors
 from metaexp.losses import accuracy, cross_entropy, mse
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
@@ -160,10 +161,13 @@ def test_a_test_of_no_steps():
 # --- floors ---------------------------------------------------------------------------------------------------------
 
 
+def mean_floor(family, tasks, chunk=100):
+    return floors(family, "test", tasks, ["mean"], chunk=chunk)["mean"]
+
+
 def test_mean_predictor_on_sines():
     family = Sine(5, 20).to("cpu", F64)
-    learner = new(lambda f: MAML(f, Linear), family)
-    found = mean_predictor(learner, "test", 30, chunk=7)
+    found = mean_floor(family, 30, chunk=7)
     episode = family.sample("test", torch.arange(30))
     mean = episode.support.y.mean(1, keepdim=True)
     assert list(found) == ["mse"]
@@ -173,15 +177,14 @@ def test_mean_predictor_on_sines():
 def test_mean_predictor_of_many_shots_is_the_variance():
     """E[A^2] / 2 for A ~ U[0.1, 5], x over whole periods: 4.25."""
     family = Sine(500, 500, x_range=(-math.pi, math.pi)).to("cpu", F64)
-    found = mean_predictor(new(lambda f: MAML(f, Linear), family), "test", 2000)["mse"]
+    found = mean_floor(family, 2000)["mse"]
     expected = (5**3 - 0.1**3) / (3 * 4.9) / 2
     assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(2000)
 
 
 @pytest.mark.parametrize("ways", [2, 3, 5])
 def test_mean_predictor_on_classes_is_chance(ways):
-    family = pictures(ways=ways)
-    found = mean_predictor(new(lambda f: MAML(f, Linear), family), "test", 20)
+    found = mean_floor(pictures(ways=ways), 20)
     assert list(found) == ["accuracy"]
     assert found["accuracy"].shape == (20, 1)
     assert abs(found["accuracy"] - 1 / ways).max() < 1e-15
@@ -189,5 +192,4 @@ def test_mean_predictor_on_classes_is_chance(ways):
 
 def test_mean_predictor_without_queries():
     for family in (pictures(queries=0), Sine(5, 0).to("cpu", F64)):
-        found = mean_predictor(new(lambda f: MAML(f, Linear), family), "test", 3)
-        assert all((values == 0).all() for values in found.values())
+        assert all((values == 0).all() for values in mean_floor(family, 3).values())

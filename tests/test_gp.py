@@ -15,7 +15,8 @@ from metaexp.algos.r2d2 import R2D2
 from metaexp.compiled import decide_compile
 from metaexp.config import load
 from metaexp.errors import ConfigError
-from metaexp.evaluation import evaluate, mean_predictor
+from metaexp.evaluation import evaluate
+from metaexp.floors import floors
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.parts import Parts
@@ -185,7 +186,7 @@ def test_a_test_of_varying_tasks_is_cut_at_buckets():
                 < 1e-12
             )
     assert len(sizes) > 2
-    floor = mean_predictor(learner, "test", 33)
+    floor = floors(learner.family, "test", 33)["mean"]
     assert list(floor) == ["mse"]
     for i in range(33):
         one = task(family.sample("test", torch.tensor([i])), 0)

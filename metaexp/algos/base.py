@@ -39,6 +39,7 @@ class MetaLearner(L.LightningModule):
     trains = True  # False: nothing to meta-train
     permutation_invariant = True  # adapt does not depend on the order of the support examples
     any_ways = False  # whether the number of classes may differ between training and test
+    reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
     test_steps = 0  # points of the adaptation curve after the first
 
     def __init__(
@@ -171,16 +172,34 @@ class MetaLearner(L.LightningModule):
                 return self.predict(adapted, torch.cat((support.x, x)))[len(support.x) :]
         return vmap(lambda query: self.predict(adapted, torch.cat((support.x, query[None])))[-1])(x)
 
-    def score(self, episode: Episode, modes: dict[str, str], final: bool = False) -> dict[str, Tensor]:
-        """Metrics of one task after 0, 1, ..., test_steps steps: [steps + 1] each; [1] of the last if `final`."""
+    def test_path(self, episode: Episode) -> list[Any]:
+        """The adapted values after 0, 1, ..., test_steps steps on an episode's support set; see `reads_info`."""
+        return self.path(episode.support, episode.key, self.test_steps)
+
+    def score(
+        self,
+        episode: Episode,
+        modes: dict[str, str],
+        final: bool = False,
+        tables: dict[str, Metric] | None = None,
+    ) -> dict[str, Tensor]:
+        """Metrics of one task after 0, 1, ..., test_steps steps: [steps + 1] each; [1] of the last if `final`.
+
+        `tables` are further functions of the last prediction and the targets, of any shape, returned under their name
+        and the mode's suffix.
+        """
         scores: dict[str, list[Tensor]] = {}
-        path = self.path(episode.support, episode.key, self.test_steps)
+        last: dict[str, Tensor] = {}
+        path = self.test_path(episode)
         for adapted in path[-1:] if final else path:
             for suffix, mode in modes.items():
-                prediction = self.predict_as(mode, adapted, episode.support, episode.query.x)
+                last[suffix] = self.predict_as(mode, adapted, episode.support, episode.query.x)
                 for name, metric in self.metrics.items():
-                    scores.setdefault(name + suffix, []).append(metric(prediction, episode.query.y))
-        return {name: torch.stack(values) for name, values in scores.items()}
+                    scores.setdefault(name + suffix, []).append(metric(last[suffix], episode.query.y))
+        found = {name: torch.stack(values) for name, values in scores.items()}
+        for name, table in (tables or {}).items():
+            found |= {name + suffix: table(prediction, episode.query.y) for suffix, prediction in last.items()}
+        return found
 
     # -- Lightning ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.inner import SGD, Descent, Tree, descend
 from metaexp.types import Episode, Examples
+from metaexp.views import Bars, View
 
 
 class MetaSGD(MetaLearner):
@@ -75,14 +76,25 @@ class MetaSGD(MetaLearner):
         """The network with the adapted parameters in place of its own."""
         return functional_call(self.model, adapted, (x,))
 
-    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
-        """`rate/LAYER`: mean rate of the layer's parameters; `rates_below_0`: the fraction that is negative."""
+    def _layers(self) -> dict[str, Tensor]:
+        """The rates of each layer, [numbers in it]."""
         layers: dict[str, list[Tensor]] = {}
         for name in self._start():
             layers.setdefault(name.rpartition(".")[0], []).append(self.rates[_key(name)].flatten())
-        means = {f"rate/{layer}": torch.cat(rates).mean() for layer, rates in layers.items()}
-        every = torch.cat([rate for rates in layers.values() for rate in rates])
+        return {layer: torch.cat(rates) for layer, rates in layers.items()}
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """`rate/LAYER`: mean rate of the layer's parameters; `rates_below_0`: the fraction that is negative."""
+        layers = self._layers()
+        every = torch.cat([*layers.values()])
+        means = {f"rate/{layer}": rates.mean() for layer, rates in layers.items()}
         return means | {"rates_below_0": (every < 0).to(every.dtype).mean()}
+
+    def views(self, episode: Episode) -> dict[str, View]:
+        """`rates`: the mean rate of every layer."""
+        layers = self._layers()
+        values = torch.stack([rates.mean() for rates in layers.values()])
+        return {"rates": Bars(values, list(layers), "learned inner rates", "mean rate of the layer")}
 
 
 def _key(name: str) -> str:

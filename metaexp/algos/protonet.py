@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, remove_head
+from metaexp.types import Episode, Examples
+from metaexp.views import Scatter, View
 
 
 class ProtoNet(FeatureLearner):
@@ -79,3 +81,13 @@ class ProtoNet(FeatureLearner):
             return self.scale * (F.normalize(z, dim=-1) @ F.normalize(adapted, dim=-1).T - 1)
         squares = (z * z).sum(-1, keepdim=True) + (adapted * adapted).sum(-1)  # [m, ways]
         return self.scale * (2 * z @ adapted.T - squares)
+
+    def views(self, episode: Episode) -> dict[str, View]:
+        """`space`: prototypes and queries of the first task; cosines see directions only, so there of length 1."""
+        support, query, key, _ = episode
+        prototypes = self.adapt(Examples(support.x[0], support.y[0]), key[0])
+        z = torch.cat((prototypes, self.features(query.x[0])))  # [ways + m, d]
+        points = F.normalize(z, dim=-1) if self.distance == "cosine" else z
+        classes = torch.cat((torch.arange(len(prototypes), device=z.device), query.y[0].argmax(-1))) + 1
+        kind = ["prototype"] * len(prototypes) + ["query"] * len(query.x[0])
+        return {"space": Scatter(points, classes, kind, "prototypes and queries of one task", "class")}

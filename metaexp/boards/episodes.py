@@ -1,11 +1,15 @@
-"""The picture of a few episodes: support set, and predictions before and after adaptation."""
+"""The picture of a few episodes: support set, and predictions before and after adaptation; and a method's own views."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from metaexp.types import Examples
+from metaexp.boards.tensorboard import Board
+from metaexp.errors import MetaexpError
+from metaexp.views import Scatter, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +30,41 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
     def predict(x: Tensor) -> Tensor:  # [tasks, m, *x_shape] -> [tasks, len(shown), m, out]
         rows = []
         for task in range(tasks):
-            support = Examples(episode.support.x[task], episode.support.y[task])
-            path = learner.path(support, episode.key[task], last)
+            path = learner.test_path(tree_map(lambda t, task=task: t[task], episode))
             rows.append(torch.stack([learner.predict(path[min(step, len(path) - 1)], x[task]) for step in shown]))
         return torch.stack(rows)
 
     with torch.no_grad():
         return family.picture(episode, predict, shown)
+
+
+def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable[[str], None], tasks: int = 8) -> None:
+    """A learner's views of the first tasks of a split, as `view_NAME`; points also in TensorBoard's projector.
+
+    A picture is no reason to lose a run: a view that fails is one line of warning.
+    """
+
+    def views() -> dict[str, View]:
+        episode = learner.family.sample(split, torch.arange(tasks, device=learner.family.device))
+        with torch.no_grad():
+            found: dict[str, View] = learner.views(episode)
+        return found
+
+    def show(name: str, view: View) -> None:
+        from metaexp.boards.views import draw  # matplotlib takes half a second to import
+
+        board.figure(f"{split}/view_{name}", draw(view), step)
+        if isinstance(view, Scatter) and view.points.shape[1] > 2:
+            board.embedding(f"{split}/view_{name}", view.points, {"kind": view.kind, "colour": view.colour.tolist()})
+
+    def attempt(what: str, action: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return action(*args)
+        except MetaexpError:  # a full disk
+            raise
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0][:150]
+            tell(f"warning: {what} of {type(learner).__name__} left out ({type(error).__name__}: {reason})")
+
+    for name, view in (attempt("views", views) or {}).items():
+        attempt(f"view {name}", show, name, view)

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from metaexp.boards.floors import above_0, draw_floors, floor_levels, near
 from metaexp.boards.style import (
     BLACK,
     BLUE,
-    FLOORS,
     GREEN,
     GREY,
     ORANGE,
@@ -82,10 +82,14 @@ def adaptation_curve(
     tidy(axes, "inner steps", metric)
     whole_numbers(axes)
     steps, last = np.arange(len(mean)), len(mean) - 1
-    levels = _floors(axes, floors or {})
+    levels = floor_levels(floors or {})
+    log_if_wide(axes, np.concatenate([mean, *above_0(levels)]))
+    draw_floors(axes, levels)
     axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
+    if last == 0:
+        axes.errorbar(steps, mean, width, color=BLUE, capsize=4)
     rising = mean[-1] > mean[0]
     for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right"))[: last + 1]:
         if np.isfinite(mean[step]):
@@ -96,8 +100,7 @@ def adaptation_curve(
         axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
     axes.set_xlim(-0.03 * max(last, 1), max(last, 1) * 1.03)
     axes.margins(y=0.12)
-    log_if_wide(axes, np.concatenate([mean, *levels]))
-    legend(figure, axes)
+    legend(figure, axes, 3 if len(levels) > 2 else 6)
     return figure
 
 
@@ -279,28 +282,20 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
 
     validations = [row for row in rows if row["kind"] == "val"]
     floors: dict[str, Mapping[str, Any]] = validations[-1].get("floors", {}) if validations else {}
-    drawn = _floors(right, {name: value for name, found in floors.items() if (value := _named(found, metric))})
+    found = {name: near(values, metric) for name, values in floors.items()}
+    levels = floor_levels({name: value for name, value in found.items() if value is not None})
+    lines = []
     for place, label, colour in ((0, "before", GREY), (-1, "after", BLUE)):
-        found = [(row["step"], (_named(row, metric) or {}).get("per_step") or [{}]) for row in validations]
-        step, value = _series([(at, curve[place].get("mean")) for at, curve in found if place or len(curve) > 1])
-        right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=f"{label} adaptation")
-        drawn.append(value)
-    log_if_wide(right, np.concatenate(drawn))
+        curves = [(row["step"], (near(row, metric) or {}).get("per_step") or [{}]) for row in validations]
+        step, value = _series([(at, curve[place].get("mean")) for at, curve in curves if place or len(curve) > 1])
+        lines.append((step, value, f"{label} adaptation", colour))
+    log_if_wide(right, np.concatenate([value for _, value, *_ in lines] + above_0(levels)))
+    draw_floors(right, levels)
+    for step, value, label, colour in lines:
+        right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=label)
     for axes in (left, right):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False, fontsize=11)
     return figure
-
-
-def _floors(axes: Axes, floors: Mapping[str, float | np.ndarray]) -> list[np.ndarray]:
-    """Draws each floor, a level or a curve over steps, as a dashed line; returns their values."""
-    levels = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in floors.values()]
-    for name, level, colour in zip(floors, levels, FLOORS * len(levels), strict=False):
-        style: dict[str, Any] = {"color": colour, "linestyle": "--", "label": f"{name}: {level[-1]:.3g}"}
-        if len(level) == 1:
-            axes.axhline(level[0], **style)
-        else:
-            axes.plot(np.arange(len(level)), level, **style)
-    return levels
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -312,14 +307,6 @@ def _series(found: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values [k] each, without those that are None; a value may be the word "NaN"."""
     pairs = np.array([(step, float(value)) for step, value in found if value is not None], dtype=np.float64)
     return pairs.reshape(-1, 2)[:, 0], pairs.reshape(-1, 2)[:, 1]
-
-
-def _named(values: Mapping[str, Any], metric: str) -> Any:
-    """The value of a metric, else of another form: validation has `accuracy_transductive`, a floor `accuracy`."""
-    if metric in values:
-        return values[metric]
-    root = metric.split("_")[0]
-    return next((value for name, value in values.items() if name.split("_")[0] == root), None)
 
 
 def _spread(classes: np.ndarray, most: int, first: Sequence[int] | np.ndarray) -> list[int]:

@@ -239,6 +239,9 @@ def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
         curve = ["" if step is None or step["mean"] is None else f"{float(step['mean']):.4g}" for step in some]
         rows.append([metric, _interval(value), *curve, str(value["tasks"])])
+        if (error := value.get("ece")) and error["value"] is not None:
+            low, high = error["ci95"]
+            rows.append([f"{metric}, calibration error", f"{error['value']:.3g} ({low:.3g} to {high:.3g})", *[""] * 4])
     for name, metrics in result.get("floors", {}).items():
         rows += [[f"{metric}, floor: {name}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]

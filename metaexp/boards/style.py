@@ -11,7 +11,6 @@ from torch import Tensor
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
-FLOORS = (VERMILION, GREEN, PURPLE, ORANGE)
 DPI = 130  # 9 inches wide: 1170 pixels, and text of 10 points is still clear at 900
 
 

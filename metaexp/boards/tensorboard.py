@@ -6,6 +6,8 @@ Tags, the same in metrics.jsonl:
     val/<metric>/before  val/<metric>/after  val/<metric>/after_low  val/<metric>/after_high  (95 % interval)
     val/<metric>/step_00  step_01  ...       val/inner_gradient_norm
     floor/<name>/<metric>                    test/<metric>
+
+Points that a method shows of itself stand under "Projector".
 """
 
 import io
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from metaexp.files import replace_file, space_error
 
@@ -88,13 +91,38 @@ class Board:
         figure.savefig(buffer, format="png", metadata={"Software": None})
         png = buffer.getvalue()
         with self._guard():
-            path = self.folder / "figures" / f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', tag)}.png"
+            path = self.folder / "figures" / f"{_file_name(tag)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda file: file.write(png), needs=len(png))
             width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
             image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             self.logger.experiment.file_writer.add_summary(summary, step)
+
+    def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Shows points [n, d] with their labels in the dashboard "Projector": their newest state, by tag.
+
+        Args:
+            columns: names of the labels -> n of them.
+
+        Written by hand, not by torch's writer: that knows only what it wrote itself, so that a resumed run would lose
+        the points of before, and it makes a folder per step.
+        """
+        if not self.active:
+            return
+        table = ["\t".join(columns), *("\t".join(map(_cell, row)) for row in zip(*columns.values(), strict=True))]
+        rows = ["\t".join(f"{value:.9g}" for value in point) for point in points.detach().cpu().tolist()]
+        folder, name = self.folder / "projector", _file_name(tag)
+        with self._guard():
+            folder.mkdir(parents=True, exist_ok=True)
+            for ending, lines in (("metadata", table), ("tensors", rows)):
+                _replace_text(folder / f"{name}.{ending}.tsv", lines)
+            lines = []
+            for path in sorted(folder.glob("*.tensors.tsv")):
+                here = path.name.removesuffix(".tensors.tsv")
+                lines += ["embeddings {", f'  tensor_name: "{here}"', f'  tensor_path: "projector/{path.name}"']
+                lines += [f'  metadata_path: "projector/{here}.metadata.tsv"', "}"]
+            _replace_text(self.folder / "projector_config.pbtxt", lines)
 
     def layout(self, metrics: Sequence[str]) -> None:
         """Groups the scalars for the dashboard "Custom scalars"; every chart of a metric also shows its floors."""
@@ -176,6 +204,19 @@ class Board:
             yield
         except OSError as error:
             raise space_error(Path(error.filename or self.folder / "events.out.tfevents"), error) from error
+
+
+def _file_name(tag: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", tag)
+
+
+def _cell(value: Any) -> str:
+    return re.sub(r"\s+", " ", str(value))
+
+
+def _replace_text(path: Path, lines: Sequence[str]) -> None:
+    text = ("\n".join(lines) + "\n").encode()
+    replace_file(path, lambda file: file.write(text), needs=len(text))
 
 
 def _close(writer: Any) -> None:

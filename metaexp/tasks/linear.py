@@ -67,6 +67,10 @@ class Linear(TaskFamily):
         query = self._examples(key, 3, self.size(split, "queries", queries), weight, bias)
         return Episode(support, query, key, {"weight": weight, "bias": bias})
 
+    def oracle(self, episode: Episode, x: Tensor) -> Tensor:
+        """The map itself, without the noise: [m, inputs] -> [m, outputs]."""
+        return self._values(x, episode.info["weight"], episode.info["bias"])
+
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """See TaskFamily.pool: n points, each of a map of its own."""
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
@@ -86,10 +90,14 @@ class Linear(TaskFamily):
 
     def _examples(self, key: Tensor, stream: int, n: int, weight: Tensor, bias: Tensor) -> Examples:
         x = uniform(key, stream, (n, *self.x_shape), *self.x_range, dtype=self.dtype)
-        # One input after the other, not a matrix product: a task's bytes must not depend on the size of the batch.
-        y = bias.unsqueeze(-2).expand(*bias.shape[:-1], n, self.y_dim)
-        for i in range(self.x_shape[0]):
-            y = y + x[..., i : i + 1] * weight[..., i : i + 1, :]
+        y = self._values(x, weight, bias)
         if self.noise:
             y = y + self.noise * normal(key, stream + 2, (n, self.y_dim), dtype=self.dtype)
         return Examples(x, y)
+
+    def _values(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        # One input after the other, not a matrix product: a task's bytes must not depend on the size of the batch.
+        y = bias.unsqueeze(-2).expand(*bias.shape[:-1], x.shape[-2], self.y_dim)
+        for i in range(self.x_shape[0]):
+            y = y + x[..., i : i + 1] * weight[..., i : i + 1, :]
+        return y

@@ -70,6 +70,11 @@ class Sine(TaskFamily):
         query = self._examples(key, 3, self.size(split, "queries", queries), amplitude, phase)
         return Episode(support, query, key, {"amplitude": amplitude.flatten(), "phase": phase.flatten()})
 
+    def oracle(self, episode: Episode, x: Tensor) -> Tensor:
+        """The sinusoid itself, without the noise: [m, 1] -> [m, 1]."""
+        amplitude, phase = episode.info["amplitude"], episode.info["phase"]
+        return amplitude * torch.sin(x + self.phase_sign * phase)
+
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """See TaskFamily.pool: n points, each of a sinusoid of its own."""
         batch = self.keys(split, indices)

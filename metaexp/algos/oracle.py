@@ -1,0 +1,48 @@
+"""What somebody who knows the task family would predict: the other end of the scale."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from metaexp.algos.base import MetaLearner, Metric
+from metaexp.losses import gaussian_metrics
+from metaexp.types import Episode, Examples
+
+
+class Oracle(MetaLearner):
+    """The family's own best prediction, `TaskFamily.oracle`; it may know the function itself, or the prior over tasks.
+
+    On noisy targets its error is that of the noise. With `gaussian_oracle` predictions are means and standard
+    deviations, and the metrics those of a Gaussian predictor. No network, nothing to meta-train.
+
+    Raises:
+        ValueError: a family that has no oracle.
+    """
+
+    trains, any_ways, reads_info = False, True, True
+
+    def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):
+        if family.oracle is None:
+            raise ValueError(
+                f"family: nobody knows the best prediction for {type(family).__name__}; use mean or neighbour"
+            )
+        super().__init__(family, nn.Identity(), loss, mapping)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The family's, or those of Gaussian predictions."""
+        metrics = self.family.metrics
+        return gaussian_metrics(metrics) if self.family.gaussian_oracle else metrics
+
+    def adapt(self, support: Examples, key: Tensor) -> Any:
+        """Refused: examples alone do not say what an oracle knows."""
+        raise ValueError("algo=oracle: knows tasks by their family, it cannot adapt to examples from elsewhere")
+
+    def test_path(self, episode: Episode) -> list[Episode]:
+        """The whole episode, with what the family says of the task."""
+        return [episode]
+
+    def predict(self, adapted: Episode, x: Tensor) -> Tensor:
+        """[m, *x_shape] -> [m, y_dim], or [m, 2 y_dim]: means, then standard deviations."""
+        assert self.family.oracle is not None
+        return self.family.oracle(adapted, x)

@@ -1,0 +1,55 @@
+"""What stands beside every result, on the same tasks: mean, nearest neighbour and, where there is one, the oracle."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaexp.algos.mean import Mean
+from metaexp.algos.neighbour import Neighbour
+from metaexp.algos.oracle import Oracle
+from metaexp.evaluation import chunks
+from metaexp.mapping import map_tasks
+
+FLOORS = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
+
+
+def floors(
+    family: Any,
+    split: str,
+    tasks: int,
+    names: Sequence[str] = tuple(FLOORS),
+    shots: int | None = None,
+    chunk: int = 100,
+    tick: Callable[[int], None] = lambda done: None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Metrics of the first `tasks` tasks of a split: floor -> metric -> float64 [tasks, 1].
+
+    They learn nothing across tasks, so they need no run. The tasks are drawn once for all of them.
+
+    Args:
+        names: which; an oracle that the family does not have is left out.
+        shots: support examples (per class); None: the split's.
+        chunk: tasks drawn at once; does not change them.
+        tick: called after every chunk with the number of tasks done; may raise to stop.
+    """
+    learners: dict[str, Any] = {
+        name: FLOORS[name](family) for name in names if name != "oracle" or family.oracle is not None
+    }
+    parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in learners}
+    with torch.no_grad():
+        for indices in chunks(family, split, tasks, chunk):
+            episode = family.sample(split, indices, shots=shots)
+            for name, learner in learners.items():
+                seen = episode if learner.reads_info else episode._replace(info={})
+                found = map_tasks(partial(learner.score, modes={"": "queries"}, final=True), seen, "vmap")
+                for metric, values in found.items():
+                    parts[name].setdefault(metric, []).append(values)
+            tick(int(indices[-1]) + 1)
+    return {
+        name: {metric: torch.cat(values).double().cpu().numpy() for metric, values in found.items()}
+        for name, found in parts.items()
+    }

@@ -1,0 +1,175 @@
+"""The curve against the number of support examples, and whole runs with it."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contract import new, pictures
+from forks import Fault, Forks
+
+from metaexp.algos.maml import MAML
+from metaexp.config import load
+from metaexp.errors import ConfigError, Interrupted
+from metaexp.evaluation import evaluate, summary
+from metaexp.floors import floors
+from metaexp.models.mlp import MLP
+from metaexp.parts import _check_ranges
+from metaexp.shots import series, shots_curve
+from metaexp.tasks.sine import Sine
+
+F64 = torch.float64
+NET = partial(MLP, hidden=[6])
+
+
+def quiet(done: int) -> None:
+    pass
+
+
+def test_the_series_of_shots():
+    assert series(1) == [1, 2, 5]
+    assert series(5) == [1, 2, 5, 10, 20]
+    assert series(15) == [1, 2, 5, 10, 15, 20, 50]
+    assert series(100, beyond=0) == [1, 2, 5, 10, 20, 50, 100]
+
+
+def test_a_column_is_a_test_with_so_many_shots():
+    family = Sine(3, 10, noise=0.1).to("cpu", F64)
+    learner = new(lambda f: MAML(f, NET, test_steps=2), family)
+    curve = shots_curve(learner, None, 12, "queries", quiet)
+    assert curve.shots == [1, 2, 3, 5, 10]
+    alone = [evaluate(learner, "test", 12, ["queries"], shots=n) for n in curve.shots]
+    assert len({one.query_sha256 for one in alone}) == 1
+    assert curve.arrays["mse"].shape == (12, 5)
+    for column, one in enumerate(alone):
+        assert abs(curve.arrays["mse"][:, column] - one.arrays["mse"][:, -1]).max() < 1e-12
+    assert set(curve.floors) == {"mean", "neighbour", "oracle"}
+    assert np.ptp(curve.floors["oracle"]["mse"], axis=1).max() == 0  # the same queries in every column
+    assert (curve.floors["mean"]["mse"][:, 2] == floors(family, "test", 12)["mean"]["mse"][:, 0]).all()
+    told = curve.result()
+    assert told["tasks"] == 12
+    assert told["metrics"]["mse"][1]["mean"] == pytest.approx(curve.arrays["mse"][:, 1].mean(), rel=1e-12)
+    assert told["floors"]["mean"]["mse"][4] == summary(curve.floors["mean"]["mse"][:, 4:])["per_step"][0]
+
+
+def test_shots_that_cannot_be_are_left_out_with_the_reason():
+    class Few(MAML):
+        def path(self, support, key, steps):
+            if len(support.x) > 4:
+                raise ValueError(f"support: {len(support.x)} examples, at most 4")
+            return super().path(support, key, steps)
+
+    learner = new(lambda f: Few(f, NET), pictures(side=4, ways=2, shots=2, queries=8))
+    curve = shots_curve(learner, [4, 1, 2, 1, 20], 3, "queries", quiet)
+    assert curve.shots == [1, 2]
+    assert curve.skipped[4] == "support: 8 examples, at most 4"
+    assert "shots=20" in curve.skipped[20]
+    assert "together more than the 12 examples" in curve.skipped[20]
+    assert curve.arrays["accuracy"].shape == curve.floors["mean"]["accuracy"].shape == (3, 2)
+    unasked = shots_curve(learner, None, 3, "queries", quiet)  # 5 shots and 8 queries would be more than the data have
+    assert (unasked.shots, unasked.skipped) == ([1, 2], {})
+    nothing = shots_curve(learner, [], 3, "queries", quiet)
+    assert (nothing.shots, nothing.arrays, nothing.floors) == ([], {}, {})
+    assert nothing.result()["tasks"] == 0
+
+
+class Fixed(Sine):
+    """Gives 5 support examples, whatever is asked for."""
+
+    def sample(self, split, indices, shots=None, queries=None, ways=None):
+        return super().sample(split, indices, 5, queries)
+
+
+def test_a_family_that_does_not_listen_has_no_curve():
+    curve = shots_curve(new(lambda f: MAML(f, NET), Fixed(5, 5).to("cpu", F64)), [2, 5], 3, "queries", quiet)
+    assert curve.shots == [5]
+    assert curve.skipped == {2: "the family gives 5 support examples in place of 2"}
+
+
+def test_the_curve_can_be_stopped():
+    seen = []
+
+    def stop(done: int) -> None:
+        seen.append(done)
+        if done > 250:
+            raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        shots_curve(new(lambda f: MAML(f, NET), Sine(2, 5).to("cpu", F64)), [1, 2, 3], 150, "queries", stop)
+    assert seen == [100, 150, 250, 300]
+
+
+def test_settings_of_the_curve():
+    config = load(["test.curve_shots=[3,7]"])
+    assert config["test"] == config["test"] | {"curve_shots": [3, 7], "curve_tasks": 200}
+    for good in (None, [], [0], 5):
+        config["test"]["curve_shots"] = good
+        _check_ranges(config)
+    for bad in (-1, [1, 2.5], ["a"], True):
+        config["test"]["curve_shots"] = bad
+        with pytest.raises(ConfigError, match=r"test\.curve_shots=\S+: must be whole numbers, at least 0, or null"):
+            _check_ranges(config)
+    config["test"] |= {"curve_shots": None, "curve_tasks": 0}
+    with pytest.raises(ConfigError, match=r"test\.curve_tasks=0: must be at least 1"):
+        _check_ranges(config)
+    del config["test"]["curve_shots"], config["test"]["curve_tasks"]  # a run begun before they were there
+    _check_ranges(config)
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+TINY = "task=sine device=cpu model.hidden=[8] meta_batch=4 steps=4 val.tasks=5 test.tasks=7 test.curve_tasks=6".split()
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    made = Forks(tmp_path_factory.mktemp("logs"))
+    yield made
+    made.close()
+
+
+def ended_run(cwd: Path) -> tuple[Path, dict, dict]:
+    (run,) = (cwd / "outputs").iterdir()
+    with np.load(run / "test_scores.npz") as scores:
+        return run, json.loads((run / "result.json").read_text()), dict(scores)
+
+
+def test_a_run_that_is_stopped_in_the_curve_ends_with_the_same_result(forks, tmp_path):
+    found = []
+    for name in ("straight", "stopped"):
+        cwd = tmp_path / name
+        cwd.mkdir()
+        if name == "stopped":
+            fault = Fault("metaexp.shots:evaluate", 2, 15)
+            assert forks(*TINY, "algo=metasgd", cwd=cwd, fault=fault).code == 143
+            assert forks(f"resume={next((cwd / 'outputs').iterdir())}", cwd=cwd).code == 0
+        else:
+            ended = forks(*TINY, "algo=metasgd", cwd=cwd)
+            assert ended.code == 0, ended.err
+            for floor in ("mean", "neighbour", "oracle", "scratch"):
+                assert f"mse, floor: {floor}" in ended.out
+        _, result, scores = ended_run(cwd)
+        found.append({key: result[key] for key in ("test", "floors", "shots")})
+    assert found[0] == found[1]
+    assert list(result["floors"]) == ["mean", "neighbour", "oracle", "scratch"]
+    assert result["adapted_parameters"] == 8 + 8 + 8 + 1
+    assert result["parameters"] == 2 * result["adapted_parameters"]
+    assert result["shots"]["shots"] == scores["shots"].tolist() == [1, 2, 5, 10, 20, 50]
+    assert result["shots"]["metrics"]["mse"] == summary(scores["shots_curve_mse"])["per_step"]
+    assert set(result["shots"]["floors"]) == set(result["floors"])
+    for floor, values in result["shots"]["floors"].items():
+        assert values["mse"] == summary(scores[f"shots_curve_floor_{floor}_mse"])["per_step"]
+    np.testing.assert_allclose(scores["shots_curve_mse"][:, 3], scores["mse"][:6, -1], rtol=1e-5)
+
+
+def test_an_oracle_as_a_method_is_its_own_floor(forks, tmp_path):
+    ended = forks(*TINY, "algo=oracle", "test.curve_shots=[]", cwd=tmp_path, pictures=True)
+    assert ended.code == 0, ended.err
+    run, result, scores = ended_run(tmp_path)
+    assert np.array_equal(scores["mse"], scores["floor_oracle_mse"])
+    assert result["test"]["mse"]["mean"] == result["steps"] == result["parameters"] == 0
+    assert result["shots"]["shots"] == []
+    assert (run / "figures" / "test_episodes.png").exists()
