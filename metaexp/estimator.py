@@ -140,13 +140,11 @@ class Regressor(Estimator):
 
     def _targets(self, y: Any, n: int) -> Tensor:
         array, y_dim = _numbers("y", y).astype(np.float64), self.learner.family.y_dim
-        self._flat = array.ndim == 1
-        if array.ndim == 1 and y_dim == 1:
-            array = array[:, None]
-        if array.shape != (n, y_dim):
+        if array.shape != (n, y_dim) and not (array.shape == (n,) and y_dim == 1):
             wanted = f"[{n}] or [{n}, 1]" if y_dim == 1 else f"[{n}, {y_dim}]"
             raise ValueError(f"y has shape {list(array.shape)}: must be {wanted}, one row for each of x")
-        values, family = torch.from_numpy(array), self.learner.family
+        self._flat = array.ndim == 1
+        values, family = torch.from_numpy(array.reshape(n, y_dim)), self.learner.family
         return (values - family.y_mean) / family.y_std if hasattr(family, "y_mean") else values
 
     def predict(self, x: Any, return_std: bool = False) -> Any:
@@ -168,10 +166,10 @@ class Regressor(Estimator):
 
     def score(self, x: Any, y: Any) -> float:
         """R squared: 1 - the squared error over that of the mean of y, averaged over the targets."""
-        predicted = self.predict(x).reshape(len(x), -1)
-        true = _numbers("y", y).astype(np.float64).reshape(len(x), -1) if np.size(y) == predicted.size else None
-        if true is None:
-            raise ValueError(f"y has shape {list(np.shape(y))}: must be {list(predicted.shape)}, as predict gives")
+        predicted, true = self.predict(x), _numbers("y", y).astype(np.float64)
+        if true.size != predicted.size or len(true) != len(predicted):
+            raise ValueError(f"y has shape {list(true.shape)}: must be {list(predicted.shape)}, as predict gives")
+        predicted, true = (part.reshape(len(part), -1) for part in (predicted, true))
         error, spread = ((true - predicted) ** 2).sum(0), ((true - true.mean(0)) ** 2).sum(0)
         constant = np.where(error == 0, 1.0, 0.0)  # targets that do not vary: right or not
         return float(np.mean(np.where(spread > 0, 1 - error / np.where(spread > 0, spread, 1.0), constant)))

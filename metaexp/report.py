@@ -53,7 +53,8 @@ def report(argv: Sequence[str]) -> int:
     arguments = parser.parse_intermixed_args(list(argv))
     from metaexp.reporting.grouping import compare
     from metaexp.reporting.reading import find
-    from metaexp.reporting.tables import blocks, csv_text, text
+    from metaexp.reporting.tables import blocks
+    from metaexp.reporting.text import csv_text, text
 
     found = find([_path(word) for word in arguments.paths])
     if not found.runs:
@@ -68,7 +69,8 @@ def report(argv: Sequence[str]) -> int:
     known = list(dict.fromkeys(metric for section in compared.sections for metric in section.metrics))
     if unknown := [name for name in metrics if name not in known]:
         raise ConfigError(f"--metric {unknown[0]}: no run has it; there are {', '.join(known)}")
-    print(text(made, compared, found), end="")
+    shown, encoding = text(made, compared, found), sys.stdout.encoding or "utf-8"
+    print(shown.replace("±", "+-" if "utf" not in encoding.lower() else "±"), end="")
     if arguments.markdown:
         _write(arguments.markdown, text(made, compared, found, markdown=True))
     if arguments.csv:

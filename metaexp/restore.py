@@ -7,6 +7,7 @@ torch.optim unless the caller trusts the package; its checkpoints hold tensors a
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -54,8 +55,9 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
             check_target(path, target, trusted)
         except ConfigError as error:
             package = module_of(str(target)).split(".")[0]
-            plain = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(target)) and package not in ("metaexp", "torch")
-            how = f"trust=[{package}] allows it, if you know that code" if plain else "that is no class to load"
+            own = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(target)) and package not in ("metaexp", "torch")
+            own = own and package not in sys.stdlib_module_names
+            how = f"trust=[{package}] allows it, if you know that code" if own else "refused"
             raise ConfigError(f"{path}={target}: named by {folder}, outside metaexp and torch.optim; {how}") from error
     return config | {"trusted": sorted(trusted), "trust": list(trust), "resume": False}
 

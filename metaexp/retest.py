@@ -94,7 +94,7 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
         step = take(restored, kind)  # `test` loads the best again; here a misfit is one line
         if restored.state != "finished":
             far = f"{restored.state} at step {control.step} of {config['steps']}"
-            print(f"{far}: testing the {kind} weights, of step {step}", file=sys.stderr)
+            print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
     try:
         trainer = make_trainer(parts, control)
         result = test(parts, folder, restored.checkpoints, control, board, trainer, restored.initial)

@@ -192,10 +192,10 @@ def spread(wanted: Sequence[float], gap: float = 0.055, low: float = 0.0, high: 
     # Without the gaps the heights must only not fall: isotonic regression by pooling neighbours that do.
     pools: list[list[float]] = []
     for rank, i in enumerate(order):
-        pools.append([min(max(wanted[i], low), high) - rank * gap])
+        pools.append([wanted[i] - rank * gap])
         while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
     levels = [float(np.mean(pool)) for pool in pools for _ in pool]
-    placed = [level + rank * gap for rank, level in enumerate(levels)]
-    shift = max(0.0, low - placed[0]) - max(0.0, placed[-1] - high) if placed else 0.0
-    return [placed[order.index(i)] + shift for i in range(len(wanted))]
+    most = high - (len(order) - 1) * gap
+    placed = [max(min(level, most), low) + rank * gap for rank, level in enumerate(levels)]
+    return [placed[order.index(i)] for i in range(len(wanted))]
