@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ from metaexp.reporting.tables import Block
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
-MOST = 12  # labels beside the curves; more go into a legend below
+MOST = 12  # labels beside the curves; more go into a legend below, and there are no bands
 
 
 def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
@@ -64,10 +65,12 @@ def adaptation(block: Block) -> Figure | None:
         alone = len(mean) == 1
         x = np.array([0, last]) if alone else np.arange(len(mean))
         y, width = (np.repeat(mean, 2), np.repeat(half, 2)) if alone else (mean, half)
-        axes.fill_between(x, y - width, y + width, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=2, marker="" if alone else "o", markersize=4)
+        said, marker = _said(group) + (", no steps" if alone else ""), "" if alone else "o"
+        if len(curves) <= MOST:
+            axes.fill_between(x, y - width, y + width, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=2, marker=marker, markersize=4, label=said)
         axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=1)  # to its label
-        ends.append((float(y[-1]), _said(group) + (", no steps" if alone else ""), colour))
+        ends.append((float(y[-1]), said, colour))
         levels.append(y)
     floors = {row.names[0]: row.mean for row in block.rows if row.floor and row.mean is not None}
     _floors(axes, floors, levels, ends)
@@ -89,7 +92,8 @@ def against_seconds(block: Block) -> Figure | None:
     finals: dict[int, list[float]] = {}
     for place, group, x, y, beside in found:
         colour, dashes = _look(place)
-        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.8 if len(group.runs) == 1 else 1.1)
+        width, said = 1.8 if len(group.runs) == 1 else 1.1, "_" if place in finals else _said(group)
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width, label=said)
         axes.plot(x[-1], y[-1], "o", color=colour, markersize=5)
         axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=0.8)
         finals.setdefault(place, []).append(float(y[-1]))
@@ -159,7 +163,8 @@ def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, 
 
 
 def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
-    figure = new_figure(9, 5, block.section.task if before else block.section.title)
+    title = block.section.task if before else textwrap.fill(block.section.title, 80)
+    figure = new_figure(9, 5, title)
     axes = figure.subplots()
     tidy(axes, x, before + block.metric)
     return figure, axes
@@ -172,16 +177,13 @@ def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[flo
         axes.margins(y=0.06)
     log_if_wide(axes, finite)
     ends = [end for end in ends if np.isfinite(end[0])]
-    if len(ends) > MOST:
-        for _, text, colour in ends:
-            axes.plot([], [], color=colour, label=text)
+    if sum(colour != GREY for _, _, colour in ends) > MOST:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        return
+        ends = [end for end in ends if end[2] == GREY]
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
-    wanted = [float(to_axes.transform((x, y))[1]) for y, _, _ in ends]
+    wanted = [float(to_axes.transform((0, y))[1]) for y, _, _ in ends]
     for y, (_, text, colour) in zip(spread(wanted), ends, strict=True):
         axes.text(1.015, y, text, transform=axes.transAxes, color=colour, va="center", fontsize=10.5, clip_on=False)
 

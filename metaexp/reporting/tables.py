@@ -86,6 +86,8 @@ def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] 
             groups.sort(key=lambda g: (rows[g.values].mean is None, sign * (rows[g.values].mean or 0.0)))
             found, note = _pairs(section, groups, metric, larger, every_pair)
             lines = [rows[group.values] for group in groups]
+            if len(modes := dict.fromkeys(str(row.normalise) for row in lines)) > 1:
+                note = "; ".join(filter(None, [note, f"batch statistics differ between rows: {', '.join(modes)}"]))
             made.append(Block(section, metric, larger, lines + _floors(section, metric, sign), found, note))
     return made
 
@@ -199,7 +201,7 @@ def number(value: float | None, digits: int = 4) -> str:
     """Four significant digits; nothing for None."""
     if value is None:
         return ""
-    text = f"{value:.{digits}g}"
+    text = f"{value if abs(value) > 1e-15 else 0:.{digits}g}"
     return f"{value:.0f}" if "e+" in text and abs(value) < 1e7 else text
 
 
