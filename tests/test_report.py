@@ -145,6 +145,22 @@ def test_settings_that_are_mixed_get_no_interval_over_seeds(runs: Path, tmp_path
     assert [pair.claim for pair in block.pairs] == ["checkpoints"]
 
 
+def test_every_floor_of_the_file_is_shown(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        result["floors"] |= {name: {"mse": {"mean": value}} for name, value in (("oracle", 0.5), ("neighbour", 2.5))}
+        result["adapted_parameters"] = 41
+        path.write_text(json.dumps(result))
+    assert report([str(folder)]) == 0
+    shown = capsys.readouterr().out
+    (oracle,), (neighbour,) = ([n for n in shown.splitlines() if n.startswith(w)] for w in ("ceiling: or", "floor: ne"))
+    assert oracle.split() == ["ceiling:", "oracle", "0.5"]
+    assert neighbour.split() == ["floor:", "neighbour", "2.5"]
+    assert "adapted" in shown
+    assert "ceiling: what somebody would reach" in shown
+
+
 def test_equal_runs_count_once(runs: Path, tmp_path: Path) -> None:
     folder = copied(runs, tmp_path, "_maml")
     shutil.copytree(only(folder, "maml1"), folder / "again")

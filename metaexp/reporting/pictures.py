@@ -26,7 +26,7 @@ from metaexp.boards.style import (
 from metaexp.reporting.grouping import Group
 from metaexp.reporting.reading import Run, rows
 from metaexp.reporting.statistics import over_seeds, over_tasks
-from metaexp.reporting.tables import Block
+from metaexp.reporting.tables import Block, floor_label
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
@@ -110,7 +110,7 @@ def against_seconds(block: Block) -> Figure | None:
 def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends: list[tuple[float, str, str]]) -> None:
     for name, value in floors.items():
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        ends.append((value, f"floor: {name}", GREY))
+        ends.append((value, floor_label(name), GREY))
         levels.append(np.array([value]))
 
 

@@ -127,6 +127,11 @@ def _weights(results: Sequence[dict[str, Any]]) -> str:
     return ""
 
 
+def floor_label(name: str) -> str:
+    """How a floor is called where it stands among groups; an oracle is not one."""
+    return f"ceiling: {name}" if name.startswith("oracle") else f"floor: {name}"
+
+
 def _floors(section: Section, metric: str, sign: float) -> list[Row]:
     rows = []
     for name in dict.fromkeys(name for run in section.runs for name in run.result["floors"]):

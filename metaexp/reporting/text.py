@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from metaexp.reporting.grouping import Compared, Section
 from metaexp.reporting.reading import Found
 from metaexp.reporting.statistics import LEAST_SEEDS
-from metaexp.reporting.tables import Block, Row, number
+from metaexp.reporting.tables import Block, Row, floor_label, number
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
     "± seeds": "95 % of Student's t over the seeds' means: how much a new training would differ",
     "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
     "floor": "what a method must beat; where it depends on network and inner loop, the best of all runs here",
+    "ceiling": "what somebody would reach who knows the task family",
 }
 PAIRS = {
     "algorithms": f"at least {LEAST_SEEDS} seeds each: 95 % for new seeds and new tasks (crossed, both random)",
@@ -43,7 +44,7 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
         columns = [column for column in columns if column[0] != "statistics"]
     rows = []
     for row in block.rows:
-        names = [f"floor: {row.names[0]}", *[""] * (len(keys) - 1)] if row.floor else list(row.names)
+        names = [floor_label(row.names[0]), *[""] * (len(keys) - 1)] if row.floor else list(row.names)
         rows.append([*names, *(cell(row) for _, cell in columns)])
     head = [*keys, *(name for name, _ in columns)]
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
@@ -113,7 +114,8 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
         "± tasks": any(row.tasks_half is not None for row in rows),
         "± seeds": any(row.seeds_half is not None for row in rows),
         "diverged": any(row.diverged for row in rows),
-        "floor": any(row.floor for row in rows),
+        "floor": any(row.floor and floor_label(row.names[0]).startswith("floor") for row in rows),
+        "ceiling": any(row.floor and floor_label(row.names[0]).startswith("ceiling") for row in rows),
     }
     claims = {pair.claim for block in made for pair in block.pairs}
     lines = [f"{name}: {LEGEND[name]}" for name, there in shown.items() if there]
