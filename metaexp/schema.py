@@ -154,7 +154,7 @@ class Schema(NamedTuple):
             return value
         if default is None or " | " in note:
             return value
-        right, result = _convert(value, default)
+        right, result = convert(value, default)
         if not right:
             self._refuse(path, value, f"must be {self._wanted(default)}")
         return result
@@ -196,7 +196,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _convert(value: Any, default: Any) -> tuple[bool, Any]:
+def convert(value: Any, default: Any) -> tuple[bool, Any]:
     """Whether a scalar has the default's type, and the scalar in this type (1e4 is a whole number)."""
     if isinstance(default, bool):
         return isinstance(value, bool), value

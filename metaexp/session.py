@@ -44,7 +44,7 @@ def execute(
             folder.cut(step)
             folder.status("running", step=step, exit_code=None, error=None)
             progress.note(f"resumed at step {step} of {config['steps']}")
-        trainer = _trainer(parts, control)
+        trainer = make_trainer(parts, control)
         if parts.rank == 0 and step == 0:
             board.layout(metric_names(learner, ["queries"]))
         if learner.trains and not control.finished():
@@ -107,7 +107,8 @@ def _how(folder: RunFolder) -> str:
     return f"continue with resume={folder.path}"
 
 
-def _trainer(parts: Parts, control: Control) -> L.Trainer:
+def make_trainer(parts: Parts, control: Control) -> L.Trainer:
+    """Lightning's trainer for this run: device, strategy, precision; everything else is ours."""
     device = parts.config["device"]
     strategy: Any = "auto"
     if parts.world > 1:

@@ -50,6 +50,7 @@ def check_fine_tuning(lr: object, epochs: int, batch: int | None) -> list[float]
 def choose_rate(learner: Any, rates: list[float], tasks: int = 200) -> dict[str, Any]:
     """Set the buffer `learner.test_lr` to the rate with the best final metric on validation tasks; what to record."""
     if len(rates) == 1:
+        learner.test_lr.fill_(rates[0])  # a checkpoint may have brought another one
         return {}
     name = next(iter(learner.metrics))
     sign = -1.0 if learner.family.larger(name) else 1.0

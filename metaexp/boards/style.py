@@ -3,18 +3,22 @@
 Colours are those of Okabe and Ito 2008, "Color Universal Design".
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # metaexp.report draws without torch
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 DPI = 130  # 9 inches wide: 1170 pixels, and text of 10 points is still clear at 900
 
 
-def array(tensor: Tensor) -> np.ndarray:
+def array(tensor: "Tensor") -> np.ndarray:
     """A tensor on any device as float64 numbers."""
     return tensor.detach().cpu().double().numpy()
 

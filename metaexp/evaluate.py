@@ -1,0 +1,194 @@
+"""`python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]`: test a run again. See --help."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# torch and lightning are imported only when what was typed has passed.
+from metaexp.commandline import exit_code
+from metaexp.compose import parse
+from metaexp.errors import ConfigError
+from metaexp.schema import convert
+from metaexp.targets import nearest, show
+
+SIZES = ("shots", "queries", "ways", "rotation")
+HELP = """usage: python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]
+
+Tests the run in FOLDER again, on the same test tasks: with nothing changed the numbers are those of its result.json.
+An unfinished run is tested with the best or the newest weights that it has. The results stand in
+FOLDER/evaluations/1, 2, ...; nothing else in FOLDER is changed.
+
+What may be changed:
+  test.tasks=200                  number of test tasks
+  test.weights=best|last          weights=last does the same
+  test.normalise=[single]         where batch statistics come from: queries, single, support
+  task.test.shots=5               likewise queries, ways, rotation; task.shots=5 does the same
+  task.eval_seed=1                other test tasks
+  algo.test_steps=20              and other settings of the method whose names begin with test_
+  device=cpu                      likewise device.precision, device.threads
+  task.root=FOLDER                where the data lie on this machine, task.download=true
+  out=FOLDER                      where the results go, in place of FOLDER/evaluations
+  trust=[package]                 your own package, whose classes the run names
+"""
+
+
+class Typed(NamedTuple):
+    """A command line, taken apart."""
+
+    run: Path
+    changes: dict[str, Any]  # by dotted key of the run's configuration
+    trust: list[str]
+    out: Path | None
+
+
+def main() -> None:
+    """The command; exits with the codes of metaexp.errors."""
+    sys.exit(exit_code(lambda: evaluate(sys.argv[1:])))
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Do what a command line says; returns the exit code.
+
+    Raises:
+        ConfigError: a key that may not be changed, a wrong value, a class that is not trusted.
+        CheckpointError: no run folder, or no usable weights in it.
+        DataError, SpaceError, Interrupted: as in training.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own classes, where they are trusted
+    if "--help" in argv or "-h" in argv:
+        print(HELP, end="")
+        return 0
+    typed = read(argv)
+    from metaexp.restore import open_config
+
+    saved = open_config(typed.run, typed.trust)
+    changed = {key: value for key, value in allowed(saved, typed.changes).items() if value != _at(saved, key)}
+    from metaexp.retest import retest  # Lightning is imported here
+
+    retest(typed.run, saved, with_changes(saved, changed), changed, typed.out)
+    return 0
+
+
+def read(argv: Sequence[str]) -> Typed:
+    """What was typed; raises ConfigError for a word that cannot be read."""
+    words, paths = [], {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if word.startswith("-"):
+            raise ConfigError(f"{word}: no such flag; see --help")
+        if key in ("run", "out") and equals:  # paths may hold any sign, so Hydra does not read them
+            paths[key] = Path(value.strip("\"'")).expanduser()
+        elif not equals and Path(word).is_dir():
+            paths["run"] = Path(word)
+        else:
+            words.append(word)
+    if "run" not in paths:
+        raise ConfigError("run=FOLDER: must be given: the folder of the run to test (see --help)")
+    changes: dict[str, Any] = {}
+    for override in parse(words):
+        if override.is_sweep_override() or override.is_delete():
+            raise ConfigError(f"{override.input_line}: one value at a time; a list is written [a,b]")
+        changes[override.key_or_group.lstrip("+")] = _plain(override.value())
+    trust = changes.pop("trust", None) or []
+    return Typed(paths["run"], changes, [trust] if isinstance(trust, str) else list(trust), paths.get("out"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float) else str(getattr(value, "text", value))
+
+
+def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes by their full keys.
+
+    Raises ConfigError for a key that the run does not have, that may not be changed, or whose value is of the
+    wrong kind.
+    """
+    task, device = saved["task"], saved["device"]
+    keys = [f"test.{key}" for key in saved["test"]]
+    keys += [f"task.test.{key}" for key in task.get("test") or {}]
+    keys += [f"task.{key}" for key in ("eval_seed", "root", "download", "verify") if key in task]
+    keys += [f"algo.{key}" for key in saved["algo"] if key.startswith("test_")]
+    keys += [f"device.{key}" for key in ("accelerator", "precision", "threads") if key in device]
+    short = {"weights": "test.weights", "device": "device.accelerator", "eval_seed": "task.eval_seed"}
+    for size in SIZES:  # in an evaluation there is no training for which they could be meant
+        if f"task.test.{size}" in keys:
+            short[f"task.{size}"] = f"task.test.{size}"
+        elif size in task:
+            keys.append(f"task.{size}")
+    found: dict[str, Any] = {}
+    for typed, value in changes.items():
+        key = short.get(typed, typed)
+        if key not in keys:
+            hint = nearest(typed, [*keys, *short])
+            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a run that is trained{hint or _list(keys)}")
+        if found.get(key, value) != value:
+            raise ConfigError(f"{typed}={show(value)}: {key}={show(found[key])} says otherwise")
+        found[key] = _checked(typed, key, value, _at(saved, key))
+    return found
+
+
+def _list(keys: Sequence[str]) -> str:
+    return f"; what may: {', '.join(keys)}"
+
+
+def _checked(typed: str, key: str, value: Any, default: Any) -> Any:
+    """The value in the type of the saved one; null where a size of the test may follow that of training."""
+    last = key.rpartition(".")[2]
+    if key == "test.weights" and value not in ("best", "last"):
+        raise ConfigError(f"{typed}={show(value)}: must be best | last")
+    if last in ("shots", "queries", "ways", "threads", "test_steps", "test_epochs", "test_batch", "eval_seed"):
+        default = 1  # a whole number, also where the saved value is null
+    elif last == "precision":
+        return str(value)
+    if value is None and (key.startswith("task.test.") or _null(key)):
+        return None
+    if isinstance(default, list):
+        if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+            return value
+        if key != "test.normalise":
+            return value if isinstance(value, int | float) else _refuse(typed, value, default)
+        return [value] if isinstance(value, str) else _refuse(typed, value, default)
+    if default is None:
+        return value
+    right, result = convert(value, default)
+    return result if right else _refuse(typed, value, default)
+
+
+def _null(key: str) -> bool:
+    return key in ("device.threads", "task.root") or key.startswith("algo.test_")
+
+
+def _refuse(typed: str, value: Any, default: Any) -> Any:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
+    raise ConfigError(f"{typed}={show(value)}: must be {kinds.get(type(default), 'text')}, like {show(default)}")
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def with_changes(saved: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the configuration with the changed values in it."""
+    config = dict(saved)
+    for key, value in changed.items():
+        *groups, last = key.split(".")
+        node = config
+        for name in groups:
+            node[name] = dict(node[name])
+            node = node[name]
+        node[last] = value
+    return config
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`python -m metaexp.report PATH...`: all runs under the paths as one comparison. See --help."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from metaexp.commandline import complain, exit_code
+from metaexp.errors import ConfigError, DataError
+from metaexp.files import replace_file
+
+
+def main() -> None:
+    """The command; exits with the codes of metaexp.errors."""
+    sys.exit(exit_code(lambda: report(sys.argv[1:])))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see --help)")
+
+
+def report(argv: Sequence[str]) -> int:
+    """Print the comparison and write what is asked for; returns the exit code.
+
+    Raises:
+        ConfigError: a wrong argument, a path that does not exist, a key or metric that no run has.
+        DataError: no finished run there.
+        SpaceError: a file could not be written.
+    """
+    parser = _Parser(
+        prog="python -m metaexp.report",
+        description="Compares all runs and evaluations under the paths; unfinished and damaged ones are listed.",
+        epilog="exit codes: 0 all read, 2 a wrong argument, 3 nothing finished or something damaged, 7 no space",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "paths", nargs="*", default=["outputs"], help="run folders, or folders of them; default outputs"
+    )
+    parser.add_argument(
+        "--by",
+        metavar="KEYS",
+        help="settings that make groups, e.g. algo,task.shots; default: all in which the runs differ, except the seed",
+    )
+    parser.add_argument("--metric", metavar="NAMES", help="only these, e.g. mse,accuracy")
+    parser.add_argument("--pairs", action="store_true", help="differences between all groups, however many")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line per group and metric")
+    parser.add_argument(
+        "--plots", metavar="FOLDER", type=Path, help="write adaptation curves and error against seconds"
+    )
+    arguments = parser.parse_intermixed_args(list(argv))
+    from metaexp.reporting.grouping import compare
+    from metaexp.reporting.reading import find
+    from metaexp.reporting.tables import blocks
+    from metaexp.reporting.text import csv_text, text
+
+    found = find([_path(word) for word in arguments.paths])
+    if not found.runs:
+        for one in found.unfinished:
+            print(f"{one.state}: {one.folder} ({one.text})")
+        for line in found.damaged:
+            complain(line)
+        raise DataError(f"{', '.join(map(str, arguments.paths))}: no finished run there")
+    compared = compare(found.runs, _names(arguments.by))
+    metrics = _names(arguments.metric)
+    made = blocks(compared, arguments.pairs, metrics)
+    known = list(dict.fromkeys(metric for section in compared.sections for metric in section.metrics))
+    if unknown := [name for name in metrics if name not in known]:
+        raise ConfigError(f"--metric {unknown[0]}: no run has it; there are {', '.join(known)}")
+    shown, encoding = text(made, compared, found), sys.stdout.encoding or "utf-8"
+    print(shown.replace("±", "+-" if "utf" not in encoding.lower() else "±"), end="")
+    if arguments.markdown:
+        _write(arguments.markdown, text(made, compared, found, markdown=True))
+    if arguments.csv:
+        _write(arguments.csv, csv_text(made, compared.keys))
+    if arguments.plots:
+        from metaexp.reporting.pictures import draw  # matplotlib takes half a second to import
+
+        for name, png in draw(made):
+            _write(arguments.plots / name, png)
+    return DataError.exit_code if found.damaged else 0
+
+
+def _path(word: str) -> Path:
+    path, (key, equals, value) = Path(word).expanduser(), word.partition("=")
+    if equals and not path.exists() and key in ("by", "metric", "markdown", "csv", "plots"):
+        raise ConfigError(f"{word}: here options are written --{key} {value}")
+    return path
+
+
+def _names(words: str | None) -> list[str]:
+    return [word.strip() for word in (words or "").split(",") if word.strip()]
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: its folder cannot be made ({error.strerror})") from error
+    replace_file(path, lambda file: file.write(data), needs=len(data))
+    print(f"written: {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

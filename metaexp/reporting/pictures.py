@@ -1,0 +1,203 @@
+"""The comparison as pictures: all adaptation curves of a test together, and the validation metric against seconds."""
+
+import io
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metaexp.boards.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    log_if_wide,
+    new_figure,
+    tidy,
+    whole_numbers,
+)
+from metaexp.reporting.grouping import Group
+from metaexp.reporting.reading import Run, rows
+from metaexp.reporting.statistics import over_seeds, over_tasks
+from metaexp.reporting.tables import Block, floor_label
+
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
+DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
+MOST = 12  # labels beside the curves; more go into a legend below, and there are no bands
+
+
+def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
+    """(file name, PNG) of every picture of these tables; names are unique."""
+    seen: dict[str, int] = {}
+    for block in made:
+        for kind, figure in (("adaptation", adaptation(block)), ("seconds", against_seconds(block))):
+            if figure is None:
+                continue
+            name = re.sub(r"[^\w.-]+", "_", f"{kind}_{block.section.task}_{block.metric}")
+            seen[name] = seen.get(name, 0) + 1
+            number = f"_{seen[name]}" if seen[name] > 1 else ""
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", metadata={"Software": None})
+            yield f"{name}{number}.png", buffer.getvalue()
+
+
+def adaptation(block: Block) -> Figure | None:
+    """The metric against inner steps at test, a curve per group with its 95 % band; None without single scores.
+
+    The band is over tasks for one run and over seeds for several. A method without inner steps is a level line.
+    """
+    curves = [(group, found) for group in _ordered(block) if (found := _curve(group, block.metric)) is not None]
+    if not curves:
+        return None
+    figure, axes = _empty(block, "inner steps")
+    last = max(1, *(len(mean) - 1 for _, (mean, _) in curves))
+    ends: list[tuple[float, str, str]] = []
+    levels = []
+    for place, (group, (mean, half)) in enumerate(curves):
+        colour, dashes = _look(place)
+        alone = len(mean) == 1
+        x = np.array([0, last]) if alone else np.arange(len(mean))
+        y, width = (np.repeat(mean, 2), np.repeat(half, 2)) if alone else (mean, half)
+        said, marker = _said(group) + (", no steps" if alone else ""), "" if alone else "o"
+        if len(curves) <= MOST:
+            axes.fill_between(x, y - width, y + width, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=2, marker=marker, markersize=4, label=said)
+        axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=1)  # to its label
+        ends.append((float(y[-1]), said, colour))
+        levels.append(y)
+    floors = {row.names[0]: row.mean for row in block.rows if row.floor and row.mean is not None}
+    _floors(axes, floors, levels, ends)
+    axes.set_xlim(0, last)
+    whole_numbers(axes)
+    _finish(figure, axes, np.concatenate(levels), ends)
+    return figure
+
+
+def against_seconds(block: Block) -> Figure | None:
+    """The metric on validation tasks against seconds of training, a thin line per run; None without such rows."""
+    lines = [(place, group, run) for place, group in enumerate(_ordered(block)) for run in group.runs]
+    found = [(place, group, *line) for place, group, run in lines if (line := _training(run, block.metric)) is not None]
+    if not found:
+        return None
+    figure, axes = _empty(block, "seconds of training", "validation ")
+    last = max(float(x[-1]) for _, _, x, _, _ in found)
+    floors: dict[str, float] = {}
+    finals: dict[int, list[float]] = {}
+    for place, group, x, y, beside in found:
+        colour, dashes = _look(place)
+        width, said = 1.8 if len(group.runs) == 1 else 1.1, "_" if place in finals else _said(group)
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width, label=said)
+        axes.plot(x[-1], y[-1], "o", color=colour, markersize=5)
+        axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=0.8)
+        finals.setdefault(place, []).append(float(y[-1]))
+        floors = beside | floors
+    groups = _ordered(block)
+    ends = [(float(np.mean(values)), _said(groups[place]), _look(place)[0]) for place, values in finals.items()]
+    levels = [y for _, _, _, y, _ in found]
+    _floors(axes, floors, levels, ends)
+    axes.set_xlim(0, last)
+    _finish(figure, axes, np.concatenate(levels), ends)
+    return figure
+
+
+def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends: list[tuple[float, str, str]]) -> None:
+    for name, value in floors.items():
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
+        ends.append((value, floor_label(name), GREY))
+        levels.append(np.array([value]))
+
+
+def _ordered(block: Block) -> list[Group]:
+    """The groups of the table, best first."""
+    place = {row.names: i for i, row in enumerate(block.rows) if not row.floor}
+    return sorted((g for g in block.section.groups if g.values in place), key=lambda group: place[group.values])
+
+
+def _look(place: int) -> tuple[str, str | tuple[int, tuple[float, ...]]]:
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+
+
+def _said(group: Group) -> str:
+    return group.label + (f" ({len(group.runs)} seeds)" if len(group.runs) > 1 and not group.mixed else "")
+
+
+def _curve(group: Group, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and half-width of the band after every step; None where scores are missing or of several lengths."""
+    found = [run.scores[metric] for run in group.runs if metric in run.scores]
+    if not found or len({scores.shape[1] for scores in found}) != 1:
+        return None
+    kept = [scores[np.isfinite(scores).all(1)] for scores in found]
+    kept = [scores for scores in kept if len(scores)]
+    if not kept:
+        return None
+    intervals = []
+    for step in range(kept[0].shape[1]):
+        if len(kept) == 1:
+            intervals.append(over_tasks(kept[0][:, step]))
+        else:
+            intervals.append(over_seeds([float(scores[:, step].mean()) for scores in kept]))
+    half = [0.0 if one.half is None or group.mixed else one.half for one in intervals]
+    return np.array([one.mean for one in intervals], dtype=float), np.array(half)
+
+
+def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]] | None:
+    """Seconds, the metric on validation tasks, and the floors on the same tasks."""
+    points, floors = [], {}
+    for row in rows(run.folder):
+        name = next((n for n in (metric, f"{metric}_transductive") if isinstance(row.get(n), dict)), None)
+        if row.get("kind") != "val" or name is None or not isinstance(mean := row[name].get("mean"), int | float):
+            continue
+        points.append((row["seconds"], mean))
+        for floor, values in (row.get("floors") or {}).items():
+            value = values.get(name, values.get(metric)) if isinstance(values, dict) else None
+            if isinstance(value, int | float):
+                floors[str(floor)] = float(value)
+    return (np.array([x for x, _ in points]), np.array([y for _, y in points]), floors) if points else None
+
+
+def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
+    title = block.section.task if before else textwrap.fill(block.section.title, 80)
+    figure = new_figure(9, 5, title)
+    axes = figure.subplots()
+    tidy(axes, x, before + block.metric)
+    return figure, axes
+
+
+def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]]) -> None:
+    """The vertical axis, and a label at the height where each curve ends; labels that would touch are moved apart."""
+    finite = levels[np.isfinite(levels)]
+    if len(finite) and finite.min() < finite.max():
+        axes.margins(y=0.06)
+    log_if_wide(axes, finite)
+    ends = [end for end in ends if np.isfinite(end[0])]
+    if sum(colour != GREY for _, _, colour in ends) > MOST:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        ends = [end for end in ends if end[2] == GREY]
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    wanted = [float(to_axes.transform((0, y))[1]) for y, _, _ in ends]
+    for y, (_, text, colour) in zip(spread(wanted), ends, strict=True):
+        axes.text(1.015, y, text, transform=axes.transAxes, color=colour, va="center", fontsize=10.5, clip_on=False)
+
+
+def spread(wanted: Sequence[float], gap: float = 0.055, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Heights as near as can be to the wanted ones, at least `gap` apart, within the limits where there is room."""
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    # Without the gaps the heights must only not fall: isotonic regression by pooling neighbours that do.
+    pools: list[list[float]] = []
+    for rank, i in enumerate(order):
+        pools.append([wanted[i] - rank * gap])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    levels = [float(np.mean(pool)) for pool in pools for _ in pool]
+    most = high - (len(order) - 1) * gap
+    placed = [max(min(level, most), low) + rank * gap for rank, level in enumerate(levels)]
+    return [placed[order.index(i)] for i in range(len(wanted))]

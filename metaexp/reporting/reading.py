@@ -1,0 +1,231 @@
+"""Run folders as they lie on disk, finished or not, whole or damaged: read as data, never raised about."""
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metaexp.errors import ConfigError, MetaexpError
+from metaexp.runs import read_status, state_of
+from metaexp.saved_config import read_config
+
+FORMAT = 1  # the newest result.json that is understood
+MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
+_INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
+# What says nothing of how good a run is: where it stands, what it prints, on what it was computed.
+_TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
+_HERE = ("task.root", "task.download", "device.accelerator", "device.devices", "device.strategy", "device.threads")
+
+
+class Run(NamedTuple):
+    """One finished run or evaluation."""
+
+    folder: Path
+    result: dict[str, Any]
+    config: dict[str, Any]  # flat, dotted keys; without what is technical and without seeds
+    scores: dict[str, np.ndarray]  # float64 [tasks, steps + 1] by metric, floors as floor_NAME_METRIC; {}: none there
+    order: tuple[str, float]  # when it began: of two equal runs the newest counts
+
+    @property
+    def seed(self) -> Any:
+        return self.result.get("seed")
+
+
+class Unfinished(NamedTuple):
+    """A run without a result."""
+
+    folder: Path
+    state: str  # running | interrupted | failed | killed
+    text: str  # how far it is, and why it ended
+
+
+class Found(NamedTuple):
+    """What lies under the paths."""
+
+    runs: list[Run]
+    unfinished: list[Unfinished]
+    damaged: list[str]  # a line each
+
+
+def find(paths: Sequence[Path]) -> Found:
+    """All runs and evaluations under the paths (folders, or files in run folders), in the order of their names.
+
+    Raises ConfigError for a path that does not exist.
+    """
+    found = Found([], [], [])
+    for folder in sorted({folder for path in paths for folder in _folders(path)}):
+        try:
+            one = _read(folder, found.damaged)
+        except _Damaged as error:
+            found.damaged.append(str(error))
+            continue
+        if isinstance(one, Run):
+            found.runs.append(one)
+        elif one is not None:
+            found.unfinished.append(one)
+    return found
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    if not path.exists():
+        raise ConfigError(f"{path}: no such folder")
+    if path.is_file():
+        path = path.parent
+    for place, folders, files in os.walk(path):
+        is_run = "result.json" in files or "status.json" in files
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not (is_run and f in _INSIDE))
+        if is_run:
+            yield Path(os.path.normpath(place))
+
+
+class _Damaged(Exception):
+    """A file that cannot be used; its text is the line that says so."""
+
+
+def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
+    if not (folder / "result.json").exists():
+        return _unfinished(folder)
+    result = _result(folder / "result.json")
+    config: dict[str, Any] = {}
+    if (folder / "config.yaml").exists():
+        try:
+            config = flat(read_config(folder))
+        except MetaexpError as error:
+            damaged.append(f"{error}; its settings are unknown")
+    for group in ("algo", "task", "model"):
+        config.setdefault(group, result.get(group))
+    config.setdefault("steps", result.get("steps"))  # as asked for: a run that ends early keeps its group
+    if (again := result.get("evaluation")) and isinstance(again, dict) and again.get("state") != "finished":
+        config["unfinished"] = result.get("steps")
+    scores: dict[str, np.ndarray] = {}
+    file = folder / "test_scores.npz"
+    if file.exists():
+        try:
+            scores = _scores(file)
+            _compare(file, result, scores)
+        except _Damaged as error:
+            damaged.append(f"{error}; its tasks are not compared")
+            scores = {}
+    order = (str(read_status(folder).get("started", "")), (folder / "result.json").stat().st_mtime)
+    return Run(folder, result, config, scores, order)
+
+
+def _unfinished(folder: Path) -> Unfinished | None:
+    state, status = state_of(folder), read_status(folder)
+    if not status:
+        raise _Damaged(f"{folder / 'status.json'}: damaged, not JSON")
+    if state == "finished":
+        raise _Damaged(f"{folder}: finished, but its result.json is missing")
+    step, steps = status.get("step", 0), None
+    try:
+        steps = read_config(folder).get("steps")
+    except MetaexpError:
+        pass
+    text = f"step {step}" + (f" of {steps}" if steps is not None else "")
+    reason = status.get("error") if state in ("failed", "interrupted") else None
+    return Unfinished(folder, state, text + (f": {reason}" if reason else ""))
+
+
+def _result(file: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _Damaged(f"{file}: cannot be read ({os.strerror(error.errno or 0)})") from error
+    except (ValueError, RecursionError) as error:
+        raise _Damaged(f"{file}: damaged, not JSON ({str(error).splitlines()[0]})") from error
+    if not isinstance(result, dict):
+        raise _Damaged(f"{file}: damaged, holds no result")
+    written = result.get("format", 1)
+    if not isinstance(written, int) or written > FORMAT:
+        raise _Damaged(f"{file}: written by format {written}, this reads <={FORMAT}; use a newer metaexp")
+    for name in ("floors", "protocol", "speed", "memory", "weights"):
+        result[name] = value if isinstance(value := result.get(name), dict) else {}
+    tests = [result.get("test"), *result["floors"].values()]
+    if not all(isinstance(test, dict) and all(map(_is_summary, test.values())) for test in tests) or not tests[0]:
+        raise _Damaged(f"{file}: damaged, its key test or floors does not hold metrics")
+    return result
+
+
+def _is_summary(value: Any) -> bool:
+    kinds = {"mean": int | float | None, "ci95": int | float | None, "tasks": int | None, "diverged": int | None}
+    return isinstance(value, dict) and "mean" in value and all(isinstance(value.get(k), t) for k, t in kinds.items())
+
+
+def _scores(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MOST:
+                raise _Damaged(f"{file}: more than {MOST >> 30} GB of scores")
+        with np.load(file, allow_pickle=False) as arrays:
+            return {
+                name: np.asarray(arrays[name], dtype=np.float64)
+                for name in arrays.files
+                if arrays[name].ndim == 2 and arrays[name].dtype.kind in "fiu" and arrays[name].size
+            }
+    except _Damaged:
+        raise
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _Damaged(f"{file}: damaged ({reason})") from error
+
+
+def _compare(file: Path, result: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
+    for name, told in result["test"].items():
+        if name not in scores or told["mean"] is None:
+            continue
+        values = scores[name]
+        kept = values[np.isfinite(values).all(1), -1]
+        mean = float(kept.mean()) if len(kept) else math.nan
+        if not math.isclose(mean, float(told["mean"]), rel_tol=1e-9, abs_tol=1e-12):
+            raise _Damaged(f"{file}: its {name} has the mean {mean:.6g}, result.json says {told['mean']:.6g}")
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that may tell one group of runs from another, by dotted key; choices by the name of their group."""
+    choices = config.get("choices")
+    found = {str(group): choice for group, choice in choices.items()} if isinstance(choices, dict) else {}
+    for key, value in _leaves({k: v for k, v in config.items() if k != "choices"}):
+        top = key.split(".")[0]
+        names = key.split(".")[1:]
+        if top in _TECHNICAL or key in _HERE or any(name.startswith("_") for name in names):
+            continue
+        if key in ("seed", "task.seed") or names[:1] in (["gives"], ["needs"]):
+            continue
+        found[key] = value
+    return found
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        if "." in key and "_target_" in value:  # a class inside a group: algo.inner, optimizer.schedule
+            yield key, str(value["_target_"]).rpartition(".")[2]
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif key:
+        yield key, value
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that can be read, with `seconds` counted on over resumed parts."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found, before, last = [], 0.0, 0.0
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("seconds"), int | float):
+            continue
+        if row["seconds"] < last:  # a resumed run's clock begins anew
+            before += last
+        last = row["seconds"]
+        found.append(row | {"seconds": before + last})
+    return found

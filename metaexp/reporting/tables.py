@@ -1,0 +1,229 @@
+"""The rows of the comparison: every group's and floor's numbers, and the differences between groups."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metaexp.reporting.grouping import Compared, Group, Section, scores_of
+from metaexp.reporting.reading import Run
+from metaexp.reporting.statistics import difference, over_seeds
+from metaexp.targets import show
+
+MOST_PAIRS = 10  # groups are all compared with each other up to so many pairs, else each with the best
+
+
+class Row(NamedTuple):
+    """One group's, or one floor's, numbers of one metric; None where there is none."""
+
+    names: tuple[str, ...]  # values of the grouping keys; of a floor its name
+    floor: bool
+    mean: float | None
+    tasks_half: float | None
+    seeds_half: float | None
+    seeds: int | None
+    tasks: int | None
+    diverged: int | None
+    steps: float | None
+    test_steps: str | None
+    normalise: str | None
+    seconds: float | None
+    peak_mb: float | None
+    parameters: str | None
+    adapted: str | None
+    note: str = ""
+
+
+class Pair(NamedTuple):
+    """A difference as words and numbers."""
+
+    one: str
+    two: str
+    mean: float
+    half: float | None
+    claim: str  # algorithms | checkpoints
+    seeds: str
+    tasks: int
+    lost: int
+    verdict: str
+
+
+class Block(NamedTuple):
+    """One metric of one section."""
+
+    section: Section
+    metric: str
+    larger: bool | None  # None: neither is better
+    rows: list[Row]
+    pairs: list[Pair]
+    pairs_note: str
+
+
+def larger_is_better(metric: str, runs: Sequence[Run]) -> bool | None:
+    """Whether a metric grows with quality; None for a coverage, which has a right value in the middle."""
+    if "coverage" in metric:
+        return None
+    if metric.startswith("accuracy") or ("likelihood" in metric and "negative" not in metric):
+        return True
+    if metric.startswith(("mse", "nll")):
+        return False
+    told = [run.result["test"][metric] for run in runs if metric in run.result["test"]]
+    signs = [one["worst"] - one["mean"] for one in told if isinstance(one.get("worst"), float) and one["mean"]]
+    return sum(signs) < 0  # somebody's own metric: the run says which of its tasks was the worst
+
+
+def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] = ()) -> list[Block]:
+    """All tables, section by section, metric by metric; best first, floors last."""
+    made = []
+    for section in compared.sections:
+        for metric in section.metrics:
+            if metrics and metric not in metrics:
+                continue
+            larger = larger_is_better(metric, section.runs)
+            sign = -1.0 if larger else 1.0
+            groups = [group for group in section.groups if any(metric in r.result["test"] for r in group.runs)]
+            rows = {group.values: _row(group, metric) for group in groups}
+            groups.sort(key=lambda g: (rows[g.values].mean is None, sign * (rows[g.values].mean or 0.0)))
+            found, note = _pairs(section, groups, metric, larger, every_pair)
+            lines = [rows[group.values] for group in groups]
+            if len(modes := dict.fromkeys(str(row.normalise) for row in lines)) > 1:
+                note = "; ".join(filter(None, [note, f"batch statistics differ between rows: {', '.join(modes)}"]))
+            made.append(Block(section, metric, larger, lines + _floors(section, metric, sign), found, note))
+    return made
+
+
+def _row(group: Group, metric: str) -> Row:
+    results = [run.result for run in group.runs if metric in run.result["test"]]
+    told = [result["test"][metric] for result in results]
+    finite = [one for one in told if one["mean"] is not None]
+    seeds = over_seeds([float(one["mean"]) for one in finite])
+    halves = [float(one["ci95"]) for one in finite if one.get("ci95") is not None]
+    protocols = [result["protocol"] for result in results]
+    return Row(
+        names=group.values,
+        floor=False,
+        mean=seeds.mean,
+        tasks_half=float(np.mean(halves)) if halves else None,
+        seeds_half=None if group.mixed else seeds.half,
+        seeds=len({str(run.seed) for run in group.runs}),
+        tasks=max((n for one in told if _number(n := one.get("tasks"))), default=None),
+        diverged=_sum(one.get("diverged") for one in told),
+        steps=_mean(result.get("steps") for result in results),
+        test_steps=_words(protocol.get("test_steps") for protocol in protocols),
+        normalise=_words((protocol.get("normalise") or {}).get(metric) for protocol in protocols),
+        seconds=_mean(result["speed"].get("seconds") for result in results),
+        peak_mb=max((m for result in results if _number(m := result["memory"].get("peak_mb"))), default=None),
+        parameters=_words(result.get("parameters") for result in results),
+        adapted=_words(result.get("adapted_parameters") for result in results),
+        note=_weights(results),
+    )
+
+
+def _weights(results: Sequence[dict[str, Any]]) -> str:
+    steps = [result["weights"].get("step") for result in results]
+    state = {str(r["evaluation"].get("state")) for r in results if isinstance(r.get("evaluation"), dict)} - {"finished"}
+    if state:
+        return f"{'/'.join(sorted(state))}, weights of step {_words(steps)}"
+    return ""
+
+
+def floor_label(name: str) -> str:
+    """How a floor is called where it stands among groups; an oracle is not one."""
+    return f"ceiling: {name}" if name.startswith("oracle") else f"floor: {name}"
+
+
+def _floors(section: Section, metric: str, sign: float) -> list[Row]:
+    rows = []
+    for name in dict.fromkeys(name for run in section.runs for name in run.result["floors"]):
+        told = [t for run in section.runs if (t := _floor_of(run.result["floors"].get(name), metric)) is not None]
+        kept = [one for one in told if one["mean"] is not None]
+        if not kept:
+            continue
+        best = min(kept, key=lambda one: sign * one["mean"])
+        means = [float(one["mean"]) for one in kept]
+        several = max(means) - min(means) > 1e-9 * max(map(abs, means))
+        note = f"{number(min(means))} to {number(max(means))}" if several else ""
+        nothing = dict.fromkeys(set(Row._fields) - {"note"})
+        values = {"names": (name,), "floor": True, "mean": float(best["mean"]), "tasks_half": best.get("ci95")}
+        values |= {"tasks": best.get("tasks"), "diverged": best.get("diverged"), "note": note}
+        rows.append(Row(**(nothing | values)))
+    return sorted(rows, key=lambda row: sign * (row.mean or 0.0))
+
+
+def _floor_of(floor: Any, metric: str) -> dict[str, Any] | None:
+    """A floor's summary of the metric; one that does not look at the batch has a single figure for all modes."""
+    if not isinstance(floor, dict):
+        return None
+    root = metric.removesuffix("_transductive").removesuffix("_support")
+    found = floor.get(metric) or floor.get(root) or floor.get(f"{root}_transductive")
+    return found if isinstance(found, dict) else None
+
+
+# -- differences -------------------------------------------------------------------------------------------------------
+
+
+def _pairs(
+    section: Section, groups: Sequence[Group], metric: str, larger: bool | None, every: bool
+) -> tuple[list[Pair], str]:
+    """Differences between groups (best first) with scores on the same query sets, and what must be said of them."""
+    able = [group for group in groups if scores_of(group, metric)] if section.queries else []
+    if len(groups) > 1 and len(able) < 2:
+        return [], "no differences: the scores of single tasks are missing"
+    ends = [(i, j) for i in range(len(able)) for j in range(i + 1, len(able))]
+    note = ""
+    if not every and len(ends) > MOST_PAIRS:
+        ends, note = [(0, j) for j in range(1, len(able))], "only differences from the best; --pairs shows all"
+    found = [pair for i, j in ends if (pair := _pair(able[i], able[j], metric, larger)) is not None]
+    if len(found) > 1:
+        note = "; ".join(filter(None, [note, f"{len(found)} intervals of 95 % each, not corrected for their number"]))
+    return found, note
+
+
+def _pair(one: Group, two: Group, metric: str, larger: bool | None) -> Pair | None:
+    first, second = scores_of(one, metric), scores_of(two, metric)
+    if len({len(scores) for scores in (*first, *second)}) != 1:
+        return None
+    if one.mixed or two.mixed:  # runs of several settings are no sample of one algorithm: these checkpoints only
+        first, second = [np.mean(first, axis=0)], [np.mean(second, axis=0)]
+    found = difference(np.stack(first), np.stack(second))
+    if found is None:
+        return None
+    seeds = f"{len(scores_of(one, metric))} and {len(scores_of(two, metric))}"
+    if found.half is None or abs(found.mean) <= found.half:
+        verdict = "no difference shown"
+    elif larger is None:
+        verdict = "different"
+    else:
+        verdict = f"{(one if (found.mean > 0) == larger else two).label} better"
+    claim = "algorithms" if found.crossed else "checkpoints"
+    return Pair(one.label, two.label, found.mean, found.half, claim, seeds, found.tasks, found.lost, verdict)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Four significant digits; nothing for None."""
+    if value is None:
+        return ""
+    text = f"{value if abs(value) > 1e-15 else 0:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text and abs(value) < 1e7 else text
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _sum(values: Any) -> int | None:
+    kept = [value for value in values if _number(value)]
+    return int(sum(kept)) if kept else None
+
+
+def _mean(values: Any) -> float | None:
+    kept = [float(value) for value in values if _number(value)]
+    return sum(kept) / len(kept) if kept else None
+
+
+def _words(values: Any) -> str | None:
+    kept = dict.fromkeys(show(value) for value in values if value is not None)
+    return "/".join(kept) if kept else None

@@ -1,0 +1,149 @@
+"""The comparison as text: aligned columns, Markdown, CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from metaexp.reporting.grouping import Compared, Section
+from metaexp.reporting.reading import Found
+from metaexp.reporting.statistics import LEAST_SEEDS
+from metaexp.reporting.tables import Block, Row, floor_label, number
+
+LEGEND = {
+    "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
+    "± seeds": "95 % of Student's t over the seeds' means: how much a new training would differ",
+    "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
+    "floor": "what a method must beat; where it depends on network and inner loop, the best of all runs here",
+    "ceiling": "what somebody would reach who knows the task family",
+}
+PAIRS = {
+    "algorithms": f"at least {LEAST_SEEDS} seeds each: 95 % for new seeds and new tasks (crossed, both random)",
+    "checkpoints": "fewer seeds: 95 % for new tasks, of these trained learners alone; says nothing of new trainings",
+}
+
+
+def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a block's table; columns with nothing in them are left out."""
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        (block.metric, lambda r: "not finite" if r.mean is None else number(r.mean)),
+        ("± tasks", lambda r: number(r.tasks_half, 2)),
+        ("± seeds", lambda r: number(r.seeds_half, 2)),
+        ("seeds", lambda r: _text(r.seeds)),
+        ("tasks", lambda r: _text(r.tasks)),
+        ("diverged", lambda r: _text(r.diverged)),
+        ("outer steps", lambda r: number(r.steps, 7)),
+        ("test steps", lambda r: r.test_steps or ""),
+        ("statistics", lambda r: r.normalise or ""),
+        ("seconds", lambda r: "" if r.seconds is None else f"{r.seconds:.0f}"),
+        ("MB", lambda r: number(r.peak_mb)),
+        ("parameters", lambda r: r.parameters or ""),
+        ("adapted", lambda r: r.adapted or ""),
+        ("", lambda r: r.note),
+    ]
+    if len({row.normalise for row in block.rows if not row.floor}) <= 1:
+        columns = [column for column in columns if column[0] != "statistics"]
+    rows = []
+    for row in block.rows:
+        names = [floor_label(row.names[0]), *[""] * (len(keys) - 1)] if row.floor else list(row.names)
+        rows.append([*names, *(cell(row) for _, cell in columns)])
+    head = [*keys, *(name for name, _ in columns)]
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
+    head = ["difference", block.metric, "± 95 %", "claim about", "seeds", "tasks", ""]
+    rows = []
+    for pair in block.pairs:
+        tasks = f"{pair.tasks} ({pair.lost} left out)" if pair.lost else f"{pair.tasks}"
+        numbers = [f"{number(pair.mean)}", number(pair.half, 2)]
+        rows.append([f"{pair.one} - {pair.two}", *numbers, pair.claim, pair.seeds, tasks, pair.verdict])
+    return head, rows
+
+
+def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        cells = zip(row, widths, strict=True)
+        words = [cell.ljust(w) if i < left or not head[i] else cell.rjust(w) for i, (cell, w) in enumerate(cells)]
+        lines.append("  ".join(words).rstrip())
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _marked(head: list[str], rows: list[list[str]], left: int) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+    rule = ["---" if i < left else "---:" for i in range(len(head))]
+    return "\n".join(map(line, [head, rule, *rows]))
+
+
+def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False) -> str:
+    """The whole report, as aligned columns or as Markdown."""
+    table = _marked if markdown else _aligned
+    parts: list[str] = []
+    before: Section | None = None
+    for block in made:
+        if block.section is not before:
+            parts.append(f"## {block.section.title}" if markdown else block.section.title)
+        before = block.section
+        head, rows = _cells(block, compared.keys)
+        keys = next(i for i, name in enumerate(head) if name == block.metric)
+        parts.append(table(head, rows, keys))
+        if block.pairs:
+            head, rows = _pair_cells(block)
+            parts.append(table(head, rows, 1))
+        if block.pairs_note:
+            parts.append(block.pairs_note)
+    parts += _legend(made, markdown)
+    bullet = "- " if markdown else ""
+    if compared.notes:
+        parts.append("\n".join(f"{bullet}note: {note}" for note in compared.notes))
+    if found.unfinished:
+        lines = [f"{bullet}{one.state}: {one.folder} ({one.text})" for one in found.unfinished]
+        parts.append("\n".join([f"not finished ({len(lines)} runs):", *([""] if markdown else []), *lines]))
+    if found.damaged:
+        parts.append("\n".join(f"{bullet}damaged: {line}" for line in found.damaged))
+    return "\n\n".join(parts) + "\n"
+
+
+def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
+    rows = [row for block in made for row in block.rows]
+    shown = {
+        "± tasks": any(row.tasks_half is not None for row in rows),
+        "± seeds": any(row.seeds_half is not None for row in rows),
+        "diverged": any(row.diverged for row in rows),
+        "floor": any(row.floor and floor_label(row.names[0]).startswith("floor") for row in rows),
+        "ceiling": any(row.floor and floor_label(row.names[0]).startswith("ceiling") for row in rows),
+    }
+    claims = {pair.claim for block in made for pair in block.pairs}
+    lines = [f"{name}: {LEGEND[name]}" for name, there in shown.items() if there]
+    lines += [f"claim about {name}: {meaning}" for name, meaning in PAIRS.items() if name in claims]
+    return ["\n".join(f"{'- ' if markdown else ''}{line}" for line in lines)] if lines else []
+
+
+def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
+    """One line per group or floor and metric, numbers in full."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    fields = [field for field in Row._fields if field not in ("names", "floor", "mean", "note")]
+    writer.writerow(["task", "test", "query_sha256", "metric", "floor", *keys, "mean", *fields, "note"])
+    for block in made:
+        section = block.section
+        for row in block.rows:
+            names = ["" for _ in keys] if row.floor else list(row.names)
+            start = [
+                section.task,
+                section.title,
+                section.queries or "",
+                block.metric,
+                row.names[0] if row.floor else "",
+            ]
+            values = [getattr(row, field) for field in ("mean", *fields, "note")]
+            writer.writerow([*start, *names, *("" if value is None else value for value in values)])
+    return buffer.getvalue()
+
+
+def _text(value: int | None) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,115 @@
+"""A trained learner from its run folder, to be tested or used again.
+
+The folder may come from a stranger: its configuration is read as data, and names no class outside metaexp and
+torch.optim unless the caller trusts the package; its checkpoints hold tensors and plain containers only.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from metaexp.checkpoint import Checkpoints
+from metaexp.errors import CheckpointError, ConfigError
+from metaexp.parts import Parts
+from metaexp.runs import state_of
+from metaexp.saved_config import read_config
+from metaexp.targets import check_target, module_of, targets
+
+_NEEDED = ("algo", "task", "model", "optimizer", "device", "choices", "test", "seed", "steps", "mapping", "compile")
+
+
+class Restored(NamedTuple):
+    """A learner with its trained weights, and what it came from."""
+
+    folder: Path
+    parts: Parts
+    initial: dict[str, Tensor]  # the state before any training
+    checkpoints: Checkpoints
+    newest: dict[str, Any] | None  # the newest checkpoint, whose weights are loaded; None: the method trains nothing
+    state: str  # of the run: finished, interrupted, failed, killed, running
+
+
+def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The saved configuration, with `trusted` replaced by those of its modules that lie in the packages of `trust`.
+
+    Raises CheckpointError for what is no run folder, ConfigError for a class that is not trusted.
+    """
+    if not (folder / "config.yaml").is_file():
+        what = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
+        raise CheckpointError(f"run={folder}: {what}")
+    config = read_config(folder)
+    for key in _NEEDED:
+        if key not in config:
+            raise CheckpointError(f"{folder / 'config.yaml'}: damaged, it has no {key}")
+    named = {module_of(str(target)) for _, target in targets(config)}
+    trusted = {name for name in named if any(f"{name}.".startswith(f"{package}.") for package in trust)}
+    for path, target in targets(config):
+        try:
+            check_target(path, target, trusted)
+        except ConfigError as error:
+            package = module_of(str(target)).split(".")[0]
+            own = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(target)) and package not in ("metaexp", "torch")
+            own = own and package not in sys.stdlib_module_names
+            how = f"trust=[{package}] allows it, if you know that code" if own else "refused"
+            raise ConfigError(f"{path}={target}: named by {folder}, outside metaexp and torch.optim; {how}") from error
+    return config | {"trusted": sorted(trusted), "trust": list(trust), "resume": False}
+
+
+def restore(folder: Path, config: dict[str, Any]) -> Restored:
+    """The parts that a configuration (of `open_config`, perhaps changed) describes, with the newest weights.
+
+    One process, the task mapping and, on a CPU, the number of threads of the run: so the same machine gives the same
+    bits. Raises CheckpointError where there are no weights or they do not fit, and what Parts raises.
+    """
+    device = config["device"] | {"strategy": "auto", "devices": 1}
+    if device.get("threads") is None and (threads := _threads(folder)):
+        device["threads"] = min(threads, os.cpu_count() or 1)
+    parts = Parts(config | {"device": device})
+    parts.config = config
+    learner = parts.learner.to(parts.device)
+    initial = {name: value.clone() for name, value in learner.state_dict().items()}
+    checkpoints = Checkpoints(folder / "checkpoints", writes=False)
+    newest = None
+    if learner.trains:
+        found = checkpoints.latest(parts.device)
+        if found is None:
+            raise CheckpointError(f"run={folder}: no checkpoint yet ({state_of(folder)}), so there is nothing to test")
+        newest, path = found
+        _put(learner, newest, path)
+        learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
+        parts.loop.compiled = newest["metaexp"]["compiled"]
+    return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))
+
+
+def take(restored: Restored, kind: str) -> int | None:
+    """Load the best weights where `kind` is "best" and there are some; the step of those in use, None if untrained."""
+    if restored.newest is None:
+        return None
+    data = restored.newest
+    if kind == "best" and (best := restored.checkpoints.best(restored.parts.device)):
+        data = best[0]
+        _put(restored.parts.learner, *best)
+    return int(data["metaexp"]["step"])
+
+
+def _put(learner: Any, checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        checkpoint["metaexp"]["step"], checkpoint["metaexp"]["mapping"], checkpoint["metaexp"]["compiled"]
+        learner.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
+        raise CheckpointError(f"{path}: its weights are not those of this configuration ({reason[:200]})") from error
+
+
+def _threads(folder: Path) -> int | None:
+    with suppress(OSError, ValueError, AttributeError):
+        threads = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("threads")
+        return threads if isinstance(threads, int) and threads > 0 else None
+    return None

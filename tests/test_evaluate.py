@@ -1,0 +1,278 @@
+"""`python -m metaexp.evaluate`: the same numbers as the run's, what may be changed, what is refused."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, Command
+from small_runs import TINY, contents, own_package, train
+
+from metaexp.boards.tensorboard import Board
+from metaexp.commandline import exit_code
+from metaexp.config import load
+from metaexp.errors import CheckpointError, ConfigError, TimeLimitError
+from metaexp.evaluate import allowed, evaluate, read
+from metaexp.evaluation import evaluate as scores_of
+from metaexp.parts import Parts
+from metaexp.restore import open_config, restore
+from metaexp.run import run
+
+SHIPPED = ROOT / "scripts/runs/sine_r2d2"
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time; the command at the end draws them."""
+    monkeypatch.setattr(Board, "figure", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def maml(runs: Path) -> Path:
+    return train(runs, "algo=maml", "task=sine", "algo.test_steps=3")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A package of the user's own and a run of protonet on its data."""
+    folder = tmp_path_factory.mktemp("own")
+    package, groups = own_package(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        made = train(folder, "algo=protonet", "task=vectors", "algo.embedding=4", extra=groups)
+    for name in [name for name in sys.modules if name.startswith(package)]:
+        del sys.modules[name]
+    return package, made
+
+
+def result(folder: Path, number: int | None = None) -> dict:
+    place = folder if number is None else folder / "evaluations" / str(number)
+    return json.loads((place / "result.json").read_text())
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "test_scores.npz") as file:
+        return dict(file)
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "evaluations").iterdir(), key=lambda path: int(path.name))
+
+
+def test_nothing_changed_gives_the_same_bits_in_a_new_folder(maml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(maml)
+    assert evaluate([f"run={maml}"]) == 0
+    first = newest(maml)
+    assert evaluate([str(maml)]) == 0
+    assert int(newest(maml).name) == int(first.name) + 1
+    assert contents(maml) == before
+    old, new = arrays(maml), arrays(first)
+    assert old.keys() == new.keys()
+    assert all(np.array_equal(old[name], new[name]) for name in old)
+    told, again = result(maml), result(maml, int(first.name))
+    assert again.pop("evaluation")["changed"] == {}
+    assert again == told
+    shown = capsys.readouterr().out
+    assert "maml on sine, mlp, seed 0: 6 outer steps, best weights" in shown
+    assert shown.count("the same numbers, to the bit") == 2
+    assert yaml.safe_load((first / "config.yaml").read_text())["task"]["shots"] == 10
+
+
+def test_other_sizes_are_those_of_a_family_made_so(maml: Path) -> None:
+    assert evaluate([f"run={maml}", "task.shots=4", "test.tasks=30", "algo.test_steps=5", "task.eval_seed=3"]) == 0
+    found, told = arrays(newest(maml)), result(newest(maml))
+    restored = restore(maml, open_config(maml))
+    learner = restored.parts.learner
+    best = restored.checkpoints.best()
+    assert best is not None
+    learner.load_state_dict(best[0]["state_dict"])
+    learner.family = Parts(load([*TINY, "task=sine", "task.test.shots=4", "task.eval_seed=3"])).family
+    learner.test_steps = 5
+    expected = scores_of(learner, "test", 30, ["queries"])
+    assert found["mse"].shape == (30, 6)
+    assert np.array_equal(found["mse"], expected.arrays["mse"])
+    assert told["protocol"]["query_sha256"] == expected.query_sha256 != result(maml)["protocol"]["query_sha256"]
+    assert (told["protocol"]["shots"], told["protocol"]["eval_seed"], told["protocol"]["test_steps"]) == (4, 3, 5)
+    changed = {"task.test.shots": 4, "test.tasks": 30, "algo.test_steps": 5, "task.eval_seed": 3}
+    assert told["evaluation"]["changed"] == changed
+
+
+def test_fewer_tasks_are_the_first_and_other_weights_are_others(maml: Path) -> None:
+    assert evaluate([f"run={maml}", "test.tasks=7", "weights=last"]) == 0
+    told = result(newest(maml))
+    last = restore(maml, open_config(maml)).newest
+    assert last is not None
+    assert told["weights"] == {"kind": "last", "step": last["metaexp"]["step"]} == {"kind": "last", "step": 6}
+    assert evaluate([f"run={maml}", "test.tasks=7"]) == 0
+    assert np.allclose(arrays(newest(maml))["mse"], arrays(maml)["mse"][:7], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("algo.inner_lr=0.1", "algo.inner_lr=0.1: cannot be changed"),
+        ("algo.test_step=3", "did you mean algo.test_steps"),
+        ("model.hidden=[8]", "model.hidden="),
+        ("task.amplitude=[1,2]", "task.amplitude="),
+        ("steps=9", "steps=9: cannot be changed"),
+        ("task=linear", "task=linear"),
+        ("test.tasks=many", "test.tasks=many: must be a whole number"),
+        ("test.tasks=0", "test.tasks=0: must be at least 1"),
+        ("task.test.shots=half", "task.test.shots=half: must be a whole number"),
+        ("task.test.shots=0", "test.shots=0: must be at least 1"),
+        ("algo.test_steps=-1", "test_steps=-1: must be at least 0"),
+        ("test.weights=first", "must be best | last"),
+        ("test.normalise=[all]", "test.normalise=all"),
+        ("test.normalise=3", "must be a list"),
+        ("test.tasks=1,2", "one value at a time"),
+        ("--fast", "no such flag"),
+        ("nothing", "cannot be read"),
+    ],
+)
+def test_what_may_not_be_changed_is_one_line_and_leaves_nothing(maml: Path, typed: str, says: str) -> None:
+    before = sorted((maml / "evaluations").glob("*"))
+    with pytest.raises(ConfigError) as error:
+        evaluate([f"run={maml}", typed])
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert sorted((maml / "evaluations").glob("*")) == before
+
+
+def test_two_words_for_one_key_must_agree(maml: Path) -> None:
+    typed = read([f"run={maml}", "task.shots=3", "task.test.shots=3", "device=cpu"])
+    assert allowed(open_config(maml), typed.changes) == {"task.test.shots": 3, "device.accelerator": "cpu"}
+    with pytest.raises(ConfigError, match="says otherwise"):
+        evaluate([f"run={maml}", "task.shots=3", "task.test.shots=4"])
+
+
+def test_an_unfinished_run_is_tested_with_the_weights_it_has(
+    runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(TimeLimitError):
+        run(load([*TINY, "algo=maml", "steps=100000", "val.every=100000", "time_limit=0.3", f"out={tmp_path}"]))
+    (folder,) = (path.parent for path in tmp_path.glob("*/config.yaml"))
+    step = json.loads((folder / "status.json").read_text())["step"]
+    for kind, tested in (("best", 0), ("last", step)):
+        assert evaluate([f"run={folder}", f"weights={kind}", "test.tasks=5"]) == 0
+        told = result(newest(folder))
+        assert told["weights"] == {"kind": kind, "step": tested}
+        assert (told["steps"], told["evaluation"]["state"]) == (step, "interrupted")
+        said = capsys.readouterr().err
+        assert f"interrupted at step {step} of 100000: testing weights={kind}, of step {tested}" in said
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        evaluate([f"run={folder}"])
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: evaluate([f"run={tmp_path / 'nowhere'}"])) == 4
+    assert exit_code(lambda: evaluate([str(tmp_path)])) == 4
+    assert exit_code(lambda: evaluate(["test.tasks=3"])) == 2
+    (tmp_path / "config.yaml").write_text("algo: 1\n")
+    assert exit_code(lambda: evaluate([str(tmp_path)])) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 4
+
+
+def test_weights_of_another_network_are_refused(maml: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(maml, tmp_path / "copy")
+    (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("- 40\n", "- 41\n"))
+    with pytest.raises(CheckpointError, match="not those of this configuration"):
+        evaluate([f"run={copy}"])
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "evil.parts.Algo", "metaexp.config.os.system"])
+def test_a_strangers_run_runs_no_code(maml: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil/parts.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = shutil.copytree(maml, tmp_path / "copy")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["algo"]["_target_"] = target
+    for name in ("trusted", "trust"):
+        config[name] = ["evil.parts", "os", "builtins"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=f"algo._target_={target}"):
+        evaluate([f"run={copy}"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_own_classes_need_trust_and_ways_may_differ_where_the_method_allows_it(
+    own: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, folder = own
+    monkeypatch.syspath_prepend(str(folder.parent))
+    with pytest.raises(ConfigError, match=rf"trust=\[{package}\] allows it"):
+        evaluate([f"run={folder}"])
+    assert not any(name.startswith(package) for name in sys.modules)
+    assert evaluate([f"run={folder}", f"trust=[{package}]"]) == 0
+    assert np.array_equal(arrays(newest(folder))["accuracy"], arrays(folder)["accuracy"])
+    assert evaluate([f"run={folder}", f"trust={package}", "task.test.ways=2"]) == 0
+    assert result(newest(folder))["protocol"]["ways"] == 2
+    with pytest.raises(ConfigError, match="trained on"):  # eval_seed divides the classes here
+        evaluate([f"run={folder}", f"trust=[{package}]", "task.eval_seed=1"])
+
+
+def test_ways_are_refused_where_the_method_has_an_output_per_class(
+    own: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, protonet = own
+    monkeypatch.syspath_prepend(str(protonet.parent))
+    folder = train(tmp_path, "algo=anil", "task=vectors", extra=protonet.parent / "groups")
+    with pytest.raises(ConfigError, match=r"test\.ways=2: ANIL has one output per class"):
+        evaluate([f"run={folder}", f"trust=[{package}]", "task.test.ways=2"])
+    assert not (folder / "evaluations").exists()
+
+
+def test_a_changed_rate_is_used(tmp_path: Path) -> None:
+    """The rate of `joint` is a buffer, which the checkpoint brings along."""
+    folder = train(tmp_path, "algo=joint", "task=sine", "algo.test_lr=0.01", "algo.test_epochs=2")
+    assert evaluate([f"run={folder}", "algo.test_lr=0.0000001"]) == 0
+    scores = arrays(newest(folder))["mse"]
+    assert np.allclose(scores[:, 0], arrays(folder)["mse"][:, 0])
+    assert np.allclose(scores[:, -1], scores[:, 0], rtol=1e-4)
+    assert not np.allclose(arrays(folder)["mse"][:, -1], scores[:, 0], rtol=1e-2)
+
+
+# --- the run that is shipped
+
+
+def test_the_shipped_run_gives_its_numbers_from_the_command_line(train: Command, tmp_path: Path) -> None:
+    before = contents(SHIPPED)
+    done = train(f"run={SHIPPED}", f"out={tmp_path / 'to'}", module="metaexp.evaluate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "r2d2 on sine, mlp, seed 0: 20000 outer steps, best weights (step 19000)" in done.stdout
+    pictures = {path.name for path in (tmp_path / "to/1/figures").iterdir()}
+    assert {"test_adaptation_mse.png", "test_episodes.png"} <= pictures
+    told, again = result(SHIPPED), result(tmp_path / "to/1")
+    for part, other in (
+        (told["test"], again["test"]),
+        *((told["floors"][f], again["floors"][f]) for f in told["floors"]),
+    ):
+        assert other["mse"]["mean"] == pytest.approx(part["mse"]["mean"], rel=0.02)  # elsewhere: rounding in float32
+    assert told["test"]["mse"]["mean"] < 0.002
+    assert again["protocol"] | {"query_sha256": ""} == told["protocol"] | {"query_sha256": ""}
+    if "to the bit" in done.stdout:
+        assert all(np.array_equal(v, arrays(tmp_path / "to/1")[name]) for name, v in arrays(SHIPPED).items())
+    assert contents(SHIPPED) == before
+
+
+def test_the_shipped_run_names_no_machine_and_is_small() -> None:
+    files = contents(SHIPPED)
+    assert sum(map(len, files.values())) < 300_000
+    assert {"config.yaml", "result.json", "status.json", "test_scores.npz", "metrics.jsonl"} <= set(files)
+    words = [b"/tmp", b"/home", b"/work", b"/root", b"/Users", b'"host"', b'"pid"', os.fsencode(ROOT)]
+    words += [socket.gethostname().encode()] if len(socket.gethostname()) > 4 else []
+    for name, data in files.items():
+        assert not [word for word in words if word in data], name
+    assert not (SHIPPED / "run.lock").exists()
+    assert "scripts/runs/*/evaluations/" in (ROOT / ".gitignore").read_text().splitlines()

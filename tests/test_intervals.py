@@ -1,0 +1,73 @@
+"""The intervals of `python -m metaexp.report`: tables of quantiles, closed forms, coverage by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from metaexp.reporting.statistics import crossed, difference, over_seeds, over_tasks, t_quantile
+
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 15: 2.131, 30: 2.042, 1000: 1.962}  # any printed table
+
+
+def test_quantiles_are_those_of_the_tables() -> None:
+    for df, value in T95.items():
+        assert t_quantile(df) == pytest.approx(value, abs=6e-4)
+    assert t_quantile(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-7)  # Cauchy's, in closed form
+    assert t_quantile(2) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-7)  # and for 2
+    assert t_quantile(3) < t_quantile(2.5) < t_quantile(2)
+    assert t_quantile(199.999) == pytest.approx(t_quantile(200), abs=1e-6)  # where the expansion begins
+    assert t_quantile(1e9) == pytest.approx(1.959964, abs=1e-6)
+
+
+def test_intervals_in_closed_form() -> None:
+    assert over_tasks(np.array([1.0, 3.0, np.nan])) == pytest.approx((2.0, 1.96 * math.sqrt(2) / math.sqrt(2)))
+    assert over_seeds([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-5)
+    assert over_seeds([1.5]) == (1.5, None)
+    assert over_tasks(np.array([np.nan])) == (None, None)
+    random = np.random.default_rng(0)
+    level, seeds = random.normal(size=40), (random.normal(size=(3, 1)), random.normal(size=(5, 1)))
+    one, two = (part + level for part in seeds)  # tasks are shared and add: Welch's t test of the seeds
+    a, b = (part.var(ddof=1) / len(part) for part in seeds)
+    df = (a + b) ** 2 / (a**2 / 2 + b**2 / 4)
+    assert crossed(one, two) == pytest.approx((one.mean() - two.mean(), t_quantile(df) * math.sqrt(a + b)), rel=1e-9)
+    one, two = np.tile(level, (3, 1)), np.zeros((4, 40))  # seeds are equal: a paired t test of the tasks
+    assert crossed(one, two) == pytest.approx((level.mean(), t_quantile(39) * level.std(ddof=1) / math.sqrt(40)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "tasks", "sizes"),
+    [
+        ((3, 3), 50, (1.0, 1.0, 0.1)),  # what seeds, tasks, and the two together contribute
+        ((5, 3), 40, (0.0, 1.0, 0.1)),
+        ((3, 3), 100, (0.1, 0.3, 0.5)),
+    ],
+)
+def test_the_crossed_interval_covers(seeds: tuple[int, int], tasks: int, sizes: tuple[float, float, float]) -> None:
+    """2,000 experiments with new seeds and tasks each: the true difference, 0, is in 93 to 98 % of the intervals."""
+    random, hits = np.random.default_rng(0), 0
+    of_seed, of_task, of_both = sizes
+    for _ in range(2000):
+        shared = random.normal(size=tasks)
+        groups = []
+        for n in seeds:
+            task = of_task * (0.8 * shared + 0.6 * random.normal(size=tasks))  # what is hard for one is hard for both
+            groups.append(of_seed * random.normal(size=(n, 1)) + task + of_both * random.normal(size=(n, tasks)))
+        mean, half = crossed(*groups)
+        hits += abs(mean) <= half
+    assert 0.93 <= hits / 2000 <= 0.98
+
+
+def test_few_seeds_make_a_claim_about_checkpoints() -> None:
+    random = np.random.default_rng(0)
+    one, two = random.normal(size=(3, 30)), random.normal(size=(2, 30))
+    one[1, 4] = np.nan
+    found = difference(one, two)
+    assert found is not None
+    paired = np.delete(one.mean(0) - two.mean(0), 4)
+    assert (found.mean, found.half) == pytest.approx((paired.mean(), 1.96 * paired.std(ddof=1) / math.sqrt(29)))
+    assert (found.crossed, found.tasks, found.lost) == (False, 29, 1)
+    three = difference(one, random.normal(size=(3, 30)))
+    assert three is not None
+    assert three.crossed
+    assert difference(one * np.nan, two) is None

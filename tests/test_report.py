@@ -1,0 +1,309 @@
+"""`python -m metaexp.report`: its numbers against plain NumPy on real small runs."""
+
+import csv
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import train
+
+from metaexp.boards.tensorboard import Board
+from metaexp.commandline import exit_code
+from metaexp.errors import ConfigError, DataError
+from metaexp.evaluate import evaluate
+from metaexp.report import report
+from metaexp.reporting.grouping import compare, differing
+from metaexp.reporting.pictures import spread
+from metaexp.reporting.reading import find, rows
+from metaexp.reporting.statistics import crossed
+from metaexp.reporting.tables import blocks, number
+from metaexp.runs import RunFolder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of maml and of r2d2, one of them again with fewer shots, and one tested on other tasks."""
+    out = tmp_path_factory.mktemp("runs")
+    for algo in ("maml", "r2d2"):
+        for seed in range(3):
+            train(out, f"algo={algo}", "task=sine", f"seed={seed}", f"name={algo}{seed}", "log.every=2")
+    train(out, "algo=maml", "task=sine", "name=few", "task.shots=2", "log.every=2")
+    return out
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(f"*{pattern}*")
+    return found
+
+
+def copied(runs: Path, to: Path, *patterns: str) -> Path:
+    for pattern in patterns:
+        for folder in runs.glob(f"*{pattern}*"):
+            shutil.copytree(folder, to / folder.name, ignore=shutil.ignore_patterns("checkpoints", "events*"))
+    return to
+
+
+def finals(runs: Path, algo: str) -> np.ndarray:
+    """[seeds, tasks]: the scores after the last step, from the files."""
+    return np.stack([np.load(only(runs, f"_{algo}{seed}_") / "test_scores.npz")["mse"][:, -1] for seed in range(3)])
+
+
+def table(folder: Path, *typed: str) -> list[dict[str, str]]:
+    file = folder.parent / f"{folder.name}.csv"
+    assert report([str(folder), "--csv", str(file), *typed]) == 0
+    return list(csv.DictReader(io.StringIO(file.read_text())))
+
+
+def test_groups_means_and_both_intervals(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(runs, tmp_path / "runs", "_maml", "_r2d2")
+    lines = {line["floor"] or line["algo"]: line for line in table(folder)}
+    assert list(lines)[-2:] == sorted(["mean", "scratch"], key=lambda name: float(lines[name]["mean"]))
+    assert len(lines) == 4  # floors once, not once per run
+    for algo in ("maml", "r2d2"):
+        scores, line = finals(runs, algo), lines[algo]
+        means = scores.mean(1)
+        assert float(line["mean"]) == pytest.approx(means.mean(), rel=1e-12)
+        assert float(line["seeds_half"]) == pytest.approx(4.302653 * means.std(ddof=1) / math.sqrt(3), rel=1e-5)
+        tasks = 1.96 * scores.std(1, ddof=1) / math.sqrt(40)
+        assert float(line["tasks_half"]) == pytest.approx(tasks.mean(), rel=1e-9)
+        assert (line["seeds"], line["tasks"], line["diverged"], line["steps"]) == ("3", "40", "0", "6.0")
+        results = [json.loads((path / "result.json").read_text()) for path in folder.glob(f"*_{algo}*")]
+        assert float(line["seconds"]) == pytest.approx(np.mean([one["speed"]["seconds"] for one in results]))
+        assert int(line["peak_mb"]) == max(one["memory"]["peak_mb"] for one in results)
+        assert line["parameters"] == str(results[0]["parameters"])
+        assert line["test_steps"] == ("10" if algo == "maml" else "0")
+    floors = [json.loads((path / "result.json").read_text())["floors"] for path in folder.iterdir()]
+    assert float(lines["mean"]["mean"]) == floors[0]["mean"]["mse"]["mean"]
+    assert float(lines["scratch"]["mean"]) == min(one["scratch"]["mse"]["mean"] for one in floors)
+    assert " to " in lines["scratch"]["note"]
+    shown = capsys.readouterr().out
+    assert shown.startswith("sine: 10 shots, 100 queries, 40 test tasks, eval_seed 0\n")
+    mean, half = crossed(finals(runs, "maml"), finals(runs, "r2d2"))
+    (line,) = (line for line in shown.splitlines() if "algorithms" in line and "3 and 3" in line)
+    assert number(abs(mean)) in line
+    assert number(half, 2) in line
+
+
+def test_runs_tested_differently_are_never_compared(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = compare(find([runs]).runs)
+    assert made.keys == ["algo", "task.shots"]
+    assert [(section.title[:14], len(section.groups)) for section in made.sections] == [
+        ("sine: 10 shots", 2),
+        ("sine: 2 shots,", 1),
+    ]
+    assert report([str(runs)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("claim about algorithms") == 1
+    assert "tested differently stand in tables of their own" in shown
+    assert "shots=2 -" not in shown
+    assert "- maml shots=2" not in shown
+
+
+def test_one_seed_each_is_a_claim_about_checkpoints(runs: Path, tmp_path: Path) -> None:
+    (block,) = blocks(compare(find([copied(runs, tmp_path, "_maml1_", "_r2d2_", "_r2d21_")]).runs))
+    (pair,) = block.pairs
+    paired = finals(runs, pair.one)[1] - finals(runs, pair.two)[1]
+    assert (pair.mean, pair.half) == pytest.approx((paired.mean(), 1.96 * paired.std(ddof=1) / math.sqrt(40)))
+    assert (pair.claim, pair.seeds, pair.tasks) == ("checkpoints", "1 and 1", 40)
+    assert all(row.seeds_half is None for row in block.rows)
+    words = "no difference shown" if abs(pair.mean) <= pair.half else f"{pair.one} better"  # best first
+    assert pair.verdict == words
+
+
+def test_other_query_sets_of_the_same_settings_are_not_paired(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    file = only(folder, "r2d2") / "result.json"
+    file.write_text(file.read_text().replace('"query_sha256": "', '"query_sha256": "00'))
+    made = compare(find([folder]).runs)
+    assert len({section.title for section in made.sections}) == len(made.sections) == 2
+    assert all("query sets" in section.title for section in made.sections)
+    assert not any(block.pairs for block in blocks(made))
+
+
+def test_settings_that_are_mixed_get_no_interval_over_seeds(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml", "_r2d2")
+    file = only(folder, "maml2") / "config.yaml"
+    file.write_text(file.read_text().replace("inner_lr: 0.01", "inner_lr: 0.02"))
+    by_all = compare(find([folder]).runs)
+    assert by_all.keys == ["algo", "algo.inner_lr"]
+    assert sorted(group.label for group in by_all.sections[0].groups) == [
+        "maml inner_lr=0.01",
+        "maml inner_lr=0.02",
+        "r2d2",
+    ]
+    made = compare(find([folder]).runs, ["algo"])
+    assert "maml: its runs also differ in algo.inner_lr; no interval over seeds" in made.notes
+    (block,) = blocks(made)
+    halves = {row.names[0]: row.seeds_half for row in block.rows if not row.floor}
+    assert halves["maml"] is None
+    assert halves["r2d2"] is not None
+    assert [pair.claim for pair in block.pairs] == ["checkpoints"]
+
+
+def test_every_floor_of_the_file_is_shown(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        result["floors"] |= {name: {"mse": {"mean": value}} for name, value in (("oracle", 0.5), ("neighbour", 2.5))}
+        result["adapted_parameters"] = 41
+        path.write_text(json.dumps(result))
+    assert report([str(folder)]) == 0
+    shown = capsys.readouterr().out
+    (oracle,), (neighbour,) = ([n for n in shown.splitlines() if n.startswith(w)] for w in ("ceiling: or", "floor: ne"))
+    assert oracle.split() == ["ceiling:", "oracle", "0.5"]
+    assert neighbour.split() == ["floor:", "neighbour", "2.5"]
+    assert "adapted" in shown
+    assert "ceiling: what somebody would reach" in shown
+
+
+def test_equal_runs_count_once(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml")
+    shutil.copytree(only(folder, "maml1"), folder / "again")
+    made = compare(find([folder]).runs)
+    assert len(made.sections[0].runs) == 3
+    assert any("2 equal runs of seed 1" in note for note in made.notes)
+
+
+def test_evaluations_stand_beside_their_runs(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Board, "figure", lambda *_: None)
+    folder = Path(shutil.copytree(only(runs, "_maml0_"), tmp_path / "maml"))
+    assert evaluate([f"run={folder}"]) == 0
+    assert len(compare(find([tmp_path]).runs).sections[0].runs) == 1  # the same again is no further run
+    assert evaluate([f"run={folder}", "algo.test_steps=2"]) == 0
+    assert evaluate([f"run={folder}", "task.shots=3"]) == 0
+    made = compare(find([tmp_path]).runs)
+    assert set(made.keys) >= {"algo.test_steps", "task.test.shots"}
+    assert [len(section.groups) for section in made.sections] == [2, 1]
+    capsys.readouterr()
+    assert report([str(tmp_path), "--by", "algo.test_steps"]) == 0
+    assert "test_steps=10 - test_steps=2" in capsys.readouterr().out.replace("=2 - test_steps=10", "=10 - test_steps=2")
+
+
+def test_unfinished_runs_are_listed_with_their_state(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(runs, tmp_path, "_maml0_")
+    for name, state in (("killed", "running"), ("lives", "running"), ("failed", "failed"), ("stopped", "interrupted")):
+        made = tmp_path / name
+        made.mkdir()
+        (made / "config.yaml").write_text("steps: 900\n")
+        status = {"state": state, "step": 300, "error": "loss not finite" if state == "failed" else None}
+        (made / "status.json").write_text(json.dumps(status))
+    with RunFolder.reopen(tmp_path / "lives"):
+        assert report([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "not finished (4 runs):" in shown
+    for words in ("killed: {}/killed (step 300 of 900)", "running: {}/lives (step 300 of 900)"):
+        assert words.format(tmp_path) in shown
+    assert f"failed: {tmp_path}/failed (step 300 of 900: loss not finite)" in shown
+    assert f"interrupted: {tmp_path}/stopped (step 300 of 900)" in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("result.json", b"{", "damaged, not JSON"),
+        ("result.json", b"[1]", "holds no result"),
+        ("result.json", b'{"format": 2}', "written by format 2, this reads <=1"),
+        ("result.json", b'{"test": {"mse": 3}}', "does not hold metrics"),
+        ("result.json", b"[" * 100_000, "damaged, not JSON"),
+        ("result.json", b"\xff\xfe\x00", "damaged, not JSON"),
+        ("test_scores.npz", b"PK\x03\x04", "damaged"),
+        ("test_scores.npz", b"", "damaged"),
+        ("config.yaml", b"{", "damaged, not YAML"),
+        ("config.yaml", b"a: ${oc.env:HOME}", "interpolation"),
+    ],
+)
+def test_damaged_files_are_one_line_each(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes, says: str
+) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    (only(folder, "r2d2") / file).write_bytes(content)
+    assert exit_code(lambda: report([str(tmp_path)])) == DataError.exit_code
+    shown = capsys.readouterr()
+    (line,) = (line for line in shown.out.splitlines() if line.startswith("damaged: "))
+    assert says in line
+    assert str(only(folder, "r2d2") / file) in line
+    assert "Traceback" not in shown.err
+    assert "maml" in shown.out
+
+
+def test_scores_that_contradict_the_result_are_said(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    np.savez(only(folder, "r2d2") / "test_scores.npz", mse=np.ones((40, 1)))
+    found = find([folder])
+    assert len(found.runs) == 2
+    assert "result.json says" in found.damaged[0]
+    (block,) = blocks(compare(found.runs))
+    assert block.pairs == []
+    assert "scores of single tasks are missing" in block.pairs_note
+
+
+def test_what_cannot_be_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, code, says in (
+        ([str(tmp_path / "nowhere")], 2, "no such folder"),
+        ([str(tmp_path)], 3, "no finished run there"),
+        ([str(runs), "--by", "algo.inner_rl"], 2, "did you mean algo.inner_lr"),
+        ([str(runs), "--by", "shots"], 2, "did you mean task.shots or task.test.shots"),
+        ([str(runs), "--metric", "accuracy"], 2, "there are mse"),
+        ([str(runs), "--what"], 2, "unrecognized arguments: --what"),
+        ([str(runs), "by=algo"], 2, "options are written --by algo"),
+        ([str(runs), "--csv", str(next(runs.glob("*/config.yaml")) / "x" / "y")], 2, "cannot be made"),
+    ):
+        assert exit_code(lambda typed=typed: report(typed)) == code  # type: ignore[misc]
+        error = capsys.readouterr().err
+        assert error.startswith("metaexp: ")
+        assert says in error
+        assert len(error.splitlines()) == 1
+
+
+def test_markdown_and_pictures(runs: Path, tmp_path: Path) -> None:
+    assert report([str(runs), "--markdown", str(tmp_path / "a/r.md"), "--plots", str(tmp_path / "plots")]) == 0
+    text = (tmp_path / "a/r.md").read_text()
+    assert text.count("\n## sine: ") + text.startswith("## sine: ") == 2
+    widths = {line.count("|") for line in text.split("\n\n")[1].splitlines()}
+    assert len(widths) == 1
+    assert "| r2d2 |" in text
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert names == {f"{kind}_sine_mse{n}.png" for kind in ("adaptation", "seconds") for n in ("", "_2")}
+    for name in names:
+        with Image.open(tmp_path / "plots" / name) as image:
+            assert image.width >= 900
+            assert (
+                len(np.unique(np.array(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+            )  # more than an empty frame
+
+
+def test_labels_stay_apart_and_near() -> None:
+    assert spread([0.5, 0.51, 0.9], 0.1) == pytest.approx([0.455, 0.555, 0.9])
+    assert spread([0.99, 0.2, 1.0], 0.1) == pytest.approx([0.9, 0.2, 1.0])
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        wanted = list(random.uniform(0, 1, random.integers(1, 12)))
+        placed = spread(wanted, 0.05)
+        assert (np.diff(np.sort(placed)) > 0.05 - 1e-9).all()
+        assert list(np.argsort(placed)) == list(np.argsort(wanted))
+        assert min(placed) > -1e-9
+        assert max(placed) < 1 + 1e-9
+
+
+def test_seconds_go_on_where_a_run_was_resumed(tmp_path: Path) -> None:
+    lines = [{"seconds": s, "step": i} for i, s in enumerate([1.0, 5.0, 2.0, 4.0, 1.0])]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*map(json.dumps, lines), '{"torn": ']))
+    assert [row["seconds"] for row in rows(tmp_path)] == [1.0, 5.0, 7.0, 9.0, 10.0]
+
+
+def test_a_choice_that_follows_from_another_is_no_key(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    file = only(folder, "r2d2") / "config.yaml"
+    file.write_text(file.read_text().replace("optimizer: adam", "optimizer: sgd"))
+    assert differing(find([folder]).runs) == ["algo"]
+    with pytest.raises(ConfigError):
+        compare(find([folder]).runs, ["nothing"])
