@@ -35,52 +35,54 @@ class ShotsCurve(NamedTuple):
         }
 
 
-def series(last: int, beyond: int = 2) -> list[int]:
+def series(last: int, beyond: int = 1) -> list[int]:
     """1, 2, 5, 10, 20, ... up to `last`, `last` itself, and the next `beyond` of them."""
     numbers = [step * 10**power for power in range(len(str(last)) + 2) for step in (1, 2, 5)]
     below, above = [n for n in numbers if n < last], [n for n in numbers if n > last]
     return [*below, last, *above[:beyond]]
 
 
-def shots_curve(learner: Any, wanted: list[int] | None, tasks: int, mode: str, tick: Tick) -> ShotsCurve:
+def shots_curve(
+    learner: Any,
+    wanted: list[int] | None,
+    tasks: int,
+    mode: str,
+    tick: Tick,
+    known: dict[str, np.ndarray] | None = None,
+) -> ShotsCurve:
     """The curve of a learner on the first `tasks` test tasks, with the floors that need no run.
 
     Args:
         wanted: numbers of support examples (per class); None: `series` up to the test's and, where the family has so
-            many, a little beyond; []: none.
+            many, the next beyond; []: none.
         mode: of normalisation at test.
         tick: called now and then with the number of tasks done, over all shots; may raise to stop.
+        known: the test's own scores, [at least `tasks`, steps + 1] each: they are not computed again.
     """
-    family = learner.family
-    known = series(family.sizes["test"]["shots"]) if wanted is None else sorted(set(wanted))
-    reasons = {shots: _impossible(family, shots) for shots in known}
+    family, own = learner.family, learner.family.sizes["test"]["shots"]
+    asked = series(own) if wanted is None else sorted(set(wanted))
+    skipped = {shots: reason for shots in asked if (reason := _impossible(family, shots)) is not None}
     if wanted is None:  # nobody asked for more than the test's
-        known = [shots for shots in known if reasons[shots] is None or shots <= family.sizes["test"]["shots"]]
-    skipped = {shots: str(reasons[shots]) for shots in known if reasons[shots] is not None}
-    possible = [shots for shots in known if shots not in skipped]
-    arrays, failed = errors(learner, possible, tasks, mode, tick)
-    done = [shots for shots in possible if shots not in failed]
-    found = [floors(family, "test", tasks, shots=shots, tick=lambda _: tick(tasks * len(done))) for shots in done]
-    beside = {floor: _side_by_side([one[floor] for one in found]) for floor in (found[0] if found else {})}
-    return ShotsCurve(done, arrays, beside, skipped | failed)
-
-
-def errors(
-    learner: Any, shots: list[int], tasks: int, mode: str, tick: Tick
-) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """Metrics after the last step, [tasks, len(shots)] each, and the shots that the method cannot take, with why."""
-    columns: list[dict[str, np.ndarray]] = []
-    failed: dict[int, str] = {}
-    for place, number in enumerate(shots):
+        skipped = {shots: reason for shots, reason in skipped.items() if shots <= own}
+        asked = [shots for shots in asked if shots <= own or _impossible(family, shots) is None]
+    names = [metric + suffix for suffix in learner.modes([mode]) for metric in learner.metrics]
+    columns: dict[int, dict[str, np.ndarray]] = {}
+    for place, shots in enumerate(shots for shots in asked if shots not in skipped):
 
         def far(done: int, before: int = place * tasks) -> None:
             tick(before + done)
 
+        if known and shots == own:
+            columns[shots] = {name: known[name][:tasks, -1:] for name in names}
+            continue
         try:
-            columns.append(evaluate(learner, "test", tasks, [mode], final=True, shots=number, tick=far).arrays)
-        except (ValueError, RuntimeError, IndexError) as error:
-            failed[number] = _line(error)
-    return _side_by_side(columns), failed
+            columns[shots] = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far).arrays
+        except (ValueError, RuntimeError, IndexError) as error:  # a method that needs what it was trained with
+            skipped[shots] = _line(error)
+    total = tasks * len(columns)
+    beside = [floors(family, "test", tasks, shots=shots, tick=lambda _: tick(total)) for shots in columns]
+    arrays = {floor: _side_by_side([one[floor] for one in beside]) for floor in (beside[0] if beside else {})}
+    return ShotsCurve(list(columns), _side_by_side(list(columns.values())), arrays, skipped)
 
 
 def _impossible(family: Any, shots: int) -> str | None:

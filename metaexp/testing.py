@@ -22,7 +22,7 @@ from metaexp.floors import floors
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.saved_config import config_sha256
-from metaexp.shots import ShotsCurve, errors, shots_curve
+from metaexp.shots import ShotsCurve, shots_curve
 from metaexp.training import Control
 from metaexp.types import Examples
 
@@ -48,13 +48,12 @@ def test(
         chosen = learner.finish()
         tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
         print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
-        tick = _ticker(control, "tested", tasks)
+        tick = _ticker(control, f"tested {{}}/{tasks}")
         scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
         beside = floors(family, "test", tasks, tick=tick)
         adapted = adapted_parameters(learner)
-        few = min(config["test"].get("curve_tasks", 200), tasks)
-        tick_shots = _ticker(control, "curve against shots: tested", few)
-        by_shots = shots_curve(learner, _wanted(config), few, modes[0], tick_shots)
+        few, tell = min(config["test"].get("curve_tasks", 200), tasks), _ticker(control, "other shots: tested {} tasks")
+        by_shots = shots_curve(learner, _wanted(config), few, modes[0], tell, scores.arrays)
         for shots, reason in by_shots.skipped.items():
             _say(f"curve against shots: {shots} left out ({reason})")
         board.figure("test/episodes", draw_episodes(learner, "test", 4), control.step)
@@ -62,7 +61,6 @@ def test(
         if learner.trains:
             learner.load_state_dict(initial)
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
-            by_shots.floors["scratch"] = errors(learner, by_shots.shots, few, modes[0], tick_shots)[0]
     larger = family.larger
     folder.write_arrays("test_scores.npz", **_arrays(scores, beside, by_shots))
     _pictures(folder, board, scores, beside, by_shots, control.step, config)
@@ -138,14 +136,14 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _ticker(control: Control, what: str, tasks: int) -> Callable[[int], None]:
+def _ticker(control: Control, what: str) -> Callable[[int], None]:
     """Says how far the test is, every so often; ends it at a signal."""
     due = [time.monotonic() + control.config["log"]["seconds"]]
 
     def tick(done: int) -> None:
         control.flag.check()
         if time.monotonic() > due[0]:
-            print(f"{what} {done}/{tasks}", file=sys.stderr, flush=True)
+            print(what.format(done), file=sys.stderr, flush=True)
             due[0] = time.monotonic() + control.config["log"]["seconds"]
 
     return tick

@@ -148,7 +148,7 @@ def test_the_diagram_shows_the_bins():
     sums = bin_sums(logits(0.7, 0.72, 0.95, 1.0, 1.0), target).numpy()[None]
     figure = reliability({"": sums, "_support": sums}, "maml on omniglot")
     upper, other, lower, _ = figure.axes
-    (found,) = [one for one in upper.get_lines() if one.get_label() == "found"]
+    (found,) = [one for one in upper.get_lines() if one.get_label().startswith("found")]
     x, y = found.get_xdata(), found.get_ydata()
     assert x[[10, 14]] == pytest.approx([0.71, 2.95 / 3])
     assert y[[10, 14]].tolist() == [0.5, 1.0]
@@ -156,8 +156,11 @@ def test_the_diagram_shows_the_bins():
     heights = [patch.get_height() for patch in lower.patches]
     assert heights[10] == pytest.approx(0.4)
     assert sum(heights) == pytest.approx(1)
-    assert upper.get_title().startswith(f"expected calibration error {error(sums[0]):.3g}")
+    assert upper.get_title().startswith(f"support and one query at a time\nerror {error(sums[0]):.3g} (95 %: ")
     assert other.get_title().startswith("statistics of the support\nerror ")
+    (alone, _) = reliability({"": sums}).axes
+    assert alone.get_title().startswith(f"expected calibration error {error(sums[0]):.3g} (95 %: ")
+    assert reliability({"": 0 * sums}).axes[0].get_title() == "expected calibration error not finite"
     figure.savefig("/dev/null", format="png")
 
 

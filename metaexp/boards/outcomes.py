@@ -12,7 +12,11 @@ from metaexp.boards.pictures import band
 from metaexp.boards.style import BLACK, BLUE, SKY, VERMILION, legend, log_if_wide, new_figure, tidy
 from metaexp.calibration import calibration, curve, whole
 
-NAMES = {"": "", "_transductive": "all queries in one batch", "_support": "statistics of the support"}
+NAMES = {
+    "": "support and one query at a time",
+    "_transductive": "all queries in one batch",
+    "_support": "statistics of the support",
+}
 
 
 def shots_picture(
@@ -77,16 +81,15 @@ def reliability(sums: Mapping[str, np.ndarray], title: str = "") -> Figure:
         tidy(upper, "", "fraction right" if place == 0 else "")
         upper.bar(edges[:-1], right, np.diff(edges), align="edge", color=SKY, alpha=0.55, edgecolor="white")
         upper.plot([0, 1], [0, 1], color=BLACK, linewidth=1, linestyle="--", label="calibrated")
-        upper.plot(confidence, right, color=BLUE, marker="o", markersize=5, linewidth=1.8, label="found")
+        upper.plot(confidence, right, color=BLUE, linewidth=1.2, label="found (larger: more queries)")
+        upper.scatter(confidence, right, s=8 + 300 * share, color=BLUE, edgecolors="white", linewidths=0.5, zorder=3)
         upper.set(xlim=(0, 1), ylim=(0, 1))
-        upper.legend(loc="upper left", frameon=False, fontsize=11)
-        text = NAMES.get(suffix, suffix.strip("_"))
-        if told["value"] is not None:
-            low, high = told["ci95"]
-            error = f"error {told['value']:.3g} (95 %: {low:.3g} to {high:.3g})"
-            text = f"{text}\n{error}" if text else f"expected calibration {error}"
-        upper.set_title(text, fontsize=11)
+        named = f"{NAMES.get(suffix, suffix.strip('_'))}\nerror" if len(sums) > 1 else "expected calibration error"
+        low, high = told["ci95"] or (np.nan, np.nan)
+        value = "not finite" if told["value"] is None else f"{told['value']:.3g} (95 %: {low:.3g} to {high:.3g})"
+        upper.set_title(f"{named} {value}", fontsize=11)
         tidy(lower, "confidence (largest probability)", "queries" if place == 0 else "")
         lower.bar(edges[:-1], share, np.diff(edges), align="edge", color=SKY, edgecolor="white")
         lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    legend(figure, panels[0, 0])
     return figure

@@ -88,8 +88,9 @@ def adaptation_curve(
     axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
-    if last == 0:
+    if last == 0:  # a method without inner steps
         axes.errorbar(steps, mean, width, color=BLUE, capsize=4)
+        axes.set_xticks([0])
     rising = mean[-1] > mean[0]
     for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right"))[: last + 1]:
         if np.isfinite(mean[step]):
@@ -98,7 +99,7 @@ def adaptation_curve(
     if lost:
         text = f"{lost} of {len(scores)} tasks not finite: left out"
         axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
-    axes.set_xlim(-0.03 * max(last, 1), max(last, 1) * 1.03)
+    axes.set_xlim(*((-0.03 * last, last * 1.03) if last else (-0.5, 0.5)))
     axes.margins(y=0.12)
     legend(figure, axes, 3 if len(levels) > 2 else 6)
     return figure
