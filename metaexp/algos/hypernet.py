@@ -12,6 +12,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head, feature_size, remove_head
 from metaexp.inner import Tree
 from metaexp.models.mlp import MLP
+from metaexp.types import Episode
 
 
 class HyperNet(FeatureLearner):
@@ -26,10 +27,11 @@ class HyperNet(FeatureLearner):
 
     Regression on vectors: all parameters of `model` are generated, and the encoder reads the inputs themselves. Other
     regression: the head alone, and the encoder reads the features. Classes: one row of the head and its bias from the
-    mean code of the class, so that any number of classes works; the base is phi o (mean feature of the class) with a
-    learned phi, as in the feature-averaging generator of "Dynamic Few-Shot Visual Learning without Forgetting",
-    Gidaris, Komodakis, 2018, whose classifier is a cosine (here: a linear map) and whose other part is an attention
-    over rows of training classes (here: the generator).
+    mean code of the class, so that any number of classes works; so does "Dynamic Few-Shot Visual Learning without
+    Forgetting", Gidaris, Komodakis, 2018, with a cosine classifier and without a network as generator (weighted
+    feature means and an attention over rows of training classes). The base of class k is the linear form of a
+    prototypical network with a learned weight phi of each feature, row 2 phi o c_k and bias -sum(phi o c_k^2) for the
+    mean feature c_k.
 
     Args:
         encoder: widths of the network that reads one example; the last is that of the code.
@@ -48,7 +50,7 @@ class HyperNet(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        encoder: Sequence[int] = (128, 128),
+        encoder: Sequence[int] = (128, 128, 128),
         generator: Sequence[int] = (128,),
         scale: float = 1.0,
         normalise: str = "running",
@@ -72,9 +74,11 @@ class HyperNet(FeatureLearner):
         else:
             self.shapes = {name: tuple(p.shape) for name, p in self._base().items()}
             units = {name: _fan_in(self._network(), name) ** -0.5 for name in self.shapes}
+        if not self.shapes:
+            raise ValueError("model: HyperNet generates its parameters, and none requires a gradient")
         self.units = {name: scale * unit for name, unit in units.items()}
-        self.encoder = MLP((d if self.classes else d + family.y_dim,), encoder[-1], encoder[:-1])
-        self.generator = MLP((encoder[-1],), sum(map(math.prod, self.shapes.values())), generator)
+        self.encoder = MLP((d if self.classes else d + family.y_dim,), encoder[-1], encoder[:-1], "gelu")
+        self.generator = MLP((encoder[-1],), sum(map(math.prod, self.shapes.values())), generator, "gelu")
 
     def _network(self) -> nn.Module:
         return self.model if self.whole else self.model.head  # type: ignore[return-value]
@@ -94,21 +98,33 @@ class HyperNet(FeatureLearner):
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tree:
-        """The generated parameters by name; for classes weight [ways, d] and bias [ways]."""
+    def _parts(self, z: Tensor, y: Tensor) -> tuple[Tree, Tree]:
+        """(base, what is added to it) for support features z [n, d] and targets y [n, y_dim]."""
         if self.classes:
             mean = y.T / torch.clamp(y.sum(0), min=1.0).unsqueeze(-1)  # [ways, n]: of no examples 0
-            made = self.generate(mean @ self.encoder(z))
-            return made | {"weight": self.phi * (mean @ z) + made["weight"]}
+            centre = mean @ z  # [ways, d]
+            base = {"weight": 2 * self.phi * centre, "bias": -(self.phi * centre * centre).sum(1)}
+            return base, self.generate(mean @ self.encoder(z))
         codes = self.encoder(torch.cat((z.flatten(1), y), 1))  # [n, code]
         made = self.generate(codes.sum(0, keepdim=True) / max(len(codes), 1))
-        return {name: p + made[name][0] for name, p in self._base().items()}
+        return self._base(), {name: part[0] for name, part in made.items()}
+
+    def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tree:
+        """The generated parameters by name; for classes weight [ways, d] and bias [ways]."""
+        base, made = self._parts(z, y)
+        return {name: p + made[name] for name, p in base.items()}
 
     def read(self, adapted: Tree, z: Tensor) -> Tensor:
         """The generated network on inputs or features."""
         if self.classes:
             return z @ adapted["weight"].T + adapted["bias"]
         return functional_call(self._network(), adapted, (z,))
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """`added`: Euclidean norm of what is added to the base over that of the base."""
+        base, made = self._parts(self.features(episode.support.x), episode.support.y)
+        added, of = (torch.cat([t.flatten() for t in tree.values()]).norm() for tree in (made, base))
+        return {"added": added / torch.clamp(of, min=torch.finfo(of.dtype).tiny)}
 
 
 def _fan_in(network: nn.Module, name: str) -> int:
