@@ -17,6 +17,8 @@ from metaexp.algos.acnp import ACNP
 from metaexp.algos.anil import ANIL
 from metaexp.algos.boil import BOIL
 from metaexp.algos.cnp import CNP
+from metaexp.algos.hypernet import HyperNet
+from metaexp.algos.incontext import InContext
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
@@ -52,6 +54,8 @@ ALGOS = {
     "r2d2": [],
     "cnp": ["algo.width=16"],
     "acnp": ["algo.width=16", "algo.heads=2"],
+    "hypernet": ["algo.encoder=[8,8]", "algo.generator=[8]"],
+    "incontext": ["algo.width=8", "algo.heads=2", "algo.layers=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
     "mean": [],
@@ -281,6 +285,8 @@ LEARNERS = {
     "cnp": lambda f, net: CNP(f, net, width=6, encoder_layers=2, decoder_layers=2),
     "cnp_both": lambda f, net: CNP(f, net, width=6, targets="both"),
     "acnp": lambda f, net: ACNP(f, net, width=6, heads=2),
+    "hypernet": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8]),
+    "incontext": lambda f, net: InContext(f, net, width=8, heads=2, layers=2),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
@@ -297,6 +303,8 @@ CLASSIFIERS = {
     "protonet_cosine": lambda f, net: ProtoNet(f, net, distance="cosine", scale=10.0, embedding=5),
     "protonet_batch": lambda f, net: ProtoNet(f, net, normalise="batch"),
     "r2d2_batch": lambda f, net: R2D2(f, net, normalise="batch"),
+    "hypernet_batch": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8], normalise="batch"),
+    "incontext_batch": lambda f, net: InContext(f, net, width=8, heads=2, layers=2, normalise="batch"),
 }
 
 
@@ -315,15 +323,20 @@ def test_learner_on_pictures_as_vectors(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
 
 
-@pytest.mark.parametrize("learner", ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", *CLASSIFIERS])
+@pytest.mark.parametrize(
+    "learner",
+    ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", *CLASSIFIERS],
+)
 def test_feature_learner_on_pictures(learner):
     cnn = partial(CNN, filters=3)  # of two, none lives where the running averages have not begun
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, cnn), pictures(side=17), tasks=40)
 
 
-@pytest.mark.parametrize("learner", ["metasgd", "r2d2", "protonet", "protonet_cosine", "cnp", "acnp"])
+@pytest.mark.parametrize(
+    "learner", ["metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "protonet", "protonet_cosine"]
+)
 def test_feature_learner_on_pictures_as_vectors(learner):
-    ways = {} if learner == "metasgd" else {"ways": 4}
+    ways = {} if learner in ("metasgd", "incontext") else {"ways": 4}
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))
 
 

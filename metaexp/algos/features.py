@@ -84,3 +84,11 @@ def remove_head(model: nn.Module, method: str) -> None:
     """Leave the features alone: `model(x)` is then `model.features(x)`, and no unused parameter stays behind."""
     check_head(model, method)
     model.head = nn.Identity()
+
+
+def feature_size(model: nn.Module, x_shape: tuple[int, ...]) -> int:
+    """The d of features [n, d] for inputs of this shape, from one pass of zeros."""
+    first = next(model.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        z: Tensor = model.features(torch.zeros(1, *x_shape, dtype=first.dtype, device=first.device))  # type: ignore[operator]
+    return z.shape[-1]

@@ -1,0 +1,110 @@
+"""A transformer over a set of tokens that queries read without being read: attention to a memory made once."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Memory = tuple[Tensor, Tensor]  # keys and values, [heads, n, width / heads] each
+
+
+class LayerNorm(nn.Module):
+    """Mean 0 and variance 1 over the width of a token, then scale and shift, in elementary operations.
+
+    A tenth of the work of a custom function under vmap, and right to any order, as the library's kernel there is not.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[*, width] -> the same shape."""
+        x = x - x.mean(-1, keepdim=True)
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight + self.bias
+
+
+class Block(nn.Module):
+    """Pre-norm attention to a memory, then a GELU network: t + attend(norm(t)), then t + mlp(norm(t)).
+
+    Attention is written as products and a softmax, which have derivatives of any order and map under vmap.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.norm_mlp = LayerNorm(width), LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def _split(self, t: Tensor) -> Tensor:
+        return t.unflatten(-1, (self.heads, -1)).transpose(-2, -3)  # [n, width] -> [heads, n, width / heads]
+
+    def memory(self, tokens: Tensor) -> Memory:
+        """Keys and values of tokens [n, width]."""
+        t = self.norm(tokens)
+        return self._split(self.key(t)), self._split(self.value(t))
+
+    def attention(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """Weights of tokens [m, width] over the memory: [heads, m, n], rows sum to 1."""
+        queries = self._split(self.query(self.norm(tokens)))
+        return torch.softmax(queries @ memory[0].mT / math.sqrt(queries.shape[-1]), dim=-1)
+
+    def forward(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """[m, width] -> [m, width]; over an empty memory attention gives 0."""
+        found = (self.attention(tokens, memory) @ memory[1]).transpose(-2, -3).flatten(-2)  # [m, width]
+        tokens = tokens + self.out(found)
+        hidden: Tensor = self.up(self.norm_mlp(tokens))
+        return tokens + self.down(F.gelu(hidden))
+
+
+class Transformer(nn.Module):
+    """Layers through which a set passes once and leaves its keys and values; then any tokens can be asked of them.
+
+    Tokens of the set attend to the set, asked tokens to the set alone: the same numbers as one transformer over both
+    whose attention mask shows every token the set and nothing else. There is no positional encoding, so the order of
+    the set has no effect.
+
+    Args:
+        width, heads, layers: of the transformer; width is divided among the heads.
+        hidden: width of the network in each layer; None: 4 times the width.
+
+    Raises:
+        ValueError: a number below 1, a width that the heads do not divide.
+    """
+
+    def __init__(self, width: int, heads: int, layers: int, hidden: int | None = None):
+        super().__init__()
+        hidden = 4 * width if hidden is None else hidden
+        for name, value in (("width", width), ("heads", heads), ("layers", layers), ("hidden", hidden)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        if width % heads:
+            raise ValueError(f"width={width}: must be a multiple of heads={heads}")
+        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
+        self.norm = LayerNorm(width)
+
+    def remember(self, tokens: Tensor) -> list[Memory]:
+        """The memory of each layer for a set of tokens [n, width]."""
+        memories: list[Memory] = []
+        for i, block in enumerate(self.blocks):
+            memories.append(block.memory(tokens))  # type: ignore[operator]
+            if i + 1 < len(self.blocks):  # what the last layer makes of the set nobody reads
+                tokens = block(tokens, memories[-1])
+        return memories
+
+    def ask(self, tokens: Tensor, memories: list[Memory]) -> Tensor:
+        """[m, width] -> [m, width], each token by itself."""
+        for block, memory in zip(self.blocks, memories, strict=True):
+            tokens = block(tokens, memory)
+        return self.norm(tokens)
+
+    def attention(self, tokens: Tensor, memories: list[Memory]) -> list[Tensor]:
+        """Attention weights of asked tokens [m, width] in each layer, [heads, m, n] each."""
+        weights = []
+        for block, memory in zip(self.blocks, memories, strict=True):
+            weights.append(block.attention(tokens, memory))  # type: ignore[operator]
+            tokens = block(tokens, memory)
+        return weights
