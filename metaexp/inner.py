@@ -1,13 +1,13 @@
 """Inner loops: differentiable optimisers and the descent that uses them, as free functions on dicts of tensors."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vjp
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from metaexp.random import fold, permutation
 
@@ -93,7 +93,6 @@ def descend(
     first_order: bool = False,
     state: dict[str, Tree] | None = None,
     given: Any = None,
-    keep_path: bool = True,
 ) -> Descent:
     """`steps` steps of the optimiser on loss(params, step) -> [], differentiable in params, lr and state.
 
@@ -103,9 +102,6 @@ def descend(
     With `given`, a tree of ALL other tensors that the loss reads, the loss is called as loss(params, step, given) and
     the graph of a step is not kept but made again in the backward pass (`recomputed`): of each step its parameters stay
     in memory, for one more evaluation of the inner gradients.
-
-    Without `keep_path` the path holds the last parameters alone: a descent of detached parameters with `first_order`
-    then takes the memory of one step.
     """
     state = optimiser.init(params) if state is None else state
     path, losses = [params], []
@@ -122,9 +118,36 @@ def descend(
             params, state, value = advance(step, params, state, lr)
         else:
             params, state, value = recomputed(advance, step, params, state, lr, given)
-        path = [*path, params] if keep_path else [params]
+        path.append(params)
         losses.append(value)
     return Descent(path, losses, state)
+
+
+def minimise(
+    objective: Callable[[Tree], Tensor], params: Tree, optimiser: InnerOptimiser, lr: float, steps: int
+) -> Iterator[tuple[Tree, Tree]]:
+    """Parameters and the objective's gradient after 0, 1, ..., steps steps, without a graph: memory of one step.
+
+    A step after which the objective [] is larger, or not a number, is taken back and the rate halved: the objective
+    never rises and all stays finite, whatever the rate.
+    """
+
+    def at(params: Tree) -> tuple[Tree, Tensor]:
+        grads, value = grad_and_value(objective)(params)
+        return {k: g.detach() for k, g in grads.items()}, value.detach()
+
+    params = {k: p.detach() for k, p in params.items()}
+    state, (grads, value) = optimiser.init(params), at(params)
+    rate = torch.full_like(value, lr)
+    yield params, grads
+    for _ in range(steps):
+        moved, moved_state = optimiser.update(grads, state, params, rate)
+        moved_grads, moved_value = at(moved)
+        well = moved_value <= value + 8 * torch.finfo(value.dtype).eps * value.abs()  # a rise is more than rounding
+        here, there = (params, state, grads, value), (moved, moved_state, moved_grads, moved_value)
+        params, state, grads, value = tree_map(lambda new, old, w=well: torch.where(w, new, old), there, here)
+        rate = torch.where(well, rate, 0.5 * rate)
+        yield params, grads
 
 
 class _Recomputed(torch.autograd.Function):
@@ -151,17 +174,37 @@ class _Recomputed(torch.autograd.Function):
             made: tuple[Tensor, ...] = ctx.function(*(replaced.get(i, tensor) for i, tensor in enumerate(tensors)))
             return made
 
-        found = dict(zip(wanted, vjp(function, *(tensors[i] for i in wanted))[1](gradients), strict=True))
-        return None, *(found.get(i) for i in range(len(tensors)))
+        with torch.no_grad():  # torch.func.grad would keep a graph of this, for a second derivative
+            found = vjp(function, *(tensors[i] for i in wanted))[1](gradients)
+        placed = dict(zip(wanted, _Once.apply(len(found), *found, *tensors, *gradients), strict=True))
+        return None, *(placed.get(i) for i in range(len(tensors)))
+
+
+class _Once(torch.autograd.Function):
+    """The first `count` of the tensors, which were made of the others without a graph; their derivative is refused."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("recomputed: can be differentiated once, not twice")
 
 
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:
     """function(*args), a tree of tensors, whose graph is not kept but made again in the backward pass.
 
-    Memory for time: gradient checkpointing that goes with torch.func and vmap, where `torch.utils.checkpoint` does not
-    ("torch.func transforms don't yet support saved tensor hooks"). Any order of derivative in the tensors of `args`
-    (trees; other leaves are constants). The function must read no other tensor that is differentiated or mapped:
-    no gradient would reach it, without a word.
+    Memory for time: gradient checkpointing that goes with torch.func and vmap, where `torch.utils.checkpoint` does not.
+    Differentiable in the tensors of `args` (trees; other leaves are constants), once: a second derivative is refused
+    with a RuntimeError. The function must read no other tensor that is differentiated or mapped: no gradient would
+    reach it, without a word.
     """
     leaves, form = tree_flatten(args)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]

@@ -1,5 +1,6 @@
 """MAML with implicit gradients."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.func import functional_call, grad, grad_and_value, vjp
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
-from metaexp.inner import SGD, InnerOptimiser, Tree, conjugate_gradient, descend, with_gradient
+from metaexp.inner import SGD, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
 from metaexp.types import Episode, Examples
 
 
@@ -83,30 +84,27 @@ class IMAML(MetaLearner):
     def _loss(self, vector: Tensor, examples: Examples) -> Tensor:
         return self.loss(self.predict(vector, examples.x), examples.y)
 
-    def _objective(self, vector: Tensor, support: Examples) -> Tensor:
-        away = vector - self._centre()
-        return self._loss(vector, support) + 0.5 * self.strength * (away @ away)
-
     def _centre(self) -> Tensor:
         return torch.cat([p.detach().flatten() for p in self._start().values()])
 
-    def _inner(self, support: Examples, lr: float, steps: int, keep_path: bool) -> list[Tensor]:
-        """The vectors along the inner loop, without a graph; without `keep_path` the last alone."""
+    def _minimise(self, support: Examples, lr: float, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """phi and the gradient of G after 0, 1, ..., steps steps, as constants: vectors [parameters]."""
+        centre = self._centre()
 
-        def objective(params: Tree, _: int) -> Tensor:
-            return self._objective(params["phi"], support)
+        def objective(params: Tree) -> Tensor:
+            away = params["phi"] - centre
+            return self._loss(params["phi"], support) + 0.5 * self.strength * (away @ away)
 
-        start = {"phi": self._centre()}
-        found = descend(objective, start, self.inner, lr, steps, first_order=True, keep_path=keep_path)
-        return [params["phi"] for params in found.path]
+        for params, gradient in minimise(objective, {"phi": centre}, self.inner, lr, steps):
+            yield params["phi"], gradient["phi"]
 
     def adapt(self, support: Examples, key: Tensor) -> Tensor:
-        """The parameters after `inner_steps` steps on the proximal objective: a vector, constant in theta."""
-        return self._inner(support, self.inner_lr, self.inner_steps, keep_path=False)[-1]
+        """phi after `inner_steps` steps on the proximal objective: a vector, constant in theta."""
+        return _last(self._minimise(support, self.inner_lr, self.inner_steps))[0]
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tensor]:
-        """The parameters after 0, 1, ..., steps steps at the test rate."""
-        return self._inner(support, self.test_lr, steps, keep_path=True)
+        """phi after 0, 1, ..., steps steps at the test rate."""
+        return [phi for phi, _ in self._minimise(support, self.test_lr, steps)]
 
     def predict(self, adapted: Tensor, x: Tensor) -> Tensor:
         """The network with the adapted parameters in place of its own."""
@@ -134,6 +132,12 @@ class IMAML(MetaLearner):
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """Where the inner loop ends: `inner_gradient_norm` of the proximal objective, which would be 0 at its minimum,
         and `distance` |phi - theta|."""
-        adapted = self.path(episode.support, episode.key, self.test_steps)[-1]
-        gradient = grad(self._objective)(adapted, episode.support)
-        return {"inner_gradient_norm": gradient.norm(), "distance": (adapted - self._centre()).norm()}
+        phi, gradient = _last(self._minimise(episode.support, self.test_lr, self.test_steps))
+        return {"inner_gradient_norm": gradient.norm(), "distance": (phi - self._centre()).norm()}
+
+
+def _last(values: Iterable[Any]) -> Any:
+    """The last one; none before it stays in memory."""
+    for value in values:  # noqa: B007
+        pass
+    return value
