@@ -28,9 +28,12 @@ class MAML(MetaLearner):
         inner: the inner optimiser, `metaexp.inner.SGD` or `Adam`.
         adapt: shell patterns of the names of the network's parameters that the inner loop adapts; with a ! in front,
             of those that it leaves alone.
+        checkpoint: keep of each inner step its parameters alone and make its graph again in the backward pass: much
+            less memory for many steps, and about a third more time. The meta-gradient is the same.
 
     Raises:
-        ValueError: a rate or a number of steps out of range, or a pattern that matches no parameter.
+        ValueError: a rate or a number of steps out of range, a pattern that matches no parameter, `checkpoint` with
+            `first_order`, which keeps no graph anyway, or with a loss that has parameters.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class MAML(MetaLearner):
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
         adapt: Sequence[str] = ("*",),
+        checkpoint: bool = False,
         loss: Any = None,
         mapping: str | int = "auto",
     ):
@@ -52,7 +56,12 @@ class MAML(MetaLearner):
         self.test_lr = inner_lr if test_lr is None else test_lr
         self.test_steps = inner_steps if test_steps is None else test_steps
         check_inner_loop(inner_lr, inner_steps, self.test_lr, self.test_steps)
-        self.first_order, self.inner = first_order, inner
+        if checkpoint and first_order:
+            raise ValueError("checkpoint=true: first_order keeps no graph of the inner steps; leave one of the two out")
+        own = [name for name in self.meta_parameters() if not name.startswith("model.")]
+        if checkpoint and own:
+            raise ValueError(f"checkpoint=true: would lose the gradient of the loss's own parameter {own[0]}")
+        self.first_order, self.inner, self.checkpoint = first_order, inner, checkpoint
         trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         for pattern in adapt:
             if not pattern.startswith("!") and not any(fnmatchcase(name, pattern) for name in trainable):
@@ -69,7 +78,16 @@ class MAML(MetaLearner):
 
     def _descend(self, support: Examples, lr: float, steps: int, first_order: bool) -> Descent:
         start = self._start()
-        return descend(lambda p, _: self._loss(p, support), start, self.inner, lr, steps, first_order)
+        if first_order or not self.checkpoint:
+            return descend(lambda p, _: self._loss(p, support), start, self.inner, lr, steps, first_order)
+        # What a step reads besides what it adapts: the rest of the network, and the support set.
+        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        rest = {name: tensor for name, tensor in tensors if name not in start}
+
+        def loss(p: Tree, _: int, given: tuple[Tree, Examples]) -> Tensor:
+            return self._loss(given[0] | p, given[1])
+
+        return descend(loss, start, self.inner, lr, steps, given=(rest, support))
 
     def _start(self) -> Tree:
         return {n: p for n, p in self.model.named_parameters() if n in self.adapted_names}

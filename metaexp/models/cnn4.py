@@ -1,12 +1,14 @@
 """The four-block convolutional network of the few-shot literature."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.norms import Norm
+
+Modulate = Callable[[int, Tensor], Tensor]  # (block, maps [n, channels, height, width]) -> maps of the same shape
 
 _NORMS = {
     "batch": lambda channels: Norm(channels, over_batch=True),
@@ -67,6 +69,7 @@ class CNN4(nn.Module):
                 f"norm=instance: x_shape={tuple(x_shape)} ends in maps of one pixel; use down=pool or batch"
             )
         self.readout = readout
+        self.channels = [filters] * 4  # of each block
         stride = 2 if down == "stride" else 1
         inputs = [channels, filters, filters, filters]
         self.convolutions = nn.ModuleList(Convolution(i, filters, 3, stride=stride, padding=1) for i in inputs)
@@ -74,12 +77,13 @@ class CNN4(nn.Module):
         self.pool = MaxPool() if down == "pool" else nn.Identity()
         self.head = nn.Linear(filters * (height * width if readout == "flatten" else 1), out)
 
-    def features(self, x: Tensor) -> Tensor:
-        """[n, channels, height, width] -> [n, features]."""
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = self.pool(F.relu(norm(convolution(x))))
+    def features(self, x: Tensor, modulate: Modulate | None = None) -> Tensor:
+        """[n, channels, height, width] -> [n, features]; `modulate` changes every block's maps before its ReLU."""
+        for block, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            h = norm(convolution(x))
+            x = self.pool(F.relu(modulate(block, h) if modulate else h))
         return x.mean((2, 3)) if self.readout == "mean" else x.flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulate: Modulate | None = None) -> Tensor:
         """[n, channels, height, width] -> [n, out]."""
-        return self.head(self.features(x))
+        return self.head(self.features(x, modulate))

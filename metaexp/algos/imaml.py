@@ -1,0 +1,143 @@
+"""MAML with implicit gradients."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value, vjp
+
+from metaexp.algos.base import MetaLearner, ModelFactory
+from metaexp.algos.maml import check_inner_loop
+from metaexp.inner import SGD, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
+from metaexp.types import Episode, Examples
+
+
+class IMAML(MetaLearner):
+    """Meta-learn the centre theta of a proximal term; the meta-gradient depends on where the inner loop ends alone.
+
+    "Meta-Learning with Implicit Gradients", Rajeswaran, Finn, Kakade, Levine, 2019. A task's parameters minimise
+    G(phi) = L_S(phi) + lambda/2 |phi - theta|^2. At a minimum grad L_S(phi) + lambda (phi - theta) = 0, so
+    (H + lambda I) dphi = lambda dtheta with H the Hessian of L_S at phi, and the meta-gradient is
+    g = (I + H / lambda)^-1 grad L_Q(phi), solved by conjugate gradients: no inner step is
+    differentiated or kept, any inner optimiser will do, and memory does not grow with the number of steps.
+
+    Differs from the authors' code, which is not the paper's formula: there the inner steps leave the proximal term out
+    (one step on it alone follows) and the system is ((1 + damping) I + H / (lambda + 10)) g = grad L_Q with a damping
+    of 1. Here it is (I + H / lambda) g, with `damping` added to the identity where asked for; where H / lambda has an
+    eigenvalue below -1 the solver stops early (`metaexp.inner.conjugate_gradient`). lambda is not learned.
+
+    Args:
+        strength: lambda.
+        inner_lr, inner_steps: of the inner loop at training.
+        test_lr, test_steps: of the inner loop at validation and test; None takes the training value.
+        cg_steps: products with the Hessian; 0 takes grad L_Q itself, the first-order meta-gradient.
+        damping: added to the identity; makes a system positive definite that is not.
+        inner: the inner optimiser, `metaexp.inner.SGD` or `Adam`.
+
+    Raises:
+        ValueError: a setting out of range, among them rates with which the proximal term alone diverges.
+    """
+
+    def __init__(
+        self,
+        family: Any,
+        model: ModelFactory | nn.Module,
+        strength: float = 2.0,
+        inner_lr: float = 0.01,
+        inner_steps: int = 16,
+        test_steps: int | None = None,
+        test_lr: float | None = None,
+        cg_steps: int = 5,
+        damping: float = 0.0,
+        least_curvature: float = 0.5,
+        inner: InnerOptimiser = SGD(),
+        loss: Any = None,
+        mapping: str | int = "auto",
+    ):
+        super().__init__(family, model, loss, mapping)
+        self.inner_lr, self.inner_steps = inner_lr, inner_steps
+        self.test_lr = inner_lr if test_lr is None else test_lr
+        self.test_steps = inner_steps if test_steps is None else test_steps
+        check_inner_loop(inner_lr, inner_steps, self.test_lr, self.test_steps)
+        if not strength > 0:
+            raise ValueError(f"strength={strength}: must be above 0")
+        if strength * max(inner_lr, self.test_lr) >= 2:
+            raise ValueError(f"strength={strength}: times the inner rate must be below 2, or the inner loop diverges")
+        if cg_steps < 0:
+            raise ValueError(f"cg_steps={cg_steps}: must be at least 0")
+        for name, value in (("damping", damping), ("least_curvature", least_curvature)):
+            if not value >= 0:
+                raise ValueError(f"{name}={value}: must be at least 0")
+        self.strength, self.cg_steps, self.inner = strength, cg_steps, inner
+        self.damping, self.least_curvature = damping, least_curvature
+
+    def _start(self) -> Tree:
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def _tree(self, vector: Tensor) -> Tree:
+        """The parameters whose elements stand in a vector [parameters]."""
+        start = self._start()
+        pieces = vector.split([p.numel() for p in start.values()])
+        return {name: piece.view(p.shape) for (name, p), piece in zip(start.items(), pieces, strict=True)}
+
+    def _loss(self, vector: Tensor, examples: Examples) -> Tensor:
+        return self.loss(self.predict(vector, examples.x), examples.y)
+
+    def _centre(self) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in self._start().values()])
+
+    def _minimise(self, support: Examples, lr: float, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """phi and the gradient of G after 0, 1, ..., steps steps, as constants: vectors [parameters]."""
+        centre = self._centre()
+
+        def objective(params: Tree) -> Tensor:
+            away = params["phi"] - centre
+            return self._loss(params["phi"], support) + 0.5 * self.strength * (away @ away)
+
+        for params, gradient in minimise(objective, {"phi": centre}, self.inner, lr, steps):
+            yield params["phi"], gradient["phi"]
+
+    def adapt(self, support: Examples, key: Tensor) -> Tensor:
+        """phi after `inner_steps` steps on the proximal objective: a vector, constant in theta."""
+        return _last(self._minimise(support, self.inner_lr, self.inner_steps))[0]
+
+    def path(self, support: Examples, key: Tensor, steps: int) -> list[Tensor]:
+        """phi after 0, 1, ..., steps steps at the test rate."""
+        return [phi for phi, _ in self._minimise(support, self.test_lr, steps)]
+
+    def predict(self, adapted: Tensor, x: Tensor) -> Tensor:
+        """The network with the adapted parameters in place of its own."""
+        return functional_call(self.model, self._tree(adapted), (x,))
+
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
+        """The query loss at the end of the inner loop, with the implicit gradient."""
+        adapted = self.adapt(episode.support, episode.key)
+
+        def query(vector: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            prediction = self.predict(vector, episode.query.x)
+            metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
+            return self.loss(prediction, episode.query.y), metrics
+
+        gradient, (value, metrics) = grad_and_value(query, has_aux=True)(adapted)
+        if self.cg_steps:
+            hessian = vjp(grad(self._loss), adapted, episode.support)[1]
+
+            def system(v: Tensor) -> Tensor:
+                return (1 + self.damping) * v + hessian(v)[0] / self.strength
+
+            gradient = conjugate_gradient(system, gradient, self.cg_steps, least=self.least_curvature)
+        return with_gradient(value, self._start(), self._tree(gradient)), metrics
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """Where the inner loop ends: `inner_gradient_norm` of the proximal objective, which would be 0 at its minimum,
+        and `distance` |phi - theta|."""
+        phi, gradient = _last(self._minimise(episode.support, self.test_lr, self.test_steps))
+        return {"inner_gradient_norm": gradient.norm(), "distance": (phi - self._centre()).norm()}
+
+
+def _last(values: Iterable[Any]) -> Any:
+    """The last one; none before it stays in memory."""
+    for value in values:  # noqa: B007
+        pass
+    return value

@@ -1,0 +1,362 @@
+"""Implicit MAML against closed forms and unrolled loops; conjugate gradients; inner steps that are made again."""
+
+import weakref
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from contract import largest_difference, new, parameters, pictures, task
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from metaexp.algos.imaml import IMAML
+from metaexp.algos.maml import MAML
+from metaexp.compose import config_dir
+from metaexp.config import Settings
+from metaexp.evaluation import evaluate
+from metaexp.inner import SGD, Adam, conjugate_gradient, recomputed
+from metaexp.models.cnn4 import CNN4
+from metaexp.models.linear import Linear
+from metaexp.models.mlp import MLP
+from metaexp.targets import instantiate
+from metaexp.tasks.linear import Linear as LinearTasks
+from metaexp.tasks.sine import Sine
+
+F64 = torch.float64
+NET = partial(MLP, hidden=[8, 6], activation="tanh")
+
+
+def sines(**settings) -> Sine:
+    return Sine(**{"shots": 6, "queries": 7} | settings).to("cpu", F64)
+
+
+def gradients(learner, batch):
+    return learner.meta_gradient(parameters(learner), batch._replace(info={}))[:2]
+
+
+# --- conjugate gradients ----------------------------------------------------------------------------------------------
+
+
+def symmetric(n: int, seed: int, least: float, largest: float) -> tuple[Tensor, Tensor]:
+    """A symmetric matrix with eigenvalues from `least` to `largest`, and a right side."""
+    draw = torch.Generator().manual_seed(seed)
+    q = torch.linalg.qr(torch.randn(n, n, generator=draw, dtype=F64))[0]
+    return (q * torch.linspace(least, largest, n, dtype=F64)) @ q.T, torch.randn(n, generator=draw, dtype=F64)
+
+
+def test_conjugate_gradient_equals_a_direct_solution_over_200_systems():
+    """All in one vmap; more steps than needed change nothing, the residual being 0 by then."""
+    systems = [symmetric(12, seed, 0.5, 1.0 + seed / 4) for seed in range(200)]
+    a, b = (torch.stack(parts) for parts in zip(*systems, strict=True))
+    exact = torch.linalg.solve(a, b)
+    for steps in (14, 40):
+        found = vmap(lambda m, v, n=steps: conjugate_gradient(lambda p: m @ p, v, n))(a, b)
+        assert ((found - exact).norm(dim=1) / exact.norm(dim=1)).max() < 1e-11
+    few = vmap(lambda m, v: conjugate_gradient(lambda p: m @ p, v, 4))(a, b)
+    error = [((x - e) * (m @ (x - e))).sum() for x, e, m in zip(few, exact, a, strict=True)]
+    before = [(e * (m @ e)).sum() for e, m in zip(exact, a, strict=True)]
+    assert all(0 < e < 0.6 * b for e, b in zip(error, before, strict=True))  # the energy norm falls
+
+
+def test_conjugate_gradient_stops_at_the_tolerance():
+    a, b = symmetric(30, 0, 1.0, 50.0)
+    products = []
+
+    def product(p):
+        products.append(p)
+        return a @ p
+
+    loose = conjugate_gradient(product, b, 30, tolerance=1e-2)
+    residual = (b - a @ loose).norm() / b.norm()
+    assert 1e-6 < residual < 1e-2
+    assert len(products) == 30
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_conjugate_gradient_is_finite_where_the_system_is_not_positive_definite(dtype):
+    for seed in range(100):
+        a, b = symmetric(10, seed, -1.0, 3.0)
+        for steps in (1, 5, 30):
+            x = conjugate_gradient(partial(torch.mv, a.to(dtype)), b.to(dtype), steps)
+            assert x.isfinite().all()
+    b = torch.ones(4, dtype=dtype)
+    assert torch.equal(conjugate_gradient(lambda p: -p, b, 5), b)  # the first direction curves downwards
+    assert torch.equal(conjugate_gradient(lambda p: 0 * p, b, 5), b)
+    assert torch.equal(conjugate_gradient(lambda p: 0.4 * p, b, 5, least=0.5), b)
+    assert torch.allclose(conjugate_gradient(lambda p: 0.4 * p, b, 5), 2.5 * b)
+    assert not conjugate_gradient(lambda p: p, 0 * b, 5).any()
+    curves = torch.tensor([2.0, 1.0, -0.5, 1e-30], dtype=dtype)
+    found = conjugate_gradient(lambda p: curves * p, b, 5, least=0.5)
+    assert found.norm() < 10 * b.norm()
+
+
+# --- iMAML ------------------------------------------------------------------------------------------------------------
+
+
+def test_meta_gradient_of_linear_tasks_equals_the_closed_form():
+    """phi* = theta - (H + lambda I)^-1 grad L_S(theta), g = (I + H / lambda)^-1 grad L_Q(phi*); H = 2 X^T X / n."""
+    strength = 8.0
+    family = LinearTasks(shots=5, queries=9, inputs=3, bias=True, noise=0.3).to("cpu", F64)
+    settings = {"inner_lr": 0.025, "inner_steps": 160, "cg_steps": 6, "strength": strength}
+    learner = new(lambda f: IMAML(f, Linear, **settings), family)
+    batch = family.sample("train", torch.arange(200))
+    names = ["head.weight", "head.bias"]
+    theta = torch.cat([dict(learner.model.named_parameters())[n].detach().flatten() for n in names])
+    total, values, solutions = torch.zeros(4, dtype=F64), [], []
+    for i in range(200):
+        one = task(batch, i)
+        (xs, ys), (xq, yq) = (
+            (torch.cat((e.x, torch.ones(len(e.x), 1)), 1), e.y[:, 0]) for e in (one.support, one.query)
+        )
+        hessian = 2 * xs.T @ xs / len(xs)
+        system = hessian + strength * torch.eye(4, dtype=F64)
+        phi = torch.linalg.solve(system, 2 * xs.T @ ys / len(xs) + strength * theta)  # ridge towards theta
+        solutions.append(phi)
+        values.append(((xq @ phi - yq) ** 2).mean())
+        total += torch.linalg.solve(system / strength, 2 * xq.T @ (xq @ phi - yq) / len(xq)) / 200
+    gradient, value = gradients(learner, batch)
+    found = torch.cat([gradient[f"model.{n}"].flatten() for n in names])
+    assert abs(float(value - torch.stack(values).mean())) < 1e-12 * float(value)
+    assert (found - total).norm() < 1e-10 * total.norm()
+    one = task(batch, 7)
+    assert (learner.adapt(one.support, one.key) - solutions[7]).norm() < 1e-12
+    assert learner.diagnostics(one)["inner_gradient_norm"] < 1e-12
+
+
+def stacked_mlp(p: list[Tensor], x: Tensor) -> Tensor:
+    """The network NET for all tasks at once: each parameter and x have a dimension of tasks in front."""
+    z = torch.tanh(x @ p[0].mT + p[1].unsqueeze(1))
+    z = torch.tanh(z @ p[2].mT + p[3].unsqueeze(1))
+    return z @ p[4].mT + p[5].unsqueeze(1)
+
+
+def test_meta_gradient_equals_that_of_a_loop_unrolled_to_convergence():
+    """torch.autograd through 220 proximal steps of 40 sine tasks."""
+    strength, lr, steps, tasks = 3.0, 0.05, 220, 40
+    settings = {"strength": strength, "inner_lr": lr, "inner_steps": steps, "cg_steps": 40, "least_curvature": 0.0}
+    learner = new(lambda f: IMAML(f, NET, **settings), sines(amplitude=(0.1, 2.0)))
+    batch = learner.train_batch(torch.arange(tasks))
+    theta = [p.detach().clone().requires_grad_() for p in learner.model.parameters()]
+    start = [p.expand(tasks, *p.shape) for p in theta]
+    phi = start
+    for _ in range(steps):
+        away = sum(((p - s) ** 2).sum() for p, s in zip(phi, start, strict=True))
+        inner = ((stacked_mlp(phi, batch.support.x) - batch.support.y) ** 2).mean((1, 2)).sum() + strength / 2 * away
+        slopes = torch.autograd.grad(inner, phi, create_graph=True)
+        phi = [p - lr * g for p, g in zip(phi, slopes, strict=True)]
+    assert max(float(g.detach().abs().max()) for g in slopes) < 1e-6
+    value = ((stacked_mlp(phi, batch.query.x) - batch.query.y) ** 2).mean()
+    exact = torch.autograd.grad(value, theta)
+    gradient, own = gradients(learner, batch)
+    assert abs(float((own - value).detach())) < 1e-12 * float(own)
+    whole, found = (torch.cat([g.flatten() for g in parts]) for parts in (exact, gradient.values()))
+    assert (found - whole).norm() < 1e-6 * whole.norm()
+    first_order = new(lambda f: IMAML(f, NET, **settings | {"cg_steps": 0}), sines(amplitude=(0.1, 2.0)))
+    cheap = torch.cat([g.flatten() for g in gradients(first_order, batch)[0].values()])
+    assert (cheap - whole).norm() > 0.1 * whole.norm()  # the solver has something to do
+
+
+def test_a_small_strength_and_few_products():
+    """One product: g = b (b.b) / (b.A b); the damping is part of A."""
+    learner = new(lambda f: IMAML(f, NET, strength=0.5, damping=0.3, cg_steps=1, least_curvature=0.0), sines())
+    batch = learner.train_batch(torch.arange(12))
+    for i in range(12):
+        one = task(batch, i)
+        phi = learner.adapt(one.support, one.key)
+
+        def loss(vector, part):
+            return F.mse_loss(learner.predict(vector, part.x), part.y)
+
+        b = grad(loss)(phi, one.query)
+        product = torch.autograd.functional.hvp(lambda v, e=one: loss(v, e.support), phi, b)[1]
+        curvature = b @ (1.3 * b + product / 0.5)
+        exact = b * (b @ b) / curvature if curvature > 0 else b
+        single = torch.utils._pytree.tree_map(lambda t, i=i: t[i : i + 1], batch._replace(info={}))
+        found = torch.cat([g.flatten() for g in gradients(learner, single)[0].values()])
+        assert (found - exact).norm() < 1e-10 * exact.norm()
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification", "pictures"])
+def test_finite_over_300_tasks_at_default_settings(kind):
+    """In float32, as conf/algo has them: every task's own meta-gradient, and the whole path at test."""
+    family = sines(shots=10) if kind == "regression" else pictures(side=16 if kind == "pictures" else 8, shots=1)
+    family.to("cpu", torch.float32)
+    make = instantiate(Settings([], config_dir()).composer.content("algo/imaml"), group="algo", trusted=set())
+    torch.manual_seed(0)
+    learner = make(family, partial(CNN4, filters=4) if kind == "pictures" else MLP, mapping="vmap")
+    tasks = 100 if kind == "pictures" else 300
+    batch = learner.train_batch(torch.arange(tasks))._replace(info={})
+    params = parameters(learner)
+    single = torch.utils._pytree.tree_map(lambda t: t[:, None], batch)
+    each, values = vmap(lambda one: learner.meta_gradient(params, one)[:2])(single)
+    norms = torch.cat([g.flatten(1) for g in each.values()], 1).norm(dim=1)
+    assert values.isfinite().all()
+    assert norms.isfinite().all()
+    assert norms.max() < 1000 * norms.median()
+    scores = evaluate(learner, "test", tasks, ["queries"], diagnose=True).arrays
+    assert all(np.isfinite(values).all() for values in scores.values())
+
+
+def test_the_path_has_rates_and_steps_of_its_own():
+    learner = new(lambda f: IMAML(f, NET, strength=1.5, test_lr=0.02, test_steps=3, inner_steps=2), sines())
+    assert learner.test_steps == 3
+    one = task(learner.family.sample("test", torch.tensor([1])), 0)
+    theta = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    phi = theta.clone().requires_grad_()
+    for point in learner.path(one.support, one.key, 3):
+        assert (point - phi).abs().max() < 1e-13
+        loss = F.mse_loss(learner.predict(phi, one.support.x), one.support.y) + 0.75 * ((phi - theta) ** 2).sum()
+        phi = (phi - 0.02 * torch.autograd.grad(loss, phi)[0]).detach().requires_grad_()
+
+
+# --- steps that are made again ----------------------------------------------------------------------------------------
+
+INNER = {"sgd": SGD(), "momentum": SGD(0.9, nesterov=True), "adam": Adam()}
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "loop"])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("adapt", ["*", "head.*"])
+def test_checkpointed_maml_is_maml(mapping, steps, inner, adapt):
+    """Also the gradient of what the inner loop leaves alone."""
+    settings = {"inner_lr": 0.05, "inner_steps": steps, "inner": INNER[inner], "adapt": [adapt], "mapping": mapping}
+    plain, again = (new(lambda f, c=c: MAML(f, NET, checkpoint=c, **settings), sines()) for c in (False, True))
+    batch = plain.train_batch(torch.arange(50 if mapping == "vmap" else 3))
+    exact, found = gradients(plain, batch), gradients(again, batch)
+    assert exact[1] == found[1]
+    for name, g in found[0].items():
+        assert g.abs().max() > 1e-6
+        assert (g - exact[0][name]).abs().max() < 1e-12 * exact[0][name].abs().max(), name
+    for learner in (plain, again):  # and by plain backward()
+        learner(batch._replace(info={}))[0].backward()
+    pairs = zip(again.parameters(), plain.parameters(), strict=True)
+    assert all(largest_difference(a.grad, b.grad) < 1e-12 for a, b in pairs)
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "loop"])
+def test_checkpointed_maml_is_maml_with_batch_norm(mapping):
+    settings = {"inner_lr": 0.5, "inner_steps": 3, "adapt": ["*", "!norms.*"], "mapping": mapping}
+    net = partial(CNN4, filters=4)
+    plain, again = (
+        new(lambda f, c=c: MAML(f, net, checkpoint=c, **settings), pictures(side=16, shots=3)) for c in (False, True)
+    )
+    batch = plain.train_batch(torch.arange(4))
+    exact, found = gradients(plain, batch), gradients(again, batch)
+    scale = max(float(g.abs().max()) for g in exact[0].values())
+    assert max(float((g - exact[0][k]).abs().max()) for k, g in found[0].items()) < 1e-12 * scale
+    assert exact[0]["model.norms.1.weight"].abs().max() > 1e-4 * scale
+
+
+def test_recomputed_calls_the_function_again_and_is_differentiated_once():
+    calls = []
+
+    def function(a, b, factor):
+        calls.append(1)
+        return {"x": torch.sin(a["w"] * b) * factor, "y": (a["w"] ** 3).sum()}
+
+    draw = torch.Generator().manual_seed(0)
+    w, b = (torch.randn(5, 3, generator=draw, dtype=F64) for _ in range(2))
+
+    def value(w, b, remade):
+        made = recomputed(function, {"w": w}, b, 2.0) if remade else function({"w": w}, b, 2.0)
+        return (made["x"] ** 2).sum() * made["y"]
+
+    assert torch.equal(value(w, b, True), value(w, b, False))
+    calls.clear()
+    grad(value)(w, b, True)
+    assert len(calls) == 2
+    for argnums in (0, 1):
+        found, exact = (vmap(grad(partial(value, remade=r), argnums))(w, b) for r in (True, False))
+        assert largest_difference(found, exact) < 1e-13
+    slope = grad(partial(value, b=b, remade=True))
+    for twice in (lambda: grad(lambda w: slope(w).sum())(w), lambda: vmap(grad(lambda w: slope(w).sum()))(w[None])):
+        with pytest.raises(RuntimeError, match="recomputed: can be differentiated once"):
+            twice()
+
+
+class Live(TorchDispatchMode):
+    """The largest number of bytes that tensors made inside held at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage() not in self.known:
+                storage = leaf.untyped_storage()
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.free, storage.nbytes())
+        return made
+
+    def free(self, size):
+        self.now -= size
+
+
+def test_memory_by_the_number_of_inner_steps():
+    """iMAML: none; checkpointed MAML: the parameters of a step; MAML: the graph of a step."""
+    family = Sine(100, 100)
+    peaks = {}
+    for name, make in {
+        "imaml": IMAML,
+        "maml": MAML,
+        "checkpoint": partial(MAML, checkpoint=True),
+    }.items():
+        for steps in (2, 12):
+            learner = make(family, partial(MLP, hidden=[32, 32]), inner_lr=0.001, inner_steps=steps)
+            batch = learner.train_batch(torch.arange(4))._replace(info={})
+            params = parameters(learner)
+            with Live() as live:
+                learner.meta_gradient(params, batch)
+            peaks[name, steps] = live.peak
+    weights = 4 * sum(p.numel() for p in params.values()) * 4  # bytes, of 4 tasks
+    grown = {name: (peaks[name, 12] - peaks[name, 2]) / 10 for name in ("imaml", "maml", "checkpoint")}
+    assert grown["imaml"] < 100  # the losses, one number a step
+    assert grown["checkpoint"] < 1.1 * weights
+    assert grown["maml"] > 10 * weights
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (IMAML, {"strength": 0.0}, "strength=0.0: must be above 0"),
+        (IMAML, {"strength": 200.0}, "strength=200.0: times the inner rate must be below 2"),
+        (IMAML, {"cg_steps": -1}, "cg_steps=-1: must be at least 0"),
+        (IMAML, {"damping": -0.1}, "damping=-0.1: must be at least 0"),
+        (IMAML, {"least_curvature": float("nan")}, "least_curvature=nan: must be at least 0"),
+        (IMAML, {"inner_lr": -1.0}, "inner_lr=-1.0: must be above 0"),
+        (IMAML, {"inner_steps": 0}, "inner_steps=0: must be at least 1"),
+        (MAML, {"checkpoint": True, "first_order": True}, "checkpoint=true: first_order keeps no graph"),
+    ],
+)
+def test_refused(make, settings, message):
+    with pytest.raises(ValueError) as caught:
+        make(sines(), NET, **settings)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_with_parameters_is_refused_with_checkpoint():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, prediction, target):
+            return self.scale * F.mse_loss(prediction, target)
+
+    assert "loss.scale" in MAML(sines(), NET, loss=Scaled()).meta_parameters()
+    with pytest.raises(ValueError, match=r"^checkpoint=true: would lose the gradient of the loss's own parameter loss"):
+        MAML(sines(), NET, loss=Scaled(), checkpoint=True)
