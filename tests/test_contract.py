@@ -16,8 +16,10 @@ from fake_omniglot import write_packed
 from metaexp.algos.anil import ANIL
 from metaexp.algos.boil import BOIL
 from metaexp.algos.joint import Joint
+from metaexp.algos.l2l import L2L, LSTMRule
 from metaexp.algos.maml import MAML
 from metaexp.algos.metasgd import MetaSGD
+from metaexp.algos.mother import Mother
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.r2d2 import R2D2
 from metaexp.algos.reptile import Reptile
@@ -43,6 +45,8 @@ ALGOS = {
     "anil": ["algo.test_steps=2"],
     "boil": ["algo.test_steps=2"],
     "metasgd": ["algo.test_steps=2"],
+    "l2l": ["algo.rule.hidden=3", "algo.inner_steps=3", "algo.truncation=2", "algo.test_steps=4"],
+    "mother": ["algo.children=2", "algo.hidden=4", "algo.test_steps=2"],
     "protonet": ["algo.embedding=4"],
     "r2d2": [],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
@@ -252,6 +256,12 @@ LEARNERS = {
     "boil": lambda f, net: BOIL(f, net, inner_lr=0.05, inner_steps=2),
     "metasgd": lambda f, net: MetaSGD(f, net, inner_steps=2),
     "r2d2": lambda f, net: R2D2(f, net),
+    "l2l": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=5, truncation=2),
+    "l2l_query": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=4, objective="query"),
+    "mother": lambda f, net: Mother(f, net, inner_lr=0.05, inner_steps=2),
+    "mother_folds": lambda f, net: Mother(f, net, inner_lr=0.05, folds=2, select="top1", second_feedback=True),
+    "mother_mixed": lambda f, net: Mother(f, net, 2, [{}, {"hidden": []}], inner_lr=0.02, test_steps=3),
+    "mother_uniform": lambda f, net: Mother(f, net, inner_lr=0.05, weights="uniform"),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
@@ -265,6 +275,7 @@ CLASSIFIERS = {
     "protonet_cosine": lambda f, net: ProtoNet(f, net, distance="cosine", scale=10.0, embedding=5),
     "protonet_batch": lambda f, net: ProtoNet(f, net, normalise="batch"),
     "r2d2_batch": lambda f, net: R2D2(f, net, normalise="batch"),
+    "mother_pictures": lambda f, net: Mother(f, net, children=2, inner_lr=0.05, folds=3),
 }
 
 
@@ -283,15 +294,15 @@ def test_learner_on_pictures_as_vectors(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
 
 
-@pytest.mark.parametrize("learner", ["anil", "anil_running", "boil", "metasgd", "r2d2", *CLASSIFIERS])
+@pytest.mark.parametrize("learner", ["anil", "anil_running", "boil", "metasgd", "r2d2", "l2l", *CLASSIFIERS])
 def test_feature_learner_on_pictures(learner):
     cnn = partial(CNN, filters=3)  # of two, none lives where the running averages have not begun
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, cnn), pictures(side=17), tasks=40)
 
 
-@pytest.mark.parametrize("learner", ["metasgd", "r2d2", "protonet", "protonet_cosine"])
+@pytest.mark.parametrize("learner", ["metasgd", "r2d2", "l2l", "mother", "protonet", "protonet_cosine"])
 def test_feature_learner_on_pictures_as_vectors(learner):
-    ways = {} if learner == "metasgd" else {"ways": 4}
+    ways = {} if learner in ("metasgd", "l2l", "mother") else {"ways": 4}
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))
 
 
