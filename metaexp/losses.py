@@ -12,16 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-LARGER = (
-    "accuracy",
-    "log_likelihood",
-    "coverage",
-)  # metrics that grow with quality begin so; of all others less is more
+LARGER = ("accuracy", "log_likelihood", "coverage")  # words in the names of metrics that grow with quality
 
 
 def larger(name: str) -> bool:
-    """Whether a metric of this name, whatever its suffix, grows with quality (too little coverage is the worse)."""
-    return name.startswith(LARGER)
+    """Whether a metric of this name, whatever stands around it, grows with quality (too little coverage is the worse)."""
+    return any(word in name for word in LARGER)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -20,9 +20,11 @@ from metaexp.algos.cnp import CNP
 from metaexp.algos.hypernet import HyperNet
 from metaexp.algos.incontext import InContext
 from metaexp.algos.joint import Joint
+from metaexp.algos.l2l import L2L, LSTMRule
 from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
 from metaexp.algos.metasgd import MetaSGD
+from metaexp.algos.mother import Mother
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
 from metaexp.algos.protonet import ProtoNet
@@ -50,6 +52,8 @@ ALGOS = {
     "anil": ["algo.test_steps=2"],
     "boil": ["algo.test_steps=2"],
     "metasgd": ["algo.test_steps=2"],
+    "l2l": ["algo.rule.hidden=3", "algo.inner_steps=3", "algo.truncation=2", "algo.test_steps=4"],
+    "mother": ["algo.children=2", "algo.hidden=4", "algo.test_steps=2"],
     "protonet": ["algo.embedding=4"],
     "r2d2": [],
     "cnp": ["algo.width=16"],
@@ -287,6 +291,12 @@ LEARNERS = {
     "acnp": lambda f, net: ACNP(f, net, width=6, heads=2),
     "hypernet": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8]),
     "incontext": lambda f, net: InContext(f, net, width=8, heads=2, layers=2),
+    "l2l": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=5, truncation=2),
+    "l2l_query": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=4, objective="query"),
+    "mother": lambda f, net: Mother(f, net, inner_lr=0.05, inner_steps=2),
+    "mother_folds": lambda f, net: Mother(f, net, inner_lr=0.05, folds=2, select="top1", second_feedback=True),
+    "mother_mixed": lambda f, net: Mother(f, net, 2, [{}, {"hidden": []}], inner_lr=0.02, test_steps=3),
+    "mother_uniform": lambda f, net: Mother(f, net, inner_lr=0.05, weights="uniform"),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
@@ -305,6 +315,7 @@ CLASSIFIERS = {
     "r2d2_batch": lambda f, net: R2D2(f, net, normalise="batch"),
     "hypernet_batch": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8], normalise="batch"),
     "incontext_batch": lambda f, net: InContext(f, net, width=8, heads=2, layers=2, normalise="batch"),
+    "mother_pictures": lambda f, net: Mother(f, net, children=2, inner_lr=0.05, folds=3),
 }
 
 
@@ -325,7 +336,7 @@ def test_learner_on_pictures_as_vectors(learner):
 
 @pytest.mark.parametrize(
     "learner",
-    ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", *CLASSIFIERS],
+    ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", *CLASSIFIERS],
 )
 def test_feature_learner_on_pictures(learner):
     cnn = partial(CNN, filters=3)  # of two, none lives where the running averages have not begun
@@ -333,10 +344,11 @@ def test_feature_learner_on_pictures(learner):
 
 
 @pytest.mark.parametrize(
-    "learner", ["metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "protonet", "protonet_cosine"]
+    "learner",
+    ["metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", "mother", "protonet", "protonet_cosine"],
 )
 def test_feature_learner_on_pictures_as_vectors(learner):
-    ways = {} if learner in ("metasgd", "incontext") else {"ways": 4}
+    ways = {} if learner in ("metasgd", "incontext", "l2l", "mother") else {"ways": 4}
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))
 
 

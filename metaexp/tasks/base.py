@@ -85,7 +85,7 @@ class TaskFamily(ABC):
 
     def larger(self, metric: str) -> bool:
         """Whether a metric of any learner, with or without a suffix, grows with quality."""
-        own = metric.startswith(next(iter(self.metrics)))
+        own = next(iter(self.metrics)) in metric
         return self.larger_is_better if own else losses.larger(metric)
 
     def varying(self, split: str) -> "Varying | None":

@@ -1,0 +1,191 @@
+"""Learning to learn by gradient descent by gradient descent: a learned update rule."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from metaexp.algos.base import MetaLearner, ModelFactory
+from metaexp.inner import InnerOptimiser, Tree, descend
+from metaexp.random import normal
+from metaexp.types import Episode, Examples
+
+
+class LSTMRule(nn.Module):
+    """A small LSTM that maps each coordinate's gradient to its step: theta <- theta + lr m(gradient, state).
+
+    All coordinates share the weights and each has a state of its own, so the rule fits any network. It is an
+    `metaexp.inner.InnerOptimiser` whose parameters can be learned; the cell is written as two products, because
+    `nn.LSTM` can neither be mapped by vmap nor be differentiated twice.
+
+    Args:
+        hidden, layers: width and number of the LSTM's layers.
+        preprocess: p of the log and sign of the gradient; None: the gradient as it is.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(self, hidden: int = 20, layers: int = 2, preprocess: float | None = 10.0):
+        super().__init__()
+        for name, size in (("hidden", hidden), ("layers", layers)):
+            if size < 1:
+                raise ValueError(f"{name}={size}: must be at least 1")
+        if preprocess is not None and not preprocess > 0:
+            raise ValueError(f"preprocess={preprocess}: must be above 0, or null for the gradient as it is")
+        self.hidden, self.p = hidden, preprocess
+        inputs = [1 if preprocess is None else 2] + [hidden] * (layers - 1)
+        cells = [nn.Linear(i + hidden, 4 * hidden) for i in inputs]
+        self.cells = nn.ModuleList(cells)
+        self.head = nn.Linear(hidden, 1)
+        with torch.no_grad():
+            for cell in cells:
+                cell.bias[:hidden] = 1.0  # the forget gate begins open
+
+    def init(self, params: Tree) -> dict[str, Tree]:
+        """Zero states: h and c of every layer, [coordinates, hidden] each."""
+        coordinates = sum(p.numel() for p in params.values())
+        zero = next(iter(params.values())).new_zeros(coordinates, self.hidden)
+        return {name: {str(i): zero for i in range(len(self.cells))} for name in ("h", "c")}
+
+    def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Any) -> tuple[Tree, dict[str, Tree]]:
+        """One step of all coordinates; nothing is changed in place."""
+        x = self.inputs(torch.cat([grads[name].flatten() for name in params]))
+        new: dict[str, Tree] = {"h": {}, "c": {}}
+        for i, cell in enumerate(self.cells):
+            sums = cell(torch.cat((x, state["h"][str(i)]), -1))
+            forget, into, out = torch.sigmoid(sums[:, : 3 * self.hidden]).chunk(3, -1)
+            c = forget * state["c"][str(i)] + into * torch.tanh(sums[:, 3 * self.hidden :])
+            x = out * torch.tanh(c)
+            new["h"][str(i)], new["c"][str(i)] = x, c
+        steps = self.head(x).squeeze(-1).split([p.numel() for p in params.values()])
+        moved = {name: p + lr * s.view(p.shape) for (name, p), s in zip(params.items(), steps, strict=True)}
+        return moved, new
+
+    def inputs(self, gradient: Tensor) -> Tensor:
+        """[n] -> [n, 2] (appendix A): (log|g| / p, sign g) where |g| >= e^-p, else (-1, e^p g); or [n, 1]."""
+        if self.p is None:
+            return gradient[:, None]
+        size = torch.log(torch.clamp(gradient.abs(), min=math.exp(-self.p))) / self.p
+        return torch.stack((size, torch.clamp(gradient * math.exp(self.p), -1.0, 1.0)), -1)
+
+
+class L2L(MetaLearner):
+    """Learn the update rule, not the start: an LSTM reads each coordinate's gradient and says its next step.
+
+    "Learning to learn by gradient descent by gradient descent", Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul,
+    Shillingford, de Freitas, 2016, section 2: theta_{t+1} = theta_t + g_t with (g_t, h_{t+1}) = m(grad f(theta_t), h_t;
+    phi), and phi minimises sum_t w_t f(theta_t). Here f is the task's support loss and w_t = 1 / T for the T =
+    `inner_steps` points after the start. The gradient that the rule reads counts as a constant (the paper's dropped
+    second derivatives) unless `second_order`. The trajectory is cut into segments of `truncation` steps between which
+    no gradient flows; the authors' code changes phi after each segment, here one outer step follows the whole
+    trajectory.
+
+    The start theta_0 is not learned: every element is normal, drawn from the task's key, with the mean and deviation
+    that the elements of its tensor have in the model as it was made (a tensor of equal elements, such as zero biases,
+    starts there), or with `init_std` about zero. The model's own weights stay as they are and only set this scale.
+
+    Args:
+        rule: makes the rule, an `InnerOptimiser`: `LSTMRule`, or a hand-made one (`metaexp.inner.SGD`, `Adam`), with
+            which nothing is trained.
+        inner_lr: factor on the rule's steps (the rate of a hand-made rule).
+        inner_steps, test_steps: length of the trajectory at training and at test; None takes that of training.
+        truncation: steps of a segment; None: no cuts.
+        objective: "support", or "query" for a rule that shall generalise: the loss that phi minimises.
+        second_order: the rule's input is differentiated too.
+        init_std: see above.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        family: Any,
+        model: ModelFactory | nn.Module,
+        rule: Callable[[], InnerOptimiser] = LSTMRule,
+        inner_lr: float = 0.1,
+        inner_steps: int = 20,
+        truncation: int | None = None,
+        test_steps: int | None = None,
+        objective: str = "support",
+        second_order: bool = False,
+        init_std: float | None = None,
+        loss: Any = None,
+        mapping: str | int = "auto",
+    ):
+        super().__init__(family, model, loss, mapping)
+        self.inner_lr, self.inner_steps, self.second_order = inner_lr, inner_steps, second_order
+        self.test_steps = inner_steps if test_steps is None else test_steps
+        self.truncation, self.objective, self.init_std = truncation, objective, init_std
+        for name, value in (("inner_lr", inner_lr), ("init_std", init_std)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value}: must be above 0")
+        for name, steps, least in (
+            ("inner_steps", inner_steps, 1), ("test_steps", self.test_steps, 0), ("truncation", truncation, 1)
+        ):  # fmt: skip
+            if steps is not None and steps < least:
+                raise ValueError(f"{name}={steps}: must be at least {least}")
+        if objective not in ("support", "query"):
+            raise ValueError(f"objective={objective}: must be support or query")
+        self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        self.rule = rule()
+        self.trains = isinstance(self.rule, nn.Module) and any(p.requires_grad for p in self.rule.parameters())
+        if self.trains:  # the rule alone
+            self.model.requires_grad_(False)
+
+    def start(self, key: Tensor) -> Tree:
+        """theta_0 of a task."""
+        drawn = {}
+        for stream, (name, p) in enumerate((n, p) for n, p in self.model.named_parameters() if n in self.names):
+            noise = normal(key, 128 + stream, tuple(p.shape), dtype=p.dtype)
+            drawn[name] = noise * self.init_std if self.init_std else p.mean() + p.std(correction=0) * noise
+        return {name: p.detach() for name, p in drawn.items()}
+
+    def adapt(self, support: Examples, key: Tensor) -> Tree:
+        """The parameters after `inner_steps` steps of the rule."""
+        return self.trajectory(support, key, self.inner_steps, not self.second_order)[-1]
+
+    def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
+        """The parameters after 0, 1, ..., steps steps of the rule."""
+        return self.trajectory(support, key, steps, first_order=True)
+
+    def trajectory(self, support: Examples, key: Tensor, steps: int, first_order: bool) -> list[Tree]:
+        """theta_0, ..., theta_steps, with no gradient across the borders of segments."""
+        params = self.start(key)
+        path, state, segment = [params], self.rule.init(params), self.truncation or max(steps, 1)
+        for first in range(0, steps, segment):
+            params, state = tree_map(lambda t: t.detach(), (params, state))
+            part = descend(
+                lambda p, _: self._loss(p, support), params, self.rule, self.inner_lr, min(segment, steps - first),
+                first_order, state,
+            )  # fmt: skip
+            path += part.path[1:]
+            params, state = part.path[-1], part.state
+        return path
+
+    def _loss(self, params: Tree, examples: Examples) -> Tensor:
+        return self.loss(self.predict(params, examples.x), examples.y)
+
+    def predict(self, adapted: Tree, x: Tensor) -> Tensor:
+        """The network with the given parameters."""
+        return functional_call(self.model, adapted, (x,))
+
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
+        """Mean loss of theta_1, ..., theta_T; logs: the query metrics of theta_T."""
+        path = self.trajectory(episode.support, episode.key, self.inner_steps, not self.second_order)
+        examples = episode.query if self.objective == "query" else episode.support
+        losses = torch.stack([self._loss(params, examples) for params in path[1:]])
+        prediction = self.predict(path[-1], episode.query.x)
+        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
+        return losses.mean(), {"last_inner_loss": losses[-1]} | metrics
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """`support_loss`: what the rule minimises, after `test_steps` steps."""
+        return {
+            "support_loss": self._loss(self.path(episode.support, episode.key, self.test_steps)[-1], episode.support)
+        }
