@@ -16,7 +16,7 @@ LARGER = ("accuracy", "log_likelihood", "coverage")  # words in the names of met
 
 
 def larger(name: str) -> bool:
-    """Whether a metric of this name, whatever stands around it, grows with quality (too little coverage is the worse)."""
+    """Whether a metric of this name, with whatever around it, grows with quality (of coverage, too little is worse)."""
     return any(word in name for word in LARGER)
 
 
