@@ -59,7 +59,9 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         return made
 
     with torch.no_grad():
-        graph = make_fx(flat, decomposition_table={aten.addmm.default: _addmm, aten.mm.default: _mm})(*leaves)
+        # Traced on fake tensors: nothing is computed, so tracing takes no memory for a step's intermediate values.
+        table = {aten.addmm.default: _addmm, aten.mm.default: _mm}
+        graph = make_fx(flat, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
         # Pictures are kept channels-last; where products are small, the calls between them are made from C++.
         options = (
             {"force_layout_optimization": _on_cpu(leaves)} if _convolves(graph) else {"cpp_wrapper": _on_cpu(leaves)}

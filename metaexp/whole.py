@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -62,12 +63,7 @@ class WholeStep:
             self.first, self.block,
         )  # fmt: skip
         self._args = tree_flatten(args)[0]
-        saved = [t.clone() for t in self._args]
-        try:
-            self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
-        finally:
-            for tensor, value in zip(self._args, saved, strict=True):  # tracing ran the step once
-                tensor.copy_(value)
+        self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
 
     def __call__(self, index: int, lr: float | Tensor) -> None:
         """Outer step number `index` at this rate."""
@@ -95,11 +91,13 @@ class WholeStep:
         return {n: piece.view(shape) for n, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
     def _form(self) -> Any:
-        """The tree of loss, norm and logs, from one eager meta-gradient."""
-        with torch.no_grad():
-            episode = tree_map(lambda t: t[0], self.block)
-            _, loss, logs = self.learner.meta_gradient(self._params(self.flat.theta), episode, self.buffers)
-            logs, _ = self._absorb(logs, self.buffers)
+        """The tree of loss, norm and logs, from one meta-gradient on fake tensors: nothing is computed."""
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.no_grad(), fake:
+            theta, buffers, block = tree_map(fake.from_tensor, (self.flat.theta, self.buffers, self.block))
+            episode = tree_map(lambda t: t[0], block)
+            _, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
+            logs, _ = self._absorb(logs, buffers)
         return tree_flatten({"loss": loss, "norm": loss, "logs": logs})[1]
 
     def _absorb(self, logs: dict[str, Any], buffers: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
