@@ -212,8 +212,8 @@ def test_rows_of_the_head_are_made_class_by_class():
             members = z[labels == k]
             flat = plain(learner.generator, plain(learner.encoder, members, F.gelu).mean(0), F.gelu) / math.sqrt(6)
             centre = members.mean(0)
-            close(adapted["weight"][k], 2 * learner.phi * centre + flat[:6])
-            close(adapted["bias"][k], flat[6] - learner.phi @ centre**2)
+            close(adapted["weight"][k], learner.phi * centre / 3 + flat[:6])
+            close(adapted["bias"][k], flat[6] - learner.phi @ centre**2 / 6)
         two = learner.adapt(Examples(one.support.x[labels < 2], one.support.y[labels < 2][:, :2]), one.key)
         close(two["weight"], adapted["weight"][:2])
         logits = learner.predict(adapted, one.query.x)
@@ -228,7 +228,7 @@ def test_a_generator_of_zeros_leaves_a_prototypical_network():
     with torch.no_grad():
         for p in learner.generator.head.parameters():
             p.zero_()
-    reference = new(lambda f: ProtoNet(f, NET), pictures(shots=3))
+    reference = new(lambda f: ProtoNet(f, NET, scale=1 / 6), pictures(shots=3))
     reference.model.load_state_dict(learner.model.state_dict())
     episodes = batch_of(learner, 50)
     close(*(answers(m, episodes).log_softmax(-1) for m in (learner, reference)))

@@ -30,8 +30,8 @@ class HyperNet(FeatureLearner):
     mean code of the class, so that any number of classes works; so does "Dynamic Few-Shot Visual Learning without
     Forgetting", Gidaris, Komodakis, 2018, with a cosine classifier and without a network as generator (weighted
     feature means and an attention over rows of training classes). The base of class k is the linear form of a
-    prototypical network with a learned weight phi of each feature, row 2 phi o c_k and bias -sum(phi o c_k^2) for the
-    mean feature c_k.
+    prototypical network with a learned weight phi of each of the d features: row 2 phi o c_k / d and bias
+    -sum(phi o c_k^2) / d for the mean feature c_k.
 
     Args:
         encoder: widths of the network that reads one example; the last is that of the code.
@@ -103,7 +103,8 @@ class HyperNet(FeatureLearner):
         if self.classes:
             mean = y.T / torch.clamp(y.sum(0), min=1.0).unsqueeze(-1)  # [ways, n]: of no examples 0
             centre = mean @ z  # [ways, d]
-            base = {"weight": 2 * self.phi * centre, "bias": -(self.phi * centre * centre).sum(1)}
+            row = self.phi * centre / len(self.phi)
+            base = {"weight": 2 * row, "bias": -(row * centre).sum(1)}
             return base, self.generate(mean @ self.encoder(z))
         codes = self.encoder(torch.cat((z.flatten(1), y), 1))  # [n, code]
         made = self.generate(codes.sum(0, keepdim=True) / max(len(codes), 1))
