@@ -47,7 +47,7 @@ ALGOS = {
     "metasgd": ["algo.test_steps=2"],
     "protonet": ["algo.embedding=4"],
     "r2d2": [],
-    "hypernet": ["algo.encoder=[8,8]", "algo.generator=[8]"],
+    "hypernet": ["algo.encoder=[8,8]", "algo.generator=[8]", "algo.phi=0.001"],
     "incontext": ["algo.width=8", "algo.heads=2", "algo.layers=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],

@@ -212,8 +212,8 @@ def test_rows_of_the_head_are_made_class_by_class():
             members = z[labels == k]
             flat = plain(learner.generator, plain(learner.encoder, members, F.gelu).mean(0), F.gelu) / math.sqrt(6)
             centre = members.mean(0)
-            close(adapted["weight"][k], learner.phi * centre / 3 + flat[:6])
-            close(adapted["bias"][k], flat[6] - learner.phi @ centre**2 / 6)
+            close(adapted["weight"][k], 2 * learner.phi * centre + flat[:6])
+            close(adapted["bias"][k], flat[6] - learner.phi @ centre**2)
         two = learner.adapt(Examples(one.support.x[labels < 2], one.support.y[labels < 2][:, :2]), one.key)
         close(two["weight"], adapted["weight"][:2])
         logits = learner.predict(adapted, one.query.x)
@@ -224,11 +224,11 @@ def test_rows_of_the_head_are_made_class_by_class():
 
 
 def test_a_generator_of_zeros_leaves_a_prototypical_network():
-    learner = new(HYPER, pictures(shots=3))
+    learner = new(partial(HYPER, phi=0.5), pictures(shots=3))
     with torch.no_grad():
         for p in learner.generator.head.parameters():
             p.zero_()
-    reference = new(lambda f: ProtoNet(f, NET, scale=1 / 6), pictures(shots=3))
+    reference = new(lambda f: ProtoNet(f, NET, scale=0.5), pictures(shots=3))
     reference.model.load_state_dict(learner.model.state_dict())
     episodes = batch_of(learner, 50)
     close(*(answers(m, episodes).log_softmax(-1) for m in (learner, reference)))
@@ -293,6 +293,7 @@ def test_only_parameters_that_learn_are_generated():
         (lambda f: HYPER(f, encoder=[]), r"^encoder=\[\]: must be 1 or more widths of at least 1"),
         (lambda f: HYPER(f, generator=[4, 0]), r"^generator=\[4, 0\]: must be 0 or more"),
         (lambda f: HYPER(f, scale=0.0), r"^scale=0.0: must be above 0"),
+        (lambda f: HYPER(f, phi=-1.0), r"^phi=-1.0: must be at least 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(make, message):
