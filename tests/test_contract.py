@@ -58,7 +58,7 @@ ALGOS = {
     "r2d2": [],
     "cnp": ["algo.width=16"],
     "acnp": ["algo.width=16", "algo.heads=2"],
-    "hypernet": ["algo.encoder=[8,8]", "algo.generator=[8]"],
+    "hypernet": ["algo.encoder=[8,8]", "algo.generator=[8]", "algo.phi=0.001"],
     "incontext": ["algo.width=8", "algo.heads=2", "algo.layers=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],

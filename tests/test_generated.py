@@ -84,7 +84,6 @@ def test_no_order_of_the_support_set_and_no_other_query_has_a_say_over_200_tasks
     flipped = episodes._replace(support=Examples(episodes.support.x, episodes.support.y.flip(1)))
     assert (answers(learner, flipped) - found).abs().max() > 1e-3  # other pairs are another task
     close(answers(learner, episodes, episodes.query.x[:, 1:2]), found[:, 1:2])
-    close(answers(learner, episodes, episodes.query.x.flip(1)), found.flip(1))
 
 
 @both
@@ -224,11 +223,11 @@ def test_rows_of_the_head_are_made_class_by_class():
 
 
 def test_a_generator_of_zeros_leaves_a_prototypical_network():
-    learner = new(HYPER, pictures(shots=3))
+    learner = new(partial(HYPER, phi=0.5), pictures(shots=3))
     with torch.no_grad():
         for p in learner.generator.head.parameters():
             p.zero_()
-    reference = new(lambda f: ProtoNet(f, NET), pictures(shots=3))
+    reference = new(lambda f: ProtoNet(f, NET, scale=0.5), pictures(shots=3))
     reference.model.load_state_dict(learner.model.state_dict())
     episodes = batch_of(learner, 50)
     close(*(answers(m, episodes).log_softmax(-1) for m in (learner, reference)))
@@ -293,6 +292,7 @@ def test_only_parameters_that_learn_are_generated():
         (lambda f: HYPER(f, encoder=[]), r"^encoder=\[\]: must be 1 or more widths of at least 1"),
         (lambda f: HYPER(f, generator=[4, 0]), r"^generator=\[4, 0\]: must be 0 or more"),
         (lambda f: HYPER(f, scale=0.0), r"^scale=0.0: must be above 0"),
+        (lambda f: HYPER(f, phi=-1.0), r"^phi=-1.0: must be at least 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(make, message):

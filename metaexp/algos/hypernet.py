@@ -30,13 +30,14 @@ class HyperNet(FeatureLearner):
     mean code of the class, so that any number of classes works; so does "Dynamic Few-Shot Visual Learning without
     Forgetting", Gidaris, Komodakis, 2018, with a cosine classifier and without a network as generator (weighted
     feature means and an attention over rows of training classes). The base of class k is the linear form of a
-    prototypical network with a learned weight phi of each feature, row 2 phi o c_k and bias -sum(phi o c_k^2) for the
+    prototypical network with a learned weight phi of each feature: row 2 phi o c_k and bias -sum(phi o c_k^2) for the
     mean feature c_k.
 
     Args:
         encoder: widths of the network that reads one example; the last is that of the code.
         generator: hidden widths of the network from code to weights.
         scale: of the generator's output.
+        phi: for classes, the start of phi; below 1 where features are large, such as raw pixels.
         normalise: "running" or "batch", see `FeatureLearner`; norms of a network that is generated as a whole use
             the batch at hand.
 
@@ -53,6 +54,7 @@ class HyperNet(FeatureLearner):
         encoder: Sequence[int] = (128, 128, 128),
         generator: Sequence[int] = (128,),
         scale: float = 1.0,
+        phi: float = 1.0,
         normalise: str = "running",
         loss: Any = None,
         mapping: str | int = "auto",
@@ -63,13 +65,15 @@ class HyperNet(FeatureLearner):
                 raise ValueError(f"{name}={list(widths)}: must be {least} or more widths of at least 1")
         if not 0 < scale < math.inf:
             raise ValueError(f"scale={scale}: must be above 0")
+        if not 0 <= phi < math.inf:
+            raise ValueError(f"phi={phi}: must be at least 0")
         self.classes, self.whole = family.classification, not family.classification and len(family.x_shape) < 2
         if not self.whole:
             (remove_head if self.classes else check_head)(self.model, "HyperNet")
             self.keep(normalise)
         d = math.prod(family.x_shape) if self.whole else feature_size(self.model, family.x_shape)
         if self.classes:
-            self.phi = nn.Parameter(torch.ones(d))
+            self.phi = nn.Parameter(torch.full((d,), float(phi)))
             self.shapes, units = {"weight": (d,), "bias": ()}, {"weight": d**-0.5, "bias": d**-0.5}
         else:
             self.shapes = {name: tuple(p.shape) for name, p in self._base().items()}
@@ -103,7 +107,8 @@ class HyperNet(FeatureLearner):
         if self.classes:
             mean = y.T / torch.clamp(y.sum(0), min=1.0).unsqueeze(-1)  # [ways, n]: of no examples 0
             centre = mean @ z  # [ways, d]
-            base = {"weight": 2 * self.phi * centre, "bias": -(self.phi * centre * centre).sum(1)}
+            row = self.phi * centre
+            base = {"weight": 2 * row, "bias": -(row * centre).sum(1)}
             return base, self.generate(mean @ self.encoder(z))
         codes = self.encoder(torch.cat((z.flatten(1), y), 1))  # [n, code]
         made = self.generate(codes.sum(0, keepdim=True) / max(len(codes), 1))

@@ -12,7 +12,8 @@ Memory = tuple[Tensor, Tensor]  # keys and values, [heads, n, width / heads] eac
 class LayerNorm(nn.Module):
     """Mean 0 and variance 1 over the width of a token, then scale and shift, in elementary operations.
 
-    A tenth of the work of a custom function under vmap, and right to any order, as the library's kernel there is not.
+    Right to any order under vmap, as the library's kernel is not; and faster there than a function with a gradient of
+    its own, as in `metaexp.models.norms`, which halves the speed of a step.
     """
 
     def __init__(self, width: int, eps: float = 1e-5):
