@@ -207,6 +207,22 @@ def test_before_the_support_set_is_seen_weights_are_equal():
     assert (path[1]["weights"] - 0.25).abs().max() > 1e-3
 
 
+def test_a_child_that_diverged_has_weight_0_and_no_say():
+    learner = mother(children=3)
+    with torch.no_grad():
+        learner.model[1].head.weight.fill_(1e200)
+    batch = learner.family.sample("test", torch.arange(20))
+    for i in range(20):
+        one = task(batch, i)
+        found = learner.adapt(one.support, one.key)
+        assert not learner.answers(found["children"], one.query.x)[1].isfinite().all()
+        assert found["weights"][1] == 0
+        answers = learner.answers(found["children"], one.query.x)[[0, 2]]
+        expected = (found["weights"][[0, 2], None, None] * answers).sum(0)
+        close(learner.predict(found, one.query.x), expected)
+        assert expected.isfinite().all()
+
+
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
