@@ -1,9 +1,9 @@
 """Whether a mother is worth her size on sinusoids and lines: python scripts/mother_comparison.py FOLDER [steps=10000]
 
-Trains, with as many parameters each (6,297 to 6,903) and on the same tasks, seeds 0, 1, 2: the mother of three children, the
-same with top1, MAML with one larger network, and an ensemble of three MAMLs with equal weights; rates and numbers of
-steps are the best on validation tasks. Prints the mean mse over test tasks with its 95 % interval (of the means over
-seeds), every seed's, and the paired difference to the mother. "best child" is, for each seed, that child of the mother
+Trains, with as many parameters each (6,297 to 6,903), on the same tasks and with seeds 0, 1, 2: the mother of three
+children, MAML with one larger network, and an ensemble of three MAMLs with equal weights; rates and numbers of steps
+are the best on validation tasks. Prints the mean mse over test tasks with its 95 % interval (of the means over seeds),
+every seed's, and the paired difference to the mother. "her best child" is, for each seed, that child of the mother
 that does best alone on the test tasks. Runs that are there already are not made again.
 """
 
@@ -19,7 +19,6 @@ COMMON = ["task=sine_line", "clip.norm=10", "compile=true", "device=cpu", "val.e
 MAML = ["algo.inner_lr=0.005", "algo.inner_steps=5", "algo.test_steps=20"]
 METHODS = {
     "mother": ["algo=mother", "model.hidden=[40,40]"],
-    "mother top1": ["algo=mother", "model.hidden=[40,40]", "algo.select=top1"],
     "MAML": ["algo=maml", "model.hidden=[80,80]", *MAML],
     "3 MAMLs, equal weights": [
         "algo=mother",
@@ -58,7 +57,8 @@ def main(out: str, *settings: str) -> None:
             scores.setdefault(name, []).append(arrays["mse"][:, -1])
             if name == "mother":
                 children = [arrays[key][:, -1] for key in arrays if key.startswith("child_")]
-                scores.setdefault("best child", []).append(min(children, key=lambda values: float(values.mean())))
+                scores.setdefault("mother, top1", []).append(arrays["top1_mse"][:, -1])
+                scores.setdefault("her best child", []).append(min(children, key=lambda values: float(values.mean())))
                 scores.setdefault("her children, equal weights", []).append(arrays["uniform_mse"][:, -1])
     mother = np.mean(scores["mother"], 0)
     for name, found in scores.items():

@@ -303,7 +303,7 @@ def test_views_and_diagnostics_hold_what_they_say():
 def test_scores_of_children_stand_beside_hers():
     learner = mother(two_kinds(), children=2, overrides=[{}, {"hidden": [3, 4]}])
     scores = evaluate(learner, "test", 20, ["queries"]).arrays
-    assert set(scores) == {"mse", "uniform_mse", "child_0_mse", "child_1_mse"}
+    assert set(scores) == {"mse", "uniform_mse", "top1_mse", "child_0_mse", "child_1_mse"}
     one = task(learner.family.sample("test", torch.tensor([7])), 0)
     alone = [F.mse_loss(mlp(adapted(s, one.support, 2), one.query.x), one.query.y) for s in starts(learner)]
     assert abs(scores["child_0_mse"][7, -1] - float(alone[0].detach())) < 1e-12

@@ -216,9 +216,7 @@ class Mother(MetaLearner):
 
     def _chosen(self, point: dict[str, Any]) -> dict[str, Any]:
         weights = point["weights"]
-        if self.top1:
-            weights = (torch.arange(len(weights), device=weights.device) == weights.argmax()).to(weights.dtype)
-        return {"children": point["children"], "weights": weights}
+        return {"children": point["children"], "weights": _largest(weights) if self.top1 else weights}
 
     def adapt(self, support: Examples, key: Tensor) -> dict[str, Any]:
         """The `children`'s adapted parameters and their `weights` [M]."""
@@ -255,13 +253,13 @@ class Mother(MetaLearner):
     # -- what it shows -------------------------------------------------------------------------------------------------
 
     def score(self, episode: Episode, modes: dict[str, str], final: bool = False) -> dict[str, Tensor]:
-        """The metrics of the mother, and by `child_I_METRIC`, `uniform_METRIC` those of her children and their mean."""
+        """Her metrics; and as `child_I_METRIC`, `uniform_METRIC`, `top1_METRIC` those of other weights in their place."""
         path = self.path(episode.support, episode.key, self.test_steps)
-        count = len(self._models)
         scores: dict[str, list[Tensor]] = {}
         for adapted in path[-1:] if final else path:
-            who = {"": adapted["weights"], "uniform_": torch.full_like(adapted["weights"], 1 / count)}
-            who |= {f"child_{i}_": one for i, one in enumerate(torch.eye(count).to(adapted["weights"]))}
+            own = adapted["weights"]
+            who = {"": own, "uniform_": torch.full_like(own, 1 / len(own)), "top1_": _largest(own)}
+            who |= {f"child_{i}_": one for i, one in enumerate(torch.eye(len(own)).to(own))}
             for suffix, mode in modes.items():
                 for prefix, weights in who.items():
                     prediction = self.predict_as(mode, adapted | {"weights": weights}, episode.support, episode.query.x)
@@ -317,6 +315,10 @@ class Mother(MetaLearner):
 def _blend(weights: Tensor, answers: Tensor) -> Tensor:
     share = weights[:, None, None]
     return (share * torch.where(share == 0, 0.0, answers)).sum(0)  # of weight 0 a child may say inf
+
+
+def _largest(weights: Tensor) -> Tensor:
+    return (torch.arange(len(weights), device=weights.device) == weights.argmax()).to(weights.dtype)
 
 
 def _rows(examples: Examples, index: list[list[int]]) -> Examples:
