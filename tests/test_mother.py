@@ -207,6 +207,22 @@ def test_before_the_support_set_is_seen_weights_are_equal():
     assert (path[1]["weights"] - 0.25).abs().max() > 1e-3
 
 
+def test_a_child_that_diverged_has_weight_0_and_no_say():
+    learner = mother(children=3)
+    with torch.no_grad():
+        learner.model[1].head.weight.fill_(1e200)
+    batch = learner.family.sample("test", torch.arange(20))
+    for i in range(20):
+        one = task(batch, i)
+        found = learner.adapt(one.support, one.key)
+        assert not learner.answers(found["children"], one.query.x)[1].isfinite().all()
+        assert found["weights"][1] == 0
+        answers = learner.answers(found["children"], one.query.x)[[0, 2]]
+        expected = (found["weights"][[0, 2], None, None] * answers).sum(0)
+        close(learner.predict(found, one.query.x), expected)
+        assert expected.isfinite().all()
+
+
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +303,7 @@ def test_views_and_diagnostics_hold_what_they_say():
 def test_scores_of_children_stand_beside_hers():
     learner = mother(two_kinds(), children=2, overrides=[{}, {"hidden": [3, 4]}])
     scores = evaluate(learner, "test", 20, ["queries"]).arrays
-    assert set(scores) == {"mse", "uniform_mse", "child_0_mse", "child_1_mse"}
+    assert set(scores) == {"mse", "uniform_mse", "top1_mse", "child_0_mse", "child_1_mse"}
     one = task(learner.family.sample("test", torch.tensor([7])), 0)
     alone = [F.mse_loss(mlp(adapted(s, one.support, 2), one.query.x), one.query.y) for s in starts(learner)]
     assert abs(scores["child_0_mse"][7, -1] - float(alone[0].detach())) < 1e-12

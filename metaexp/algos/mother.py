@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner, Metric
 from metaexp.algos.maml import check_inner_loop
@@ -47,8 +48,8 @@ class Mother(MetaLearner):
 
     With `select="top1"` the child of the largest weight answers alone at validation and test; training is soft.
     With `weights="uniform"` w_i = 1/M and there is no mother: an ensemble; of MAMLs trained apart where competition
-    is 1. Point 0 of the path, before the support set is seen, has equal weights. Batch norms see a fold together with
-    the examples that were learned.
+    is 1. Point 0 of the path, before the support set is seen, has equal weights. A child whose held-out loss is not
+    finite has weight 0. Batch norms see a fold together with the examples that were learned.
 
     Args:
         children: their number M.
@@ -122,7 +123,7 @@ class Mother(MetaLearner):
     # -- the children --------------------------------------------------------------------------------------------------
 
     @property
-    def children_list(self) -> list[nn.Module]:
+    def _models(self) -> list[nn.Module]:
         return list(self.model)  # type: ignore[call-overload]
 
     def _stacked(self) -> bool:
@@ -131,12 +132,12 @@ class Mother(MetaLearner):
     def _each(self, function: Callable[..., Any], *parts: Any) -> Any:
         """function(child, its part of each of `parts`): a tree of [M, ...] where children are stacked, else a list."""
         if self._stacked():
-            return vmap(partial(function, self.children_list[0]))(*parts)
-        return [function(child, *(part[i] for part in parts)) for i, child in enumerate(self.children_list)]
+            return vmap(partial(function, self._models[0]))(*parts)
+        return [function(child, *(part[i] for part in parts)) for i, child in enumerate(self._models)]
 
     def starts(self) -> Any:
         """theta_i of every child, as `_each` takes them."""
-        own = [{n: p for n, p in child.named_parameters() if p.requires_grad} for child in self.children_list]
+        own = [{n: p for n, p in child.named_parameters() if p.requires_grad} for child in self._models]
         return {name: torch.stack([tree[name] for tree in own]) for name in own[0]} if self._stacked() else own
 
     def _learn(self, child: nn.Module, start: Tree, data: Examples, lr: float, steps: int, first: bool) -> list[Tree]:
@@ -153,7 +154,7 @@ class Mother(MetaLearner):
         rests = [[j for j in range(n) if j not in fold] for fold in folds]
         starts = self.starts()
         if not self.second_feedback:
-            starts = torch.utils._pytree.tree_map(lambda t: t.detach(), starts)
+            starts = tree_map(lambda t: t.detach(), starts)
 
         def of_child(child: nn.Module, start: Tree) -> Tensor:
             def of_fold(part: Episode) -> Tensor:
@@ -181,10 +182,12 @@ class Mother(MetaLearner):
         """From h [M]: the `embedding` e; `log_held_out`, `log_judged`, `distance` to keys, `weights`: [M] each."""
         e = self.encoder(support.x, support.y)
         log_h = torch.log(held_out + TINY)
+        well = torch.isfinite(log_h)  # the others have diverged
+        log_h = torch.where(well, log_h, 0.0)
         log_r = self._judged(e, log_h)
         distance = ((e - self.keys) ** 2).sum(1)
         a, b, c = self.log_trust.exp()
-        weights = torch.softmax(-a * log_h - b * log_r - c * distance, 0)
+        weights = torch.softmax(torch.where(well, -a * log_h - b * log_r - c * distance, -math.inf), 0)
         return {
             "embedding": e, "log_held_out": log_h, "log_judged": log_r, "distance": distance, "weights": weights,
         }  # fmt: skip
@@ -198,11 +201,10 @@ class Mother(MetaLearner):
         self, support: Examples, key: Tensor, lr: float, steps: int, first_order: bool, only_last: bool = False
     ) -> list[dict[str, Any]]:
         """After 0, 1, ..., steps steps: the `children`'s parameters, and what `feedback` gives (but `weights` at 0)."""
-        paths = self._each(
-            lambda child, start: self._learn(child, start, support, lr, steps, first_order), self.starts()
-        )
+        learn = partial(self._learn, data=support, lr=lr, steps=steps, first=first_order)
+        paths = self._each(lambda child, start: learn(child, start), self.starts())
         held_out = self.held_out(support, key, lr, steps) if self.learned else None
-        equal = torch.full((len(self.children_list),), 1 / len(self.children_list), dtype=support.x.dtype)
+        equal = torch.full((len(self._models),), 1 / len(self._models), dtype=support.x.dtype)
         points = []
         for step in range(steps if only_last else 0, steps + 1):
             children = paths[step] if self._stacked() else [path[step] for path in paths]
@@ -214,9 +216,7 @@ class Mother(MetaLearner):
 
     def _chosen(self, point: dict[str, Any]) -> dict[str, Any]:
         weights = point["weights"]
-        if self.top1:
-            weights = (torch.arange(len(weights), device=weights.device) == weights.argmax()).to(weights.dtype)
-        return {"children": point["children"], "weights": weights}
+        return {"children": point["children"], "weights": _largest(weights) if self.top1 else weights}
 
     def adapt(self, support: Examples, key: Tensor) -> dict[str, Any]:
         """The `children`'s adapted parameters and their `weights` [M]."""
@@ -259,13 +259,14 @@ class Mother(MetaLearner):
         final: bool = False,
         tables: dict[str, Metric] | None = None,
     ) -> dict[str, Tensor]:
-        """The metrics of the mother, and by `child_I_METRIC`, `uniform_METRIC` those of her children and their mean."""
-        path, count = self.test_path(episode), len(self.children_list)
+        """Her metrics; and as `child_I_METRIC`, `uniform_METRIC`, `top1_METRIC` those of other weights in their place."""
+        path = self.test_path(episode)
         scores: dict[str, list[Tensor]] = {}
         found: dict[str, Tensor] = {}
         for adapted in path[-1:] if final else path:
-            who = {"": adapted["weights"], "uniform_": torch.full_like(adapted["weights"], 1 / count)}
-            who |= {f"child_{i}_": one for i, one in enumerate(torch.eye(count).to(adapted["weights"]))}
+            own = adapted["weights"]
+            who = {"": own, "uniform_": torch.full_like(own, 1 / len(own)), "top1_": _largest(own)}
+            who |= {f"child_{i}_": one for i, one in enumerate(torch.eye(len(own)).to(own))}
             for suffix, mode in modes.items():
                 for prefix, weights in who.items():
                     prediction = self.predict_as(mode, adapted | {"weights": weights}, episode.support, episode.query.x)
@@ -288,13 +289,13 @@ class Mother(MetaLearner):
             return {}
         seen = self._seen(episode)
         w, best = seen["weights"], seen["log_loss"].argmin()
-        names = {
-            "held_out": -seen["log_held_out"],
-            "judged": -seen["log_judged"],
-            "nearest": -seen["distance"],
-            "mother": w,
+        signs = {
+            "held_out": seen["log_held_out"],
+            "judged": seen["log_judged"],
+            "nearest": seen["distance"],
+            "mother": -w,
         }
-        picks = {f"picks/{name}": (value.argmax() == best).to(w.dtype) for name, value in names.items()}
+        picks = {f"picks/{name}": (value.argmin() == best).to(w.dtype) for name, value in signs.items()}
         weights = {f"weight/{i}": value for i, value in enumerate(w)}
         return weights | picks | {"weights_entropy": -torch.xlogy(w, w).sum()}
 
@@ -321,7 +322,12 @@ class Mother(MetaLearner):
 
 
 def _blend(weights: Tensor, answers: Tensor) -> Tensor:
-    return (weights[:, None, None] * answers).sum(0)
+    share = weights[:, None, None]
+    return (share * torch.where(share == 0, 0.0, answers)).sum(0)  # of weight 0 a child may say inf
+
+
+def _largest(weights: Tensor) -> Tensor:
+    return (torch.arange(len(weights), device=weights.device) == weights.argmax()).to(weights.dtype)
 
 
 def _rows(examples: Examples, index: list[list[int]]) -> Examples:
