@@ -60,7 +60,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
     with torch.no_grad():
         # Traced on fake tensors: nothing is computed, so tracing takes no memory for a step's intermediate values.
-        table = {aten.addmm.default: _addmm, aten.mm.default: _mm}
+        table: dict[Any, Callable[..., Any]] = {aten.addmm.default: _addmm, aten.mm.default: _mm}
         graph = make_fx(flat, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
         # Pictures are kept channels-last; where products are small, the calls between them are made from C++.
         options = (

@@ -259,7 +259,7 @@ class Mother(MetaLearner):
         final: bool = False,
         tables: dict[str, Metric] | None = None,
     ) -> dict[str, Tensor]:
-        """Her metrics; and as `child_I_METRIC`, `uniform_METRIC`, `top1_METRIC` those of other weights in their place."""
+        """Her metrics; as `child_I_METRIC`, `uniform_METRIC`, `top1_METRIC` those of other weights in their place."""
         path = self.test_path(episode)
         scores: dict[str, list[Tensor]] = {}
         found: dict[str, Tensor] = {}
