@@ -15,6 +15,8 @@ from fake_omniglot import write_packed
 
 from metaexp.algos.anil import ANIL
 from metaexp.algos.boil import BOIL
+from metaexp.algos.cavia import CAVIA
+from metaexp.algos.imaml import IMAML
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.metasgd import MetaSGD
@@ -45,6 +47,8 @@ ALGOS = {
     "metasgd": ["algo.test_steps=2"],
     "protonet": ["algo.embedding=4"],
     "r2d2": [],
+    "cavia": ["algo.context_size=2"],
+    "imaml": ["algo.inner_steps=2", "algo.cg_steps=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
 }
@@ -246,12 +250,17 @@ LEARNERS = {
     "maml_momentum": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, inner=SGD(0.9, nesterov=True)),
     "maml_adam": lambda f, net: MAML(f, net, inner_lr=0.01, inner_steps=3, inner=Adam()),
     "maml_head": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, adapt=["head.*"]),
+    "maml_checkpoint": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=3, checkpoint=True),
     "fomaml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, first_order=True),
     "anil": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2),
     "anil_running": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2, normalise="running"),
     "boil": lambda f, net: BOIL(f, net, inner_lr=0.05, inner_steps=2),
     "metasgd": lambda f, net: MetaSGD(f, net, inner_steps=2),
     "r2d2": lambda f, net: R2D2(f, net),
+    "cavia": lambda f, net: CAVIA(f, net, context_size=4, inner_steps=2),
+    "cavia_first_order": lambda f, net: CAVIA(f, net, context_size=4, inner_lr=0.3, first_order=True),
+    "imaml": lambda f, net: IMAML(f, net, inner_lr=0.05, inner_steps=5),
+    "imaml_adam": lambda f, net: IMAML(f, net, inner_lr=0.05, inner_steps=5, inner=Adam(), damping=1.0),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
@@ -273,12 +282,14 @@ def test_learner_on_sines(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), Sine(5, 4))
 
 
-@pytest.mark.parametrize("learner", ["maml", "fomaml", "reptile_batches", "joint", "scratch"])
+@pytest.mark.parametrize(
+    "learner", ["maml", "maml_checkpoint", "fomaml", "cavia", "imaml", "reptile_batches", "joint", "scratch"]
+)
 def test_learner_on_pictures(learner):
     check_learner(lambda f: LEARNERS[learner](f, CNN), pictures(side=17), tasks=40)
 
 
-@pytest.mark.parametrize("learner", ["maml_adam", "reptile_carried", "joint"])
+@pytest.mark.parametrize("learner", ["maml_adam", "cavia", "imaml", "reptile_carried", "joint"])
 def test_learner_on_pictures_as_vectors(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
 
