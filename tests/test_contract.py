@@ -16,8 +16,10 @@ from fake_omniglot import write_packed
 from metaexp.algos.acnp import ACNP
 from metaexp.algos.anil import ANIL
 from metaexp.algos.boil import BOIL
+from metaexp.algos.cavia import CAVIA
 from metaexp.algos.cnp import CNP
 from metaexp.algos.hypernet import HyperNet
+from metaexp.algos.imaml import IMAML
 from metaexp.algos.incontext import InContext
 from metaexp.algos.joint import Joint
 from metaexp.algos.l2l import L2L, LSTMRule
@@ -60,6 +62,8 @@ ALGOS = {
     "acnp": ["algo.width=16", "algo.heads=2"],
     "hypernet": ["algo.encoder=[8,8]", "algo.generator=[8]", "algo.phi=0.001"],
     "incontext": ["algo.width=8", "algo.heads=2", "algo.layers=2"],
+    "cavia": ["algo.context_size=2"],
+    "imaml": ["algo.inner_steps=2", "algo.cg_steps=2"],
     "joint": ["algo.batch=4", "algo.test_epochs=1", "algo.test_lr=0.01"],
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
     "mean": [],
@@ -280,6 +284,7 @@ LEARNERS = {
     "maml_momentum": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, inner=SGD(0.9, nesterov=True)),
     "maml_adam": lambda f, net: MAML(f, net, inner_lr=0.01, inner_steps=3, inner=Adam()),
     "maml_head": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, adapt=["head.*"]),
+    "maml_checkpoint": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=3, checkpoint=True),
     "fomaml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, first_order=True),
     "anil": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2),
     "anil_running": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2, normalise="running"),
@@ -297,6 +302,10 @@ LEARNERS = {
     "mother_folds": lambda f, net: Mother(f, net, inner_lr=0.05, folds=2, select="top1", second_feedback=True),
     "mother_mixed": lambda f, net: Mother(f, net, 2, [{}, {"hidden": []}], inner_lr=0.02, test_steps=3),
     "mother_uniform": lambda f, net: Mother(f, net, inner_lr=0.05, weights="uniform"),
+    "cavia": lambda f, net: CAVIA(f, net, context_size=4, inner_steps=2),
+    "cavia_first_order": lambda f, net: CAVIA(f, net, context_size=4, inner_lr=0.3, first_order=True),
+    "imaml": lambda f, net: IMAML(f, net, inner_lr=0.05, inner_steps=5),
+    "imaml_adam": lambda f, net: IMAML(f, net, inner_lr=0.05, inner_steps=5, inner=Adam(), damping=1.0),
     "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
     "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
     "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
@@ -324,12 +333,16 @@ def test_learner_on_sines(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), Sine(5, 4))
 
 
-@pytest.mark.parametrize("learner", ["maml", "fomaml", "reptile_batches", "joint", "scratch", "mean", "neighbour"])
+@pytest.mark.parametrize(
+    "learner",
+    ["maml", "maml_checkpoint", "fomaml", "cavia", "imaml", "reptile_batches"]
+    + ["joint", "scratch", "mean", "neighbour"],
+)
 def test_learner_on_pictures(learner):
     check_learner(lambda f: LEARNERS[learner](f, CNN), pictures(side=17), tasks=40)
 
 
-@pytest.mark.parametrize("learner", ["maml_adam", "reptile_carried", "joint"])
+@pytest.mark.parametrize("learner", ["maml_adam", "cavia", "imaml", "reptile_carried", "joint"])
 def test_learner_on_pictures_as_vectors(learner):
     check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
 
