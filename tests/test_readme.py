@@ -218,6 +218,14 @@ def test_the_library_example_learns_with_a_frozen_body(place: Path) -> None:
         assert learner.predict(adapted, x[0]).shape == (family.sizes["test"]["queries"], 1)
 
 
+def test_the_shipped_run_fits_a_sine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    found: dict[str, Any] = {}
+    exec(compile(FILES["use.py"], "use.py", "exec"), found)
+    assert found["model"].score(found["new"], 3 * np.sin(found["new"][:, 0] - 1)) > 0.999
+    assert float(capsys.readouterr().out.split()[-1]) > 0.999
+
+
 # --- what it points at, what it claims
 
 
