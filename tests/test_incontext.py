@@ -82,7 +82,7 @@ def test_the_picture_is_the_mean_attention_of_the_first_task():
     learner = made(CONTEXT, sines())
     episodes = batch_of(learner, 3)
     views = learner.views(episodes)
-    assert list(views) == ["attention/layer0", "attention/layer1", "attention/layer2"]
+    assert list(views) == ["attention_layer0", "attention_layer1", "attention_layer2"]
     one = task(episodes, 0)
     query, support = (rows(part, part.x.flatten().argsort()) for part in (one.query, one.support))
     block = learner.transformer.blocks[0]
@@ -90,14 +90,14 @@ def test_the_picture_is_the_mean_attention_of_the_first_task():
         t = block.norm(learner.embed_x(learner.features(support.x)) + learner.embed_y(support.y))
         q, k = block.query(block.norm(learner.embed_x(learner.features(query.x)))), block.key(t)
         heads = [torch.softmax(q[:, h] @ k[:, h].T / 2, 1) for h in (slice(0, 4), slice(4, 8))]
-    close(views["attention/layer0"].values, sum(heads) / 2)
+    close(views["attention_layer0"].values, sum(heads) / 2)
     for view in views.values():
         assert view.values.shape == (len(query.x), len(support.x))
         close(view.values.sum(1), torch.ones(len(query.x), dtype=F64))
         assert view.row_names == [f"{x:.2f}" for x in query.x.flatten().tolist()]
         assert view.column_names == [f"{x:.2f}" for x in support.x.flatten().tolist()]
     classes = made(CONTEXT, pictures(shots=2))
-    assert classes.views(batch_of(classes, 2))["attention/layer0"].column_names == ["0", "0", "1", "1", "2", "2"]
+    assert classes.views(batch_of(classes, 2))["attention_layer0"].column_names == ["0", "0", "1", "1", "2", "2"]
 
 
 @pytest.mark.parametrize(

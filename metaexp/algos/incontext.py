@@ -71,7 +71,7 @@ class InContext(FeatureLearner):
             weights = self.transformer.attention(self.embed_x(self.features(query.x)), adapted)
         (rows, names), (columns, column_names) = (_order(part, self.family.classification) for part in (query, support))
         return {
-            f"attention/layer{i}": Heatmap(w.mean(0)[rows][:, columns], "query", "support", names, column_names)
+            f"attention_layer{i}": Heatmap(w.mean(0)[rows][:, columns], "query", "support", names, column_names)
             for i, w in enumerate(weights)
         }
 
