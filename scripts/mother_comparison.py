@@ -16,7 +16,8 @@ import numpy as np
 
 SEEDS = (0, 1, 2)
 COMMON = ["task=sine_line", "clip.norm=10", "compile=true", "device=cpu", "val.every=2500", "test.tasks=1000"]
-MAML = ["algo.inner_lr=0.005", "algo.inner_steps=5", "algo.test_steps=20"]
+COMMON += ["algo.test_lr=0.005", "algo.test_steps=50"]
+MAML = ["algo.inner_lr=0.005", "algo.inner_steps=5"]
 METHODS = {
     "mother": ["algo=mother", "model.hidden=[40,40]"],
     "MAML": ["algo=maml", "model.hidden=[80,80]", *MAML],
