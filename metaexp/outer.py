@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from metaexp.ahead import Ahead
 from metaexp.compiled import compiled
 from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.mapping import mean_over_pieces, piece_size
@@ -129,6 +130,7 @@ class OuterLoop:
         self._last: Tensor | None = None  # the same of the last step
         self._bad: Tensor | None = None  # on a GPU: whether a step was not finite
         self._whole: WholeStep | None = None
+        self._ahead: Ahead | None = None
         self._graph: Callable[..., Any] | None = None
         self._params: dict[str, torch.nn.Parameter] = {}
         self._buffers: dict[str, Tensor] = {}
@@ -240,14 +242,11 @@ class OuterLoop:
 
     def _gradient(self, params: dict[str, Tensor], first: int) -> Any:
         share = self.meta_batch // self.world
-        indices = torch.arange(first, first + share, device=self.learner.family.device)
+        self._ahead = self._ahead or Ahead(self.learner, share, self.meta_batch, first)
+        episodes = self._ahead(first)
         if self._graph is not None:
-            return self._graph(params, self._buffers, indices)
-        return self.learner.meta_gradient(params, self._sample(indices), self._buffers)
-
-    def _sample(self, indices: Tensor) -> Any:
-        with torch.no_grad():
-            return self.learner.train_batch(indices)._replace(info={})
+            return self._graph(params, self._buffers, episodes)
+        return self.learner.meta_gradient(params, episodes, self._buffers)
 
     # -- compiled ----------------------------------------------------------------------------------------------------
 
@@ -263,8 +262,8 @@ class OuterLoop:
             size = piece_size(self.learner.mapping, share)
             if size == share and self.world == self.accumulate == 1 and self._compile_whole(first // share):
                 return
-            indices = torch.arange(first, first + share, device=self.learner.family.device)
-            self._graph = self._compile_pieces(indices, size if share % size == 0 else share)
+            self._ahead = Ahead(self.learner, share, self.meta_batch, first)
+            self._graph = self._compile_pieces(self._ahead(first), size if share % size == 0 else share)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
             self.tell(f"compile: not possible here ({reason}); going on without")
@@ -288,10 +287,10 @@ class OuterLoop:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch's schedules warn
         return True
 
-    def _compile_pieces(self, indices: Tensor, size: int) -> Callable[..., Any]:
+    def _compile_pieces(self, episodes: Any, size: int) -> Callable[..., Any]:
         """The meta-gradient of a piece of the meta-batch as a graph; on a CPU the pieces spread over its threads."""
-        threads = torch.get_num_threads() if indices.device.type == "cpu" else 1
-        workers = min(threads, len(indices) // size)
+        threads = torch.get_num_threads() if episodes.key.device.type == "cpu" else 1
+        workers = min(threads, len(episodes.key) // size)
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else None
 
         def gradient(p: dict[str, Tensor], b: dict[str, Tensor], piece: Any) -> Any:
@@ -303,12 +302,12 @@ class OuterLoop:
 
         params = laid_out({name: p.detach() for name, p in self._params.items()})
         with _threads(1 if pool else threads):  # their number is a constant of the graph
-            graph = compiled(gradient, params, self._buffers, tree_map(lambda t: t[:size], self._sample(indices)))
+            graph = compiled(gradient, params, self._buffers, tree_map(lambda t: t[:size], episodes))
 
-        def over_pieces(p: dict[str, Tensor], b: dict[str, Tensor], i: Tensor) -> Any:
+        def over_pieces(p: dict[str, Tensor], b: dict[str, Tensor], drawn: Any) -> Any:
             p = laid_out(p)
             with _threads(1 if pool else threads):
-                total = mean_over_pieces(lambda piece: graph(p, b, piece), self._sample(i), size, pool)
+                total = mean_over_pieces(lambda piece: graph(p, b, piece), drawn, size, pool)
             return tree_map(lambda t: t.contiguous(), total)
 
         return over_pieces

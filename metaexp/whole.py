@@ -9,10 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
+from metaexp.ahead import Ahead
 from metaexp.compiled import compiled
 from metaexp.update import Flat
-
-BLOCK_TASKS, BLOCK_BYTES = 4096, 16 * 2**20  # most that is drawn ahead
 
 Clip = Callable[[Tensor], tuple[Tensor, Tensor]]  # gradient [n] -> (its norm before, the clipped gradient)
 
@@ -43,14 +42,9 @@ class WholeStep:
         self.sizes = [p.numel() for p in params.values()]
         device, dtype = flat.theta.device, flat.theta.dtype
         self.buffers = dict(learner.named_buffers())  # among them the clock, meta_step
-        self.steps = 1
-        size = sum(leaf.nbytes for leaf in tree_flatten(self._draw(index))[0])
-        self.steps = max(1, min(BLOCK_TASKS // meta_batch, BLOCK_BYTES // max(size, 1)))
-        try:
-            self.block = self._draw(index)  # [steps, tasks, ...] each
-        except RuntimeError:  # a learner whose batches are not one task per index
-            self.steps = 1
-            self.block = self._draw(index)
+        self.ahead = Ahead(learner, meta_batch, meta_batch, index * meta_batch)
+        self.steps = self.ahead.steps
+        self.block = self._draw(index)  # [steps, tasks, ...] each
         self.first = torch.tensor(index, device=device)  # the block's first step
         self._next, self._end = index, index + self.steps
         self.lr = torch.zeros((), dtype=dtype, device=device)
@@ -78,13 +72,7 @@ class WholeStep:
 
     def _draw(self, index: int) -> Any:
         """The meta-batches of steps index, index + 1, ..."""
-        tasks = self.steps * self.meta_batch
-        first = index * self.meta_batch
-        with torch.no_grad():
-            indices = torch.arange(first, first + tasks, device=self.flat.theta.device)
-            drawn = self.learner.train_batch(indices)._replace(info={})
-        rows = self.meta_batch if self.steps > 1 else len(drawn.key)
-        return tree_map(lambda t: t.reshape(self.steps, rows, *t.shape[1:]).contiguous(), drawn)
+        return self.ahead.draw(index * self.meta_batch, self.steps)
 
     def _params(self, theta: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(theta, self.sizes)

@@ -21,7 +21,7 @@ from typing import Any
 
 from benching import ours, peers, tables
 from benching.processes import ROOT, busy, stamp
-from benching.sections import SECTIONS, Options
+from benching.sections import AXES, SECTIONS, Options
 from benching.works import WORKS
 
 Data = dict[str, Any]
@@ -52,7 +52,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--render", action="store_true", help="only make tables and plots")
     for name in SECTIONS:
         p.add_argument(f"--{name}", action="store_true", help=f"measure {name}: see benching/sections.py")
+    p.add_argument("--axes", default=",".join(AXES), help="of --scaling; of the others the file keeps what it holds")
     a = p.parse_args(argv)
+    a.axes = tuple(a.axes.split(","))
+    if unknown := set(a.axes) - set(AXES):
+        p.error(f"--axes {','.join(unknown)}: not among {', '.join(AXES)}")
     a.works = a.works.split(",") if a.works else None
     if unknown := peers.unknown(a.works or ()):
         p.error(f"--works {','.join(unknown)}: not among {', '.join(WORKS)}")
@@ -83,6 +87,7 @@ def command(a: argparse.Namespace) -> str:
     words += [f"--threads {','.join(map(str, a.threads))}", f"--repeats {a.repeats}"]
     words += [f"--compile {a.compile}"] if a.compile != "true" else []
     words += [f"--set {key}={value}" for key, value in a.set.items()]
+    words += [f"--axes '{','.join(a.axes)}'"] if a.axes != AXES and "scaling" in a.sections else []
     flags = [*a.sections, *(name for name in ("all_peers", "quick", "force") if getattr(a, name))]
     return " ".join(words + [f"--{flag.replace('_', '-')}" for flag in flags])
 
@@ -222,8 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("no --peers-jax: JAX is left out")
         measure(a, checked(a, works, data), data, mark, pythons)
     for name in a.sections:
-        o = Options(works, a.compile, a.threads[0], a.repeats, a.omniglot, a.quick, a.set, a.peers, a.peers_jax)
-        data[name] = []
+        o = Options(works, a.compile, a.threads[0], a.repeats, a.omniglot, a.quick, a.set, a.peers, a.peers_jax, a.axes)
+        kept = [point for point in data.get(name, ()) if point.get("axis") not in {None, "idle", *a.axes}]
+        data[name] = kept
         for point in SECTIONS[name](o):
             data[name].append(point)
             print(f"{name}: " + ", ".join(f"{k} {tables._cell(v)}" for k, v in point.items()), flush=True)

@@ -230,7 +230,7 @@ def test_whether_to_compile():
 @compiler
 def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch):
     """Tasks are drawn for three steps at once, here, and from wherever a run goes on."""
-    monkeypatch.setattr("metaexp.whole.BLOCK_TASKS", 12)
+    monkeypatch.setattr("metaexp.ahead.TASKS", 12)
     made = []
     for wanted in (False, True):
         learner = new(lambda f: MAML(f, Linear), Sine(shots=4, queries=3).to("cpu", F64))

@@ -14,6 +14,7 @@ from benching.processes import Done, environment, metaexp, run
 from benching.works import WORKS, Settings
 
 Point = dict[str, Any]
+AXES = ("tasks", "inner steps", "width")
 TASKS, INNER, WIDTH = (1, 4, 16, 64, 256, 1024), (1, 5, 20, 100), (40, 128, 512)
 COMPILED_INNER = 20  # inner steps up to which a compile takes minutes at most
 CHUNK = 16
@@ -33,6 +34,7 @@ class Options(NamedTuple):
     extra: Settings
     peers: Path | None
     jax: str | None
+    axes: tuple[str, ...] = AXES  # of scaling
 
     def settings(self, work: str, compile: str, device: str = "cpu", **more: str) -> Settings:
         """The command of a work; of further settings, dots are written __."""
@@ -66,8 +68,8 @@ def scaling(o: Options) -> Iterator[Point]:
 
 def _grid(o: Options) -> Iterator[tuple[str, int, str]]:
     ways = ["eager"] + ["compiled"] * (o.compile != "false")
-    for axis, values in (("tasks", TASKS), ("inner steps", INNER), ("width", WIDTH)):
-        for value in values[:2] if o.quick else values:
+    for axis, values in zip(AXES, (TASKS, INNER, WIDTH), strict=True):
+        for value in () if axis not in o.axes else values[:2] if o.quick else values:
             for how in ways:
                 if how == "eager" or axis != "inner steps" or value <= COMPILED_INNER:
                     yield axis, value, how
@@ -86,8 +88,8 @@ def _two(o: Options) -> list[str]:
 def sampling(o: Options) -> Iterator[Point]:
     """Episodes per second, and the share of a step.
 
-    `share_percent` is the draw of one meta-batch over the step (a compiled step costs less: those of many steps are
-    drawn at once); `by_difference_percent` compares the step with one on a meta-batch drawn beforehand.
+    `share_percent` is the draw of a meta-batch, alone, over the step; `by_difference_percent` compares the step with
+    one on a meta-batch drawn beforehand.
     """
     for work in _two(o):
         drawn, _ = worker("sampling", o.settings(work, "false"), o.threads)

@@ -1,7 +1,7 @@
 """What is measured inside one process of its own: python -m benching.workers KIND JSON -> one line of JSON.
 
 bare      the outer steps of a configuration without Lightning, logging and progress
-sampling  `family.sample` alone
+sampling  the training episodes alone, drawn ahead as the outer loop does
 gpu       as bare, where a synchronisation with the host inside a span is an error
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benching.works import overrides
+from metaexp.ahead import Ahead
 from metaexp.config import load
 from metaexp.outer import Span
 from metaexp.parts import Parts
@@ -55,18 +56,17 @@ def bare(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampling(given: dict[str, Any], seconds: float = 1.0) -> dict[str, Any]:
-    """ms of a meta-batch, drawn eagerly, and episodes per second."""
+    """ms of a meta-batch, drawn in blocks as in training (mean over whole blocks), and episodes per second."""
     parts = _parts(given)
-    times: list[float] = []
-    indices = _indices(parts)
-    ended = time.perf_counter() + seconds
-    with torch.no_grad():
-        while time.perf_counter() < ended or len(times) < 10:
-            begun = time.perf_counter()
-            parts.family.sample("train", indices + len(times) * len(indices))
-            times.append(time.perf_counter() - begun)
-    ms = 1000 * statistics.median(times)
-    return {"ms": ms, "episodes_per_s": 1000 * len(indices) / ms}
+    size = parts.loop.meta_batch
+    ahead = Ahead(parts.learner, size, size)
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        for _ in range(ahead.steps):
+            ahead(count * size)
+            count += 1
+    ms = 1000 * (time.perf_counter() - begun) / count
+    return {"ms": ms, "episodes_per_s": 1000 * size / ms, "drawn_ahead": ahead.steps}
 
 
 def gpu(given: dict[str, Any]) -> dict[str, Any]:
