@@ -22,24 +22,27 @@ class Ahead:
 
     def __init__(self, learner: Any, size: int, stride: int, first: int = 0):
         self.learner, self.size, self.stride = learner, size, stride
-        one = tree_flatten(self.draw(first, 1))[0]
-        rows = {leaf.shape[1] for leaf in one}
-        bytes_ = sum(leaf.nbytes for leaf in one)
-        self.steps = max(1, min(TASKS // size, BYTES // max(bytes_, 1)))
         # Where tasks differ in size, or a batch is not one row per index, a block cannot be cut into meta-batches.
-        if rows != {size} or learner.family.varying("train"):
-            self.steps = 1
+        self.steps = 1
+        if not learner.family.varying("train"):
+            two = tree_flatten(self._episodes(first, 2))[0]
+            bytes_ = sum(leaf.nbytes for leaf in two) / 2
+            if all(len(leaf) == 2 * size for leaf in two):
+                self.steps = max(1, min(TASKS // size, int(BYTES / max(bytes_, 1))))
         self._block: Any = None
         self._start = 0
 
     def draw(self, first: int, steps: int) -> Any:
         """The meta-batches from task `first` on, without info: [steps, size, ...] each."""
+        drawn = self._episodes(first, steps)
+        return tree_map(lambda t: t.reshape(steps, len(t) // steps, *t.shape[1:]).contiguous(), drawn)
+
+    def _episodes(self, first: int, steps: int) -> Any:
         with torch.no_grad():
             device = self.learner.family.device
             firsts = first + self.stride * torch.arange(steps, device=device)
             indices = firsts[:, None] + torch.arange(self.size, device=device)
-            drawn = self.learner.train_batch(indices.flatten())._replace(info={})
-        return tree_map(lambda t: t.reshape(steps, len(t) // steps, *t.shape[1:]).contiguous(), drawn)
+            return self.learner.train_batch(indices.flatten())._replace(info={})
 
     def __call__(self, first: int) -> Any:
         """One meta-batch: [size, ...] each."""

@@ -85,10 +85,15 @@ class Comparison:
         if "steps" in self.spec and tasks == self.spec.get("tasks"):
             return int(self.spec["steps"])
         assert tasks is not None
-        return max(1, tasks // int(self.methods[method].get("meta_batch", self.spec["meta_batch"])))
+        return max(1, tasks // self.batch(method))
+
+    def batch(self, method: str) -> int:
+        """Tasks per outer step."""
+        own = self.methods[method].get("meta_batch")
+        return int(self.spec["meta_batch"] if own is None else own)
 
     def words(self, method: str, steps: int, seed: int, chosen: list[str]) -> list[str]:
-        batch = self.methods[method].get("meta_batch", self.spec["meta_batch"])
+        batch = self.batch(method)
         every = max(1, steps // self.spec.get("validations", 20))
         rows = [f"steps={steps}", f"meta_batch={batch}", f"seed={seed}", f"val.every={every}", f"log.every={every}"]
         rows += [f"checkpoint.every={every}", "device=cpu", "device.threads=1"]
@@ -141,8 +146,10 @@ class Comparison:
         results = [result for job in self.trained("tasks")[method] if (result := job.result)]
         if len(results) < len(self.spec["seeds"]) or not self.spec.get("seconds"):
             return 0
-        speed = statistics.median(result["speed"]["meta_steps_per_s"] for result in results)
-        steps = int(speed * self.spec["seconds"])
+        speeds = [speed for result in results if (speed := result["speed"]["meta_steps_per_s"])]
+        if not speeds:  # nothing is trained
+            return 0
+        steps = int(statistics.median(speeds) * self.spec["seconds"])
         return max(20, steps - steps % 20)
 
     def runs(self, round_: str) -> list[Run]:
@@ -228,7 +235,13 @@ def render(c: Comparison, out: Path, command: str) -> None:
         said = seen if round_ == "tasks" else f"{spec['seconds']:,} s each"
         lines += [f"## {title}: {said}", ""]
         places = [job.folder for jobs in c.trained(round_).values() for job in jobs if job.folder.exists()]
-        lines += [text(tables, compared, find(places), markdown=True).replace(f"{c.folder}/", "").strip(), ""]
+        lines += [
+            text(tables, compared, find(places), markdown=True)
+            .replace(f"{c.folder}/", "")
+            .replace("## ", "### ")
+            .strip(),
+            "",
+        ]
         if told := claims(spec, runs, spec["metrics"][0]):
             lines += ["Claims of the papers:", "", *(f"- {line}" for line in told), ""]
         record[round_] = [_entry(run) for run in runs]

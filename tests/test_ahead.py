@@ -72,8 +72,16 @@ class OneAtATime(MAML):
         return episode._replace(support=type(episode.support)(*(t.mean(0, keepdim=True) for t in episode.support)))
 
 
-def test_other_batches_are_drawn_singly():
-    learner = new(lambda f: OneAtATime(f, Linear), Sine().to("cpu", torch.float64))
+class Constant(MAML):
+    """One batch, whatever is asked for."""
+
+    def train_batch(self, indices):
+        return super().train_batch(torch.arange(5))
+
+
+@pytest.mark.parametrize("kind", [OneAtATime, Constant])
+def test_other_batches_are_drawn_singly(kind):
+    learner = new(lambda f: kind(f, Linear), Sine().to("cpu", torch.float64))
     ahead = Ahead(learner, 4, 4)
     assert ahead.steps == 1
     assert torch.equal(ahead(8).support.x, learner.train_batch(torch.arange(8, 12)).support.x)

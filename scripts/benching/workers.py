@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from benching.works import overrides
 from metaexp.ahead import Ahead
@@ -31,7 +32,8 @@ def _parts(given: dict[str, Any]) -> Parts:
     parts.learner.to(parts.device)
     if given.get("constant"):
         batch = parts.learner.train_batch(_indices(parts))
-        parts.learner.train_batch = lambda indices: batch
+        size = parts.loop.meta_batch
+        parts.learner.train_batch = lambda indices: tree_map(lambda t: t[indices % size], batch)
     return parts
 
 

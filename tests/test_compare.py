@@ -1,0 +1,194 @@
+"""scripts/compare.py: equal budgets, the choice on validation tasks, and what it says of a claim."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+
+from metaexp.boards.tensorboard import Board
+from metaexp.config import load
+from metaexp.losses import larger
+from metaexp.run import run
+
+SPEC = {
+    "title": "Two methods",
+    "about": "On few tasks.",
+    "metrics": ["mse"],
+    "validation": "mse",
+    "common": [
+        "task=sine",
+        "compile=false",
+        "val.tasks=20",
+        "test.tasks=30",
+        "test.curve_shots=[]",
+        "model.hidden=[4]",
+    ],
+    "meta_batch": 5,
+    "validations": 2,
+    "tasks": 40,
+    "seconds": 0.2,
+    "seeds": [0, 1, 2],
+    "search": {"size": 2, "tasks": 20, "seed": 9, "settings": ["test.tasks=2"]},
+    "methods": {
+        "r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [0.001, 1.0]}},
+        "reptile": {"settings": ["algo=reptile"], "search": {"optimizer.lr": [0.1, 0.0]}, "meta_batch": 2},
+        "mean": {"settings": ["algo=mean"]},
+    },
+    "claims": [
+        {"better": "r2d2", "than": "mean", "source": "somebody"},
+        {"better": "mean", "than": "r2d2", "source": "nobody"},
+        {"better": "maml", "than": "mean", "source": "not there"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def compare() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compare_script", ROOT / "scripts" / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["compare_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Commands:
+    """Stands for `subprocess`: the same commands in this process."""
+
+    def __init__(self) -> None:
+        self.typed: list[list[str]] = []
+
+    def run(self, words: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        assert words[3:5] == ["-m", "metaexp.train"]
+        self.typed.append(words[5:])
+        error = ""
+        with patch.object(Board, "figure"):
+            try:
+                run(load([word for word in words[5:] if word != "resume=auto"]))
+            except Exception as problem:
+                error = f"a line before\n{problem}\n"
+        return subprocess.CompletedProcess(words, 2 if error else 0, "", error)
+
+
+@pytest.fixture(scope="module")
+def made(compare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Commands]:
+    """A comparison that ran whole: its file, its folder of runs, the commands. Its tables stand beside the file."""
+    place = tmp_path_factory.mktemp("comparison")
+    file = place / "two.yaml"
+    file.write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    commands = Commands()
+    argv = ["compare.py", str(file), str(place / "runs"), "--jobs", "1", "--out", str(place)]
+    with patch.object(compare, "subprocess", commands), patch.object(sys, "argv", argv):
+        compare.main()
+    return file, place / "runs", commands
+
+
+def typed(words: list[str], key: str) -> str:
+    return [word.split("=", 1)[1] for word in words if word.startswith(f"{key}=")][-1]
+
+
+def of(commands: Commands, round_: str, method: str) -> list[list[str]]:
+    return [words for words in commands.typed if f"/{round_}/{method}/" in typed(words, "out")]
+
+
+def test_budgets_are_equal(made):
+    _, _, commands = made
+    for round_, seeds in (("search", ["9", "9"]), ("tasks", ["0", "1", "2"]), ("time", ["0", "1", "2"])):
+        for method in ("r2d2", "reptile"):
+            assert [typed(words, "seed") for words in of(commands, round_, method)] == seeds
+    for method, batch in (("r2d2", 5), ("reptile", 2), ("mean", 5)):
+        assert {typed(w, "steps") for w in of(commands, "tasks", method)} == {str(40 // batch)}
+        assert {typed(w, "steps") for w in of(commands, "search", method)} <= {str(20 // batch)}
+        assert {typed(w, "meta_batch") for w in commands.typed if f"/{method}/" in typed(w, "out")} == {str(batch)}
+    assert of(commands, "search", "mean") == []  # nothing to choose
+
+
+def test_validation_tasks_choose(made):
+    _, folder, commands = made
+    record = json.loads((folder.parent / "two.json").read_text())
+    for method, key in (("r2d2", "optimizer.lr"), ("reptile", "optimizer.lr")):
+        found = []
+        for file in sorted(folder.glob(f"search/{method}/*/*/result.json")):
+            found.append(json.loads(file.read_text())["val"]["best"])
+        best = SPEC["methods"][method]["search"][key][int(np.argmin(found))]
+        assert record["search"][method]["scores"] == found
+        assert record["search"][method]["chosen"] == [f"{key}={best}"]
+        assert {typed(w, key) for w in of(commands, "tasks", method) + of(commands, "time", method)} == {str(best)}
+    assert not larger("mse")
+
+
+def test_equal_time_is_speed_times_seconds(made):
+    _, folder, commands = made
+    results = [json.loads(f.read_text()) for f in folder.glob("tasks/r2d2/*/*/result.json")]
+    expected = 0.2 * float(np.median([result["speed"]["meta_steps_per_s"] for result in results]))
+    assert {int(typed(w, "steps")) for w in of(commands, "time", "r2d2")} == {max(20, int(expected) // 20 * 20)}
+
+
+def test_tables(made):
+    _, folder, _ = made
+    page = (folder.parent / "two.md").read_text()
+    assert "## Equal numbers of training tasks: 40 tasks each" in page
+    assert "## Equal training time: 0.2 s each" in page
+    assert str(folder) not in page
+    scores = [np.load(file)["mse"][:, -1] for file in folder.glob("tasks/r2d2/*/*/test_scores.npz")]
+    line = next(line for line in page.splitlines() if line.startswith("| r2d2 |"))
+    assert line.split("|")[2].strip() == f"{np.mean(scores):.4g}"
+    assert "mean better than r2d2 (nobody): **" in page
+    assert "maml better than mean (not there): not measured" in page
+    assert {"r2d2", "reptile", "mean"} == {
+        entry["method"] for entry in json.loads((folder.parent / "two.json").read_text())["time"]
+    }
+
+
+def test_what_is_there_is_not_made_again(compare, made):
+    file, folder, commands = made
+    before = len(commands.typed)
+    argv = ["compare.py", str(file), str(folder), "--jobs", "2", "--out", str(file.parent)]
+    with patch.object(compare, "subprocess", commands), patch.object(sys, "argv", argv):
+        compare.main()
+    assert len(commands.typed) == before
+
+
+def test_a_candidate_that_fails_is_told_and_not_taken(compare, tmp_path):
+    methods = {"r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [-1.0, 0.001]}}}
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(SPEC | {"methods": methods, "claims": []}, sort_keys=False))
+    argv = ["compare.py", str(tmp_path / "bad.yaml"), str(tmp_path / "r"), "--jobs", "1", "--out", str(tmp_path)]
+    with (
+        patch.object(compare, "subprocess", Commands()),
+        patch.object(sys, "argv", [*argv, "--rounds", "search,tasks"]),
+    ):
+        compare.main()
+    record = json.loads((tmp_path / "bad.json").read_text())
+    assert record["search"]["r2d2"]["scores"][0] is None
+    assert record["search"]["r2d2"]["chosen"] == ["optimizer.lr=0.001"]
+    assert "optimizer.lr=-1.0: failed" in (tmp_path / "bad.md").read_text()
+    assert "time" not in record
+
+
+def test_uneven_budgets_are_refused(compare, tmp_path):
+    methods = {"r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [0.1, 0.01, 0.001]}}}
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(SPEC | {"methods": methods}))
+    with pytest.raises(SystemExit, match=r"every method has search.size candidates .*'r2d2': 3"):
+        compare.Comparison(tmp_path / "bad.yaml", tmp_path, None)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted((ROOT / "scripts" / "comparisons").glob("*.yaml"))])
+def test_every_command_of_a_comparison_is_accepted(compare, tmp_path, name):
+    c = compare.Comparison(ROOT / "scripts" / "comparisons" / f"{name}.yaml", tmp_path, None)
+    for method in c.methods:
+        for chosen in c.candidates(method):
+            config = load(c.words(method, 40, 3, chosen))
+            assert (config["steps"], config["seed"], config["val"]["every"]) == (
+                40,
+                3,
+                40 // c.spec.get("validations", 20),
+            )
