@@ -146,10 +146,10 @@ class Comparison:
         results = [result for job in self.trained("tasks")[method] if (result := job.result)]
         if len(results) < len(self.spec["seeds"]) or not self.spec.get("seconds"):
             return 0
-        speeds = [speed for result in results if (speed := result["speed"]["meta_steps_per_s"])]
-        if not speeds:  # nothing is trained
+        if not all(result["steps"] for result in results):  # nothing is trained
             return 0
-        steps = int(statistics.median(speeds) * self.spec["seconds"])
+        speed = statistics.median(result["speed"]["meta_steps_per_s"] for result in results)
+        steps = int(speed * self.spec["seconds"])
         return max(20, steps - steps % 20)
 
     def runs(self, round_: str) -> list[Run]:

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 
 from metaexp.boards.tensorboard import Board
-from metaexp.config import load
+from metaexp.config import Settings, load
 from metaexp.losses import larger
 from metaexp.run import run
 
@@ -184,9 +184,10 @@ def test_uneven_budgets_are_refused(compare, tmp_path):
 @pytest.mark.parametrize("name", [file.stem for file in sorted((ROOT / "scripts" / "comparisons").glob("*.yaml"))])
 def test_every_command_of_a_comparison_is_accepted(compare, tmp_path, name):
     c = compare.Comparison(ROOT / "scripts" / "comparisons" / f"{name}.yaml", tmp_path, None)
+    settings = Settings([])
     for method in c.methods:
         for chosen in c.candidates(method):
-            config = load(c.words(method, 40, 3, chosen))
+            config = settings.load(c.words(method, 40, 3, chosen))
             assert (config["steps"], config["seed"], config["val"]["every"]) == (
                 40,
                 3,

@@ -94,15 +94,19 @@ def sampling(o: Options) -> Iterator[Point]:
     for work in _two(o):
         drawn, _ = worker("sampling", o.settings(work, "false"), o.threads)
         for compile in dict.fromkeys(("false", o.compile)):
-            step, _ = worker("bare", o.settings(work, compile), o.threads)
-            constant, done = worker("bare", o.settings(work, compile), o.threads, constant=True)
+            given = o.settings(work, compile)
+            step, _ = worker("bare", given, o.threads)
+            constant, _ = worker("bare", given, o.threads, constant=True)
+            again, done = worker("bare", given, o.threads)  # the machine's speed moves: before and after
             point = {"work": work, "compile": compile, "load": done.load}
-            if "failed" in drawn | step | constant:
-                yield point | {"failed": (drawn | step | constant)["failed"]}
+            if "failed" in drawn | step | constant | again:
+                yield point | {"failed": (drawn | step | constant | again)["failed"]}
                 continue
-            point |= {"episodes_per_s": drawn["episodes_per_s"], "draw_ms": drawn["ms"], "step_ms": step["ms"]}
-            difference = 100 * (1 - constant["ms"] / step["ms"])
-            shares = {"share_percent": 100 * drawn["ms"] / step["ms"], "by_difference_percent": difference}
+            ms = (step["ms"] + again["ms"]) / 2
+            point |= {"episodes_per_s": drawn["episodes_per_s"], "draw_ms": drawn["ms"], "step_ms": ms}
+            point |= {"step_ms_before": step["ms"], "step_ms_after": again["ms"]}
+            difference = 100 * (1 - constant["ms"] / ms)
+            shares = {"share_percent": 100 * drawn["ms"] / ms, "by_difference_percent": difference}
             yield point | {"step_on_constant_batch_ms": constant["ms"]} | shares
 
 
