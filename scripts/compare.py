@@ -13,6 +13,7 @@ Runs that are there already are not made again, so it may be interrupted. --rend
 
 import argparse
 import concurrent.futures
+import fnmatch
 import itertools
 import json
 import os
@@ -198,17 +199,15 @@ def _run(job: Job) -> Job:
 def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
     """What papers claim of two methods, held against the paired difference here."""
     lines = []
-    scores: dict[str, list[np.ndarray]] = {}
-    for run in runs:
-        if metric in run.scores:
-            scores.setdefault(str(run.config["algo"]), []).append(run.scores[metric][:, -1])
     for claim in spec.get("claims") or []:
-        better, than = claim["better"], claim["than"]
-        name = f"{better} better than {than} ({claim['source']})"
-        if not (better in scores and than in scores):
+        named = claim.get("than_metric", metric)
+        one, two = _scores(runs, claim["better"], metric), _scores(runs, claim["than"], named)
+        than = claim["than"] if named == metric else f"the best of {claim['than']}'s {named}"
+        name = f"{claim['better']} better than {than} ({claim['source']})"
+        if not (one and two):
             lines.append(f"{name}: not measured")
             continue
-        found = difference(np.stack(scores[better]), np.stack(scores[than]))
+        found = difference(np.stack(one), np.stack(two))
         if found is None or found.half is None:
             lines.append(f"{name}: no finite task in common")
             continue
@@ -218,6 +217,17 @@ def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
         shown = f"{number(found.mean)} ± {number(found.half, 2)}"
         lines.append(f"{name}: **{verdict}**, difference {shown} ({metric}, {about}, {found.tasks} tasks)")
     return lines
+
+
+def _scores(runs: list[Run], method: str, pattern: str) -> list[np.ndarray]:
+    """A method's scores after the last step, [tasks] per seed; of several metrics each seed's best."""
+    found = []
+    for run in runs:
+        if run.config["algo"] == method:
+            kept = [values[:, -1] for name, values in run.scores.items() if fnmatch.fnmatchcase(name, pattern)]
+            sign = -1.0 if larger(pattern) else 1.0
+            found += sorted(kept, key=lambda values: sign * float(np.nan_to_num(values, nan=np.inf).mean()))[:1]
+    return found
 
 
 def render(c: Comparison, out: Path, command: str) -> None:

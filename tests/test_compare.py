@@ -41,11 +41,13 @@ SPEC = {
         "r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [0.001, 1.0]}},
         "reptile": {"settings": ["algo=reptile"], "search": {"optimizer.lr": [0.1, 0.0]}, "meta_batch": 2},
         "mean": {"settings": ["algo=mean"]},
+        "oracle": {"settings": ["algo=oracle"]},
     },
     "claims": [
         {"better": "r2d2", "than": "mean", "source": "somebody"},
         {"better": "mean", "than": "r2d2", "source": "nobody"},
         {"better": "maml", "than": "mean", "source": "not there"},
+        {"better": "oracle", "than": "r2d2", "than_metric": "ms?", "source": "one metric of several"},
     ],
 }
 
@@ -144,6 +146,7 @@ def test_tables(made):
     assert line.split("|")[2].strip() == f"{np.mean(scores):.4g}"
     assert "mean better than r2d2 (nobody): **" in page
     assert "maml better than mean (not there): not measured" in page
+    assert "oracle better than the best of r2d2's ms? (one metric of several): **holds**, difference -" in page
     assert {"r2d2", "reptile", "mean"} == {
         entry["method"] for entry in json.loads((folder.parent / "two.json").read_text())["time"]
     }
