@@ -58,16 +58,18 @@ def bare(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampling(given: dict[str, Any], seconds: float = 1.0) -> dict[str, Any]:
-    """ms of a meta-batch, drawn in blocks as in training (mean over whole blocks), and episodes per second."""
+    """ms of a meta-batch, drawn in blocks as in training, and episodes per second."""
     parts = _parts(given)
     size = parts.loop.meta_batch
     ahead = Ahead(parts.learner, size, size)
-    count, begun = 0, time.perf_counter()
-    while time.perf_counter() < begun + seconds:
-        for _ in range(ahead.steps):
-            ahead(count * size)
-            count += 1
-    ms = 1000 * (time.perf_counter() - begun) / count
+    count, times = 0, []
+    ended = time.perf_counter() + seconds
+    while time.perf_counter() < ended or len(times) < 3:
+        begun = time.perf_counter()
+        ahead.draw(count * size, ahead.steps)
+        times.append(time.perf_counter() - begun)
+        count += ahead.steps
+    ms = 1000 * statistics.median(times) / ahead.steps
     return {"ms": ms, "episodes_per_s": 1000 * size / ms, "drawn_ahead": ahead.steps}
 
 
