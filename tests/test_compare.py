@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from unittest.mock import patch
 
 import numpy as np
@@ -17,6 +16,9 @@ from metaexp.boards.tensorboard import Board
 from metaexp.config import Settings, load
 from metaexp.losses import larger
 from metaexp.run import run
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from comparing import plan
 
 SPEC = {
     "title": "Two methods",
@@ -52,15 +54,15 @@ SPEC = {
 }
 
 
-@pytest.fixture(scope="module")
-def compare() -> ModuleType:
+def compare(*words: object) -> None:
+    """The command, in this process."""
     spec = importlib.util.spec_from_file_location("compare_script", ROOT / "scripts" / "compare.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["compare_script"] = module
     spec.loader.exec_module(module)
-    return module
+    with patch.object(sys, "argv", ["compare.py", *map(str, words)]):
+        module.main()
 
 
 class Commands:
@@ -82,15 +84,16 @@ class Commands:
 
 
 @pytest.fixture(scope="module")
-def made(compare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Commands]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Commands]:
     """A comparison that ran whole: its file, its folder of runs, the commands. Its tables stand beside the file."""
     place = tmp_path_factory.mktemp("comparison")
     file = place / "two.yaml"
     file.write_text(yaml.safe_dump(SPEC, sort_keys=False))
     commands = Commands()
-    argv = ["compare.py", str(file), str(place / "runs"), "--jobs", "1", "--out", str(place)]
-    with patch.object(compare, "subprocess", commands), patch.object(sys, "argv", argv):
-        compare.main()
+    readme = place / "README.md"
+    readme.write_text("Before\n<!-- two --><!-- /two -->\nafter\n")
+    with patch.object(plan, "subprocess", commands):
+        compare(file, place / "runs", "--jobs", 1, "--out", place, "--readme", readme)
     return file, place / "runs", commands
 
 
@@ -147,29 +150,21 @@ def test_tables(made):
     assert "mean better than r2d2 (nobody): **" in page
     assert "maml better than mean (not there): not measured" in page
     assert "oracle better than the best of r2d2's ms? (one metric of several): **holds**, difference -" in page
-    assert {"r2d2", "reptile", "mean"} == {
-        entry["method"] for entry in json.loads((folder.parent / "two.json").read_text())["time"]
-    }
 
 
-def test_what_is_there_is_not_made_again(compare, made):
+def test_what_is_there_is_not_made_again(made):
     file, folder, commands = made
     before = len(commands.typed)
-    argv = ["compare.py", str(file), str(folder), "--jobs", "2", "--out", str(file.parent)]
-    with patch.object(compare, "subprocess", commands), patch.object(sys, "argv", argv):
-        compare.main()
+    with patch.object(plan, "subprocess", commands):
+        compare(file, folder, "--jobs", 2, "--out", file.parent)
     assert len(commands.typed) == before
 
 
-def test_a_candidate_that_fails_is_told_and_not_taken(compare, tmp_path):
+def test_a_candidate_that_fails_is_told_and_not_taken(tmp_path):
     methods = {"r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [-1.0, 0.001]}}}
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(SPEC | {"methods": methods, "claims": []}, sort_keys=False))
-    argv = ["compare.py", str(tmp_path / "bad.yaml"), str(tmp_path / "r"), "--jobs", "1", "--out", str(tmp_path)]
-    with (
-        patch.object(compare, "subprocess", Commands()),
-        patch.object(sys, "argv", [*argv, "--rounds", "search,tasks"]),
-    ):
-        compare.main()
+    with patch.object(plan, "subprocess", Commands()):
+        compare(tmp_path / "bad.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path, "--rounds", "search,tasks")
     record = json.loads((tmp_path / "bad.json").read_text())
     assert record["search"]["r2d2"]["scores"][0] is None
     assert record["search"]["r2d2"]["chosen"] == ["optimizer.lr=0.001"]
@@ -177,19 +172,20 @@ def test_a_candidate_that_fails_is_told_and_not_taken(compare, tmp_path):
     assert "time" not in record
 
 
-def test_uneven_budgets_are_refused(compare, tmp_path):
+def test_uneven_budgets_are_refused(tmp_path):
     methods = {"r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [0.1, 0.01, 0.001]}}}
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(SPEC | {"methods": methods}))
     with pytest.raises(SystemExit, match=r"every method has search.size candidates .*'r2d2': 3"):
-        compare.Comparison(tmp_path / "bad.yaml", tmp_path, None)
+        plan.Comparison(tmp_path / "bad.yaml", tmp_path, None)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted((ROOT / "scripts" / "comparisons").glob("*.yaml"))])
-def test_every_command_of_a_comparison_is_accepted(compare, tmp_path, name):
-    c = compare.Comparison(ROOT / "scripts" / "comparisons" / f"{name}.yaml", tmp_path, None)
+def test_every_command_of_a_comparison_is_accepted(tmp_path, name):
+    c = plan.Comparison(ROOT / "scripts" / "comparisons" / f"{name}.yaml", tmp_path, None)
     settings = Settings([])
     for method in c.methods:
-        for chosen in c.candidates(method):
+        options = list(c.candidates(method))
+        for chosen in (options[0], options[-1])[: len(options)]:
             config = settings.load(c.words(method, 40, 3, chosen))
             assert (config["steps"], config["seed"], config["val"]["every"]) == (
                 40,

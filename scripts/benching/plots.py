@@ -90,6 +90,6 @@ def scaling(points: list[dict[str, Any]], path: Path) -> None:
         if key == "ms":
             log_if_wide(axes, np.array([p["ms"] for p in points if p["axis"] == axis and p.get("ms")]))
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=0, top=1.08 * max(p["mb"] for p in points if p["axis"] == axis and p.get("mb")))
     legend(figure, panels[0])
     figure.savefig(path)

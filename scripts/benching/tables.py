@@ -156,10 +156,10 @@ def _cell(value: object) -> str:
     return number(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
-def paste(path: Path, text: str) -> None:
+def paste(path: Path, text: str, start: str = START, end: str = END) -> None:
     """Replace what stands between the marks of a file. Raises ValueError where the marks are not there once each."""
     whole = path.read_text(encoding="utf-8")
-    if whole.count(START) != 1 or whole.count(END) != 1 or whole.index(START) > whole.index(END):
-        raise ValueError(f"{path}: needs one {START} and after it one {END}")
-    head, tail = whole.split(START)[0], whole.split(END)[1]
-    path.write_text(f"{head}{START}\n\n{text}\n{END}{tail}", encoding="utf-8")
+    if whole.count(start) != 1 or whole.count(end) != 1 or whole.index(start) > whole.index(end):
+        raise ValueError(f"{path}: needs one {start} and after it one {end}")
+    head, tail = whole.split(start)[0], whole.split(end)[1]
+    path.write_text(f"{head}{start}\n\n{text}\n{end}{tail}", encoding="utf-8")

@@ -1,0 +1,167 @@
+"""A comparison as a page of tables, as JSON, and as the README's short table."""
+
+import fnmatch
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benching.processes import stamp
+
+from comparing.plan import Comparison
+from metaexp.losses import larger
+from metaexp.reporting.grouping import compare
+from metaexp.reporting.pictures import draw
+from metaexp.reporting.reading import Run, find
+from metaexp.reporting.statistics import difference, over_seeds, over_tasks
+from metaexp.reporting.tables import blocks, number
+from metaexp.reporting.text import text
+
+TITLES = {"tasks": "Equal numbers of training tasks", "time": "Equal training time"}
+
+
+def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
+    """What papers claim of two methods, held against the paired difference here."""
+    lines = []
+    for claim in spec.get("claims") or []:
+        named = claim.get("than_metric", metric)
+        one, two = _scores(runs, claim["better"], metric), _scores(runs, claim["than"], named)
+        than = claim["than"] if named == metric else f"the best of {claim['than']}'s {named}"
+        name = f"{claim['better']} better than {than} ({claim['source']})"
+        if not (one and two):
+            lines.append(f"{name}: not measured")
+            continue
+        found = difference(np.stack(one), np.stack(two))
+        if found is None or found.half is None:
+            lines.append(f"{name}: no finite task in common")
+            continue
+        gain = found.mean if larger(metric) else -found.mean
+        verdict = "holds" if gain > found.half else "the opposite" if gain < -found.half else "not shown"
+        about = "algorithms" if found.crossed else "checkpoints"
+        shown = f"{number(found.mean)} ± {number(found.half, 2)}"
+        lines.append(f"{name}: **{verdict}**, difference {shown} ({metric}, {about}, {found.tasks} tasks)")
+    return lines
+
+
+def _scores(runs: list[Run], method: str, pattern: str) -> list[np.ndarray]:
+    """A method's scores after the last step, [tasks] per seed; of several metrics each seed's best."""
+    found = []
+    for run in runs:
+        if run.config["algo"] == method:
+            kept = [values[:, -1] for name, values in run.scores.items() if fnmatch.fnmatchcase(name, pattern)]
+            sign = -1.0 if larger(pattern) else 1.0
+            found += sorted(kept, key=lambda values: sign * float(np.nan_to_num(values, nan=np.inf).mean()))[:1]
+    return found
+
+
+def said(c: Comparison, round_: str) -> str:
+    """The budget of a round in words."""
+    if round_ == "time":
+        return f"{c.spec['seconds']:,} s each"
+    return f"{c.spec['tasks']:,} tasks each" if "tasks" in c.spec else f"{c.spec['steps']:,} outer steps each"
+
+
+def where(c: Comparison, command: str) -> str:
+    """When, on what, with which versions and from which commits the runs were made."""
+    runs = [run.result for round_ in TITLES for run in c.runs(round_)]
+    versions = dict.fromkeys(f"torch {r['versions']['torch']}, Python {r['versions']['python']}" for r in runs)
+    commits = dict.fromkeys(str(r.get("commit"))[:10] for r in runs)
+    here = stamp(command)
+    machine = f"{here['cpu']}, {here['cores']} cores, a thread per run"
+    return f"{date.today()}, commit {', '.join(commits)}, {machine}, {'; '.join(versions)}; `{command}`"
+
+
+def page(c: Comparison, out: Path, command: str) -> None:
+    """Writes NAME.md, NAME.json and the pictures to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {c.spec['title']}", "", c.spec["about"].strip(), "", where(c, command), ""]
+    record: dict[str, Any] = {"title": c.spec["title"], "command": command, "date": str(date.today())}
+    for round_, title in TITLES.items():
+        if not (runs := c.runs(round_)):
+            continue
+        compared = compare(runs, ["algo"])
+        tables = blocks(compared, False, c.spec["metrics"])
+        places = [job.folder for jobs in c.trained(round_).values() for job in jobs if job.folder.exists()]
+        report = text(tables, compared, find(places), markdown=True).replace(f"{c.folder}/", "").replace("## ", "### ")
+        lines += [f"## {title}: {said(c, round_)}", "", report.strip(), ""]
+        if told := claims(c.spec, runs, c.spec["metrics"][0]):
+            lines += ["Claims:", "", *(f"- {line}" for line in told), ""]
+        record[round_] = [_entry(run) for run in runs]
+        for name, png in draw(tables):
+            picture = f"{c.name}_{round_}_{name}"
+            (out / picture).write_bytes(png)
+            lines += [f"![{picture}]({picture})", ""]
+    lines += _search(c)
+    record["search"] = {
+        method: {"scores": c.found(method), "chosen": c.chosen(method), "settings": own["settings"]}
+        for method, own in c.methods.items()
+    }
+    (out / f"{c.name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    (out / f"{c.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _search(c: Comparison) -> list[str]:
+    """The candidates with their scores, and whatever failed."""
+    given, jobs = c.spec["search"], c.search()
+    lines = ["## Settings", ""]
+    if any(jobs.values()):
+        lines[-1:] = [
+            "",
+            f"Searched on {given['tasks']:,} training tasks, seed {given['seed']}; the figure is the best",
+        ]
+        lines[-1] += f" {c.spec['validation']} on validation tasks. Bold: taken."
+        lines += [""]
+    lines += ["| method | settings | searched |", "| --- | --- | --- |"]
+    for method, own in c.methods.items():
+        best, cells = c.chosen(method), []
+        for chosen, score, job in zip(c.candidates(method), c.found(method), jobs[method], strict=bool(jobs[method])):
+            told = "failed" if job.failure else number(score)
+            cell = f"{' '.join(chosen)}: {told}"
+            cells.append(f"**{cell}**" if chosen == best else cell)
+        lines.append(f"| {method} | `{' '.join(own['settings'])}` | {'; '.join(cells) or '-'} |")
+    every = [jobs, *map(c.trained, TITLES)]
+    bad = [job for part in every for given in part.values() for job in given if job.failure]
+    return [*lines, "", *(f"- failed: {'/'.join(job.folder.parts[-3:])}: {job.failure}" for job in bad)]
+
+
+def short(c: Comparison, command: str) -> str:
+    """The README's table: a line per method, best first, each round's mean over seeds with its interval over seeds."""
+    metric = c.spec["metrics"][0]
+    rounds = {round_: runs for round_ in TITLES if (runs := c.runs(round_))}
+    cells: dict[str, list[str]] = {}
+    order: dict[str, float] = {}
+    for runs in rounds.values():
+        for method in c.methods:
+            own = [run for run in runs if run.config["algo"] == method]
+            told = [one for run in own if (one := run.result["test"].get(metric)) and one["mean"] is not None]
+            found = over_seeds([float(one["mean"]) for one in told])
+            half = number(found.half, 2) if len(told) > 1 else number(told[0]["ci95"], 2) if told else ""
+            lost = sum(one["diverged"] for one in told)
+            value = f"{number(found.mean)} ± {half}" + (f", {lost} tasks not finite" if lost else "") if told else "-"
+            steps = dict.fromkeys(f"{run.result['steps']:,}" for run in own)
+            cells.setdefault(method, []).extend([value, "/".join(steps) or "-"])
+            if found.mean is not None:
+                order.setdefault(method, -found.mean if larger(metric) else found.mean)
+    seeds, tasks = len(c.spec["seeds"]), next((run for runs in rounds.values() for run in runs), None)
+    about = "over seeds" if seeds > 1 else "over test tasks"
+    head = ["method"]
+    for round_ in rounds:
+        head += [f"{metric}, {said(c, round_)}", "steps"]
+    rows = [[f"`{method}`", *cells[method]] for method in sorted(order, key=lambda name: order[name])]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    count = tasks.result["test"][metric]["tasks"] if tasks and metric in tasks.result["test"] else "-"
+    lines += ["", f"{seeds} seed(s), {count} test tasks, ± is the 95 % interval {about}."]
+    lines[-1] += f" [Everything](scripts/results/{c.name}.md): {where(c, command)}"
+    return "\n".join(lines) + "\n"
+
+
+def _entry(run: Run) -> dict[str, Any]:
+    kept = {key: run.result.get(key) for key in ("seed", "steps", "parameters", "adapted_parameters", "commit")}
+    kept |= {"method": run.config["algo"], "seconds": run.result["speed"].get("seconds")}
+    kept |= {"weights": run.result["weights"], "peak_mb": run.result["memory"].get("peak_mb")}
+    kept["query_sha256"] = run.result["protocol"].get("query_sha256")
+    for metric, values in run.scores.items():
+        if not metric.startswith("floor_"):
+            kept[metric] = over_tasks(values[:, -1])._asdict()
+    return kept

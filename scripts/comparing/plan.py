@@ -1,0 +1,176 @@
+"""What a comparison consists of: methods, candidates, budgets, and the runs that they need."""
+
+import concurrent.futures
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from metaexp.losses import larger
+from metaexp.reporting.reading import Run, find
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TRAINED = ("tasks", "time")  # rounds whose runs count
+
+
+class Job(NamedTuple):
+    """One run: where, what is typed, and what is changed in a second test of it."""
+
+    folder: Path
+    words: list[str]
+    again: tuple[str, ...] = ()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What it found, if it is finished."""
+        files = sorted(self.folder.glob("*/result.json"))
+        return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
+
+    @property
+    def failure(self) -> str:
+        """Why there is no result, in a line."""
+        file = self.folder / "failed.txt"
+        return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+
+
+class Comparison:
+    """What the YAML file asks for, and the runs of it under `folder`."""
+
+    def __init__(self, file: Path, folder: Path, data: Path | None):
+        self.spec = yaml.safe_load(file.read_text(encoding="utf-8"))
+        self.name, self.folder = file.stem, folder.resolve()
+        self.data = [f'task.root="{data.resolve()}"'] if data else []
+        self.methods: dict[str, dict[str, Any]] = self.spec["methods"]
+        sizes = {name: len(list(self.candidates(name))) for name in self.methods}
+        uneven = {name: size for name, size in sizes.items() if size not in (1, self.spec["search"]["size"])}
+        if uneven:
+            raise SystemExit(f"{file}: every method has search.size candidates (or one, without a choice): {uneven}")
+
+    def candidates(self, method: str) -> Iterator[list[str]]:
+        """All combinations of the method's `search` settings."""
+        grid = self.methods[method].get("search") or {}
+        for values in itertools.product(*grid.values()):
+            yield [f"{key}={_typed(value)}" for key, value in zip(grid, values, strict=True)]
+
+    def steps(self, method: str, tasks: int | None) -> int:
+        """Outer steps in which so many training tasks are seen; as many as the file says, where it says steps."""
+        if "steps" in self.spec and tasks == self.spec.get("tasks"):
+            return int(self.spec["steps"])
+        assert tasks is not None
+        return max(1, tasks // self.batch(method))
+
+    def batch(self, method: str) -> int:
+        """Tasks per outer step."""
+        own = self.methods[method].get("meta_batch")
+        return int(self.spec["meta_batch"] if own is None else own)
+
+    def words(self, method: str, steps: int, seed: int, chosen: list[str]) -> list[str]:
+        batch = self.batch(method)
+        every = max(1, steps // self.spec.get("validations", 20))
+        rows = [f"steps={steps}", f"meta_batch={batch}", f"seed={seed}", f"val.every={every}", f"log.every={every}"]
+        rows += [f"checkpoint.every={every}", "device=cpu", "device.threads=1"]
+        return [*self.spec["common"], *self.data, *self.methods[method]["settings"], *chosen, *rows]
+
+    def search(self) -> dict[str, list[Job]]:
+        """The candidates' runs."""
+        given = self.spec["search"]
+        made: dict[str, list[Job]] = {}
+        for method in self.methods:
+            steps = self.steps(method, given["tasks"])
+            options = list(self.candidates(method))
+            made[method] = []
+            for i, chosen in enumerate(options if len(options) > 1 else []):
+                words = [*self.words(method, steps, given["seed"], chosen), *given["settings"]]
+                made[method].append(Job(self.folder / "search" / method / str(i), words))
+        return made
+
+    def found(self, method: str) -> list[float | None]:
+        """Validation score of each candidate; None: not run, or failed."""
+        results = [job.result for job in self.search()[method]]
+        return [None if r is None or r["val"]["best"] is None else float(r["val"]["best"]) for r in results]
+
+    def chosen(self, method: str) -> list[str] | None:
+        """The settings of the best candidate on validation tasks; None: not searched to the end yet."""
+        options = list(self.candidates(method))
+        if len(options) == 1:
+            return options[0]
+        jobs = self.search()[method]
+        if not all(job.result or job.failure for job in jobs):
+            return None
+        sign = 1.0 if larger(self.spec["validation"]) else -1.0
+        scores = [-np.inf if score is None else sign * score for score in self.found(method)]
+        return options[int(np.argmax(scores))] if max(scores) > -np.inf else None
+
+    def trained(self, round_: str) -> dict[str, list[Job]]:
+        """Every method's runs of a round, one per seed; none where what they need is not known yet."""
+        made: dict[str, list[Job]] = {}
+        for method in self.methods:
+            chosen = self.chosen(method)
+            steps = self.steps(method, self.spec.get("tasks")) if round_ == "tasks" else self._in_time(method)
+            made[method] = []
+            for seed in self.spec["seeds"] if chosen is not None and steps else []:
+                folder = self.folder / round_ / method / str(seed)
+                again = tuple(self.methods[method].get("again", ()))
+                made[method].append(Job(folder, self.words(method, steps, seed, chosen), again))
+        return made
+
+    def _in_time(self, method: str) -> int:
+        results = [result for job in self.trained("tasks")[method] if (result := job.result)]
+        if len(results) < len(self.spec["seeds"]) or not self.spec.get("seconds"):
+            return 0
+        if not all(result["steps"] for result in results):  # nothing is trained
+            return 0
+        speed = statistics.median(result["speed"]["meta_steps_per_s"] for result in results)
+        steps = int(speed * self.spec["seconds"])
+        return max(20, steps - steps % 20)
+
+    def runs(self, round_: str) -> list[Run]:
+        """Finished runs of a round under the methods' names."""
+        kept = []
+        for method, jobs in self.trained(round_).items():
+            for job in jobs:
+                for run in find([job.folder]).runs if job.folder.exists() else []:
+                    kept.append(run._replace(config=run.config | {"algo": method}))
+        return kept
+
+
+def _typed(value: Any) -> str:
+    return json.dumps(value).replace(" ", "").replace('"', "") if value is not None else "null"
+
+
+def work(jobs: list[Job], at_once: int, label: str) -> None:
+    """Runs what is not there, some at a time, with a line for each."""
+    todo = [job for job in jobs if job.result is None and not job.failure]
+    begun, done = time.monotonic(), 0
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for job in (f.result() for f in concurrent.futures.as_completed([pool.submit(_run, j) for j in todo])):
+            done += 1
+            left = (time.monotonic() - begun) / done * (len(todo) - done)
+            result = job.result
+            told = f"{result['speed']['seconds']:.0f} s" if result else job.failure
+            place = "/".join(job.folder.parts[-2:])
+            print(f"{label} {done}/{len(todo)} {place}: {told}; about {left / 60:.0f} min left", flush=True)
+
+
+def _run(job: Job) -> Job:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-W", "ignore", "-m", "metaexp.train", *job.words, f'out="{job.folder}"', "resume=auto"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    if done.returncode and job.result is None and done.returncode not in (-2, -15, 130, 143):
+        line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        (job.folder / "failed.txt").write_text(line + "\n", encoding="utf-8")
+    elif job.again and job.result is not None and not list(job.folder.glob("*/evaluations/*/result.json")):
+        run = next(file.parent for file in job.folder.glob("*/result.json"))
+        words = [sys.executable, "-W", "ignore", "-m", "metaexp.evaluate", f"run={run}", *job.again]
+        subprocess.run(words, env=environment, capture_output=True, text=True)
+    return job
