@@ -46,7 +46,10 @@ class Ahead:
 
     def __call__(self, first: int) -> Any:
         """One meta-batch: [size, ...] each."""
+        if self.steps == 1:  # nothing to keep
+            return tree_map(lambda t: t[0], self.draw(first, 1))
         place, between = divmod(first - self._start, self.stride)
         if self._block is None or between or not 0 <= place < self.steps:
+            self._block = None  # before the new one is there: never two
             self._block, self._start, place = self.draw(first, self.steps), first, 0
         return tree_map(lambda t: t[place], self._block)
