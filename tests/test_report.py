@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from small_runs import train
 
@@ -17,6 +18,7 @@ from metaexp.commandline import exit_code
 from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
 from metaexp.report import report
+from metaexp.reporting import pictures
 from metaexp.reporting.grouping import compare, differing
 from metaexp.reporting.pictures import spread
 from metaexp.reporting.reading import find, rows
@@ -262,6 +264,20 @@ def test_what_cannot_be_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.C
         assert error.startswith("metaexp: ")
         assert says in error
         assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("low", "scale"), [(0.1, "log"), (1.0, "linear")])
+def test_an_exact_oracle_does_not_force_a_linear_axis(low: float, scale: str) -> None:
+    figure = Figure()
+    axes, levels, ends = figure.subplots(), [np.array([2.0, low])], [(low, "maml", "blue")]
+    pictures._floors(axes, {"oracle": 0.0, "mean": 4.0}, levels, ends)
+    pictures._finish(figure, axes, np.concatenate(levels), ends)
+    assert axes.get_yscale() == scale
+    heights = [line.get_ydata()[0] for line in axes.lines]
+    assert heights == ([4.0] if scale == "log" else [0.0, 4.0])
+    foot = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert list(foot) == ["maml", "ceiling: oracle, 0" if scale == "log" else "ceiling: oracle", "floor: mean"]
+    assert min(foot, key=lambda name: foot[name]).startswith("ceiling")
 
 
 def test_markdown_and_pictures(runs: Path, tmp_path: Path) -> None:

@@ -108,7 +108,12 @@ def against_seconds(block: Block) -> Figure | None:
 
 
 def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends: list[tuple[float, str, str]]) -> None:
+    drawn = np.concatenate(levels)
+    wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
+        if value == 0 and wide:  # an exact oracle has no place on a logarithmic axis: its name stands at the foot
+            ends.append((-np.inf, f"{floor_label(name)}, 0", GREY))
+            continue
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
         ends.append((value, floor_label(name), GREY))
         levels.append(np.array([value]))
@@ -176,14 +181,14 @@ def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[flo
     if len(finite) and finite.min() < finite.max():
         axes.margins(y=0.06)
     log_if_wide(axes, finite)
-    ends = [end for end in ends if np.isfinite(end[0])]
+    ends = [end for end in ends if np.isfinite(end[0]) or end[0] < 0]
     if sum(colour != GREY for _, _, colour in ends) > MOST:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         ends = [end for end in ends if end[2] == GREY]
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     to_axes = axes.transData + axes.transAxes.inverted()
-    wanted = [float(to_axes.transform((0, y))[1]) for y, _, _ in ends]
+    wanted = [0.0 if np.isinf(y) else float(to_axes.transform((0, y))[1]) for y, _, _ in ends]
     for y, (_, text, colour) in zip(spread(wanted), ends, strict=True):
         axes.text(1.015, y, text, transform=axes.transAxes, color=colour, va="center", fontsize=10.5, clip_on=False)
 
