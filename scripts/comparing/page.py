@@ -80,14 +80,15 @@ def page(c: Comparison, out: Path, command: str) -> None:
     for round_, title in TITLES.items():
         if not (runs := c.runs(round_)):
             continue
-        compared = compare(runs, ["algo"])
+        every = c.runs(round_, again=True)
+        compared = compare(every, ["algo"])
         tables = blocks(compared, False, c.spec["metrics"])
         places = [job.folder for jobs in c.trained(round_).values() for job in jobs if job.folder.exists()]
         report = text(tables, compared, find(places), markdown=True).replace(f"{c.folder}/", "").replace("## ", "### ")
         lines += [f"## {title}: {said(c, round_)}", "", report.strip(), ""]
         if told := claims(c.spec, runs, c.spec["metrics"][0]):
             lines += ["Claims:", "", *(f"- {line}" for line in told), ""]
-        record[round_] = [_entry(run) for run in runs]
+        record[round_] = [_entry(run) for run in every]
         for name, png in draw(tables):
             picture = f"{c.name}_{round_}_{name}"
             (out / picture).write_bytes(png)
@@ -160,7 +161,7 @@ def _entry(run: Run) -> dict[str, Any]:
     kept = {key: run.result.get(key) for key in ("seed", "steps", "parameters", "adapted_parameters", "commit")}
     kept |= {"method": run.config["algo"], "seconds": run.result["speed"].get("seconds")}
     kept |= {"weights": run.result["weights"], "peak_mb": run.result["memory"].get("peak_mb")}
-    kept["query_sha256"] = run.result["protocol"].get("query_sha256")
+    kept |= {name: run.result["protocol"].get(name) for name in ("ways", "shots", "query_sha256")}
     for metric, values in run.scores.items():
         if not metric.startswith("floor_"):
             kept[metric] = over_tasks(values[:, -1])._asdict()

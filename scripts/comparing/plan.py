@@ -133,13 +133,14 @@ class Comparison:
         steps = int(speed * self.spec["seconds"])
         return max(20, steps - steps % 20)
 
-    def runs(self, round_: str) -> list[Run]:
-        """Finished runs of a round under the methods' names."""
+    def runs(self, round_: str, again: bool = False) -> list[Run]:
+        """Finished runs of a round under the methods' names; with `again` also what second tests of them found."""
         kept = []
         for method, jobs in self.trained(round_).items():
             for job in jobs:
                 for run in find([job.folder]).runs if job.folder.exists() else []:
-                    kept.append(run._replace(config=run.config | {"algo": method}))
+                    if again or "evaluation" not in run.result:
+                        kept.append(run._replace(config=run.config | {"algo": method}))
         return kept
 
 
