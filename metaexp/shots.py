@@ -65,7 +65,7 @@ def shots_curve(
     if wanted is None:  # nobody asked for more than the test's
         skipped = {shots: reason for shots, reason in skipped.items() if shots <= own}
         asked = [shots for shots in asked if shots <= own or _impossible(family, shots) is None]
-    names = [metric + suffix for suffix in learner.modes([mode]) for metric in learner.metrics]
+    ends = tuple(metric + suffix for suffix in learner.modes([mode]) for metric in learner.metrics)
     columns: dict[int, dict[str, np.ndarray]] = {}
     for place, shots in enumerate(shots for shots in asked if shots not in skipped):
 
@@ -73,7 +73,8 @@ def shots_curve(
             tick(before + done)
 
         if known and shots == own and family.varying("test") is None:
-            columns[shots] = {name: known[name][:tasks, -1:] for name in names}
+            # A learner may score more than its metrics: `child_0_mse` beside `mse`.
+            columns[shots] = {name: values[:tasks, -1:] for name, values in known.items() if name.endswith(ends)}
             continue
         try:
             columns[shots] = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far).arrays

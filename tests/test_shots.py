@@ -12,6 +12,7 @@ from contract import new, pictures
 from forks import Fault, Forks
 
 from metaexp.algos.maml import MAML
+from metaexp.algos.mother import Mother
 from metaexp.config import load
 from metaexp.errors import ConfigError, Interrupted
 from metaexp.evaluation import evaluate, summary
@@ -53,6 +54,19 @@ def test_a_column_is_a_test_with_so_many_shots():
     assert told["tasks"] == 12
     assert told["metrics"]["mse"][1]["mean"] == pytest.approx(curve.arrays["mse"][:, 1].mean(), rel=1e-12)
     assert told["floors"]["mean"]["mse"][3] == summary(curve.floors["mean"]["mse"][:, 3:])["per_step"][0]
+
+
+@pytest.mark.parametrize("make", [MAML, Mother])
+@pytest.mark.parametrize("shots", [[1, 3, 4], [3]])
+def test_the_tests_own_scores_are_a_column_as_any_other(make, shots):
+    """Also of a learner that scores more than its metrics: each child of the mother, and other weights than hers."""
+    learner = new(lambda f: make(f, NET, test_steps=2), Sine(3, 10).to("cpu", F64))
+    known = evaluate(learner, "test", 12, ["queries", "single"]).arrays
+    made = shots_curve(learner, shots, 8, "queries", quiet, known).arrays
+    anew = shots_curve(learner, shots, 8, "queries", quiet).arrays
+    assert list(made) == list(anew)
+    assert ("child_2_mse" in made) == (make is Mother)
+    assert all(np.abs(made[name] - anew[name]).max() < 1e-12 for name in made)
 
 
 def test_shots_that_cannot_be_are_left_out_with_the_reason():

@@ -113,14 +113,14 @@ def _search(c: Comparison) -> list[str]:
         ]
         lines[-1] += f" {c.spec['validation']} on validation tasks. Bold: taken."
         lines += [""]
-    lines += ["| method | settings | searched |", "| --- | --- | --- |"]
+    lines += ["| method | settings | judged by | searched |", "| --- | --- | --- | --- |"]
     for method, own in c.methods.items():
         best, cells = c.chosen(method), []
         for chosen, score, job in zip(c.candidates(method), c.found(method), jobs[method], strict=bool(jobs[method])):
             told = "failed" if job.failure else number(score)
             cell = f"{' '.join(chosen)}: {told}"
             cells.append(f"**{cell}**" if chosen == best else cell)
-        lines.append(f"| {method} | `{' '.join(own['settings'])}` | {'; '.join(cells) or '-'} |")
+        lines.append(f"| {method} | `{' '.join(own['settings'])}` | {c.judged(method)} | {'; '.join(cells) or '-'} |")
     every = [jobs, *map(c.trained, TITLES)]
     bad = [job for part in every for given in part.values() for job in given if job.failure]
     return [*lines, "", *(f"- failed: {'/'.join(job.folder.parts[-3:])}: {job.failure}" for job in bad)]

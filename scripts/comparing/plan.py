@@ -98,6 +98,10 @@ class Comparison:
         results = [job.result for job in self.search()[method]]
         return [None if r is None or r["val"]["best"] is None else float(r["val"]["best"]) for r in results]
 
+    def judged(self, method: str) -> str:
+        """The metric by which a method's candidates are judged: the one that chooses its own best weights."""
+        return next((str(result["val"]["metric"]) for job in self.search()[method] if (result := job.result)), "")
+
     def chosen(self, method: str) -> list[str] | None:
         """The settings of the best candidate on validation tasks; None: not searched to the end yet."""
         options = list(self.candidates(method))
@@ -106,7 +110,7 @@ class Comparison:
         jobs = self.search()[method]
         if not all(job.result or job.failure for job in jobs):
             return None
-        sign = 1.0 if larger(self.spec["validation"]) else -1.0
+        sign = 1.0 if larger(self.judged(method)) else -1.0
         scores = [-np.inf if score is None else sign * score for score in self.found(method)]
         return options[int(np.argmax(scores))] if max(scores) > -np.inf else None
 
