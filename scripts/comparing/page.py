@@ -111,7 +111,7 @@ def _search(c: Comparison) -> list[str]:
             "",
             f"Searched on {given['tasks']:,} training tasks, seed {given['seed']}; the figure is the best",
         ]
-        lines[-1] += f" {c.spec['validation']} on validation tasks. Bold: taken."
+        lines[-1] += f" score on validation tasks. Bold: taken."
         lines += [""]
     lines += ["| method | settings | judged by | searched |", "| --- | --- | --- | --- |"]
     for method, own in c.methods.items():
