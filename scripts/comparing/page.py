@@ -107,12 +107,8 @@ def _search(c: Comparison) -> list[str]:
     given, jobs = c.spec["search"], c.search()
     lines = ["## Settings", ""]
     if any(jobs.values()):
-        lines[-1:] = [
-            "",
-            f"Searched on {given['tasks']:,} training tasks, seed {given['seed']}; the figure is the best",
-        ]
-        lines[-1] += f" score on validation tasks. Bold: taken."
-        lines += [""]
+        told = f"Searched on {given['tasks']:,} training tasks, seed {given['seed']}; the figure is the best score on "
+        lines += [f"{told}validation tasks. Bold: taken.", ""]
     lines += ["| method | settings | judged by | searched |", "| --- | --- | --- | --- |"]
     for method, own in c.methods.items():
         best, cells = c.chosen(method), []
