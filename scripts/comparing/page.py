@@ -117,9 +117,9 @@ def _search(c: Comparison) -> list[str]:
             cell = f"{' '.join(chosen)}: {told}"
             cells.append(f"**{cell}**" if chosen == best else cell)
         lines.append(f"| {method} | `{' '.join(own['settings'])}` | {c.judged(method)} | {'; '.join(cells) or '-'} |")
-    every = [jobs, *map(c.trained, TITLES)]
-    bad = [job for part in every for given in part.values() for job in given if job.failure]
-    return [*lines, "", *(f"- failed: {'/'.join(job.folder.parts[-3:])}: {job.failure}" for job in bad)]
+    bad = [job for given in jobs.values() for job in given if job.failure]
+    told = [f"- failed: {'/'.join(job.folder.parts[-3:])}: {job.failure}" for job in bad]
+    return [*lines, "", *(line.replace(f"{c.folder}/", "") for line in told)]
 
 
 def short(c: Comparison, command: str) -> str:
@@ -136,6 +136,7 @@ def short(c: Comparison, command: str) -> str:
             half = number(found.half, 2) if len(told) > 1 else number(told[0]["ci95"], 2) if told else ""
             lost = sum(one["diverged"] for one in told)
             value = f"{number(found.mean)} ± {half}" + (f", {lost} tasks not finite" if lost else "") if told else "-"
+            value += f", {len(told)} of {len(c.spec['seeds'])} seeds" if 0 < len(told) < len(c.spec["seeds"]) else ""
             steps = dict.fromkeys(f"{run.result['steps']:,}" for run in own)
             cells.setdefault(method, []).extend([value, "/".join(steps) or "-"])
             if found.mean is not None:
