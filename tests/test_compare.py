@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from conftest import ROOT
 
 from metaexp.boards.tensorboard import Board
 from metaexp.config import Settings, load
+from metaexp.errors import MetaexpError
+from metaexp.evaluate import evaluate
 from metaexp.losses import larger
 from metaexp.run import run
 
@@ -70,11 +73,19 @@ class Commands:
 
     def __init__(self) -> None:
         self.typed: list[list[str]] = []
+        self.again: list[list[str]] = []
 
     def run(self, words: list[str], **more: object) -> subprocess.CompletedProcess[str]:
-        assert words[3:5] == ["-m", "metaexp.train"]
-        self.typed.append(words[5:])
+        assert words[3] == "-m"
         error = ""
+        if words[4] == "metaexp.evaluate":
+            self.again.append(words[5:])
+            try:
+                evaluate(words[5:])
+            except MetaexpError as problem:
+                error = str(problem)
+            return subprocess.CompletedProcess(words, 2 if error else 0, "", error)
+        self.typed.append(words[5:])
         with patch.object(Board, "figure"):
             try:
                 run(load([word for word in words[5:] if word != "resume=auto"]))
@@ -172,6 +183,30 @@ def test_a_candidate_that_fails_is_told_and_not_taken(tmp_path):
     assert record["search"]["r2d2"]["chosen"] == ["optimizer.lr=0.001"]
     assert "optimizer.lr=-1.0: failed" in (tmp_path / "bad.md").read_text()
     assert "time" not in record
+
+
+def test_a_second_test_is_made_once_and_its_failure_is_told(tmp_path):
+    methods = {
+        "mean": {"settings": ["algo=mean"], "again": ["task.shots=3"]},
+        "bad": {"settings": ["algo=mean"], "again": ["task.ways=3"]},
+    }
+    spec = SPEC | {"methods": methods, "claims": [], "seeds": [0]}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    commands = Commands()
+    for _ in range(2):
+        with patch.object(plan, "subprocess", commands):
+            compare(tmp_path / "again.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path, "--rounds", "tasks")
+    assert (len(commands.typed), len(commands.again)) == (2, 2)
+    assert "ways" in (tmp_path / "r/tasks/bad/0/failed.txt").read_text()
+    page = (tmp_path / "again.md").read_text()
+    assert "### sine: 3 shots" in page
+    assert "### sine: 10 shots" in page
+    assert "- failed: tasks/bad/0: " in page
+    # Interrupted between the two: the second test is made up for, the training is not made again.
+    shutil.rmtree(next((tmp_path / "r/tasks/mean/0").glob("*/evaluations")))
+    with patch.object(plan, "subprocess", commands):
+        compare(tmp_path / "again.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path, "--rounds", "tasks")
+    assert (len(commands.typed), len(commands.again)) == (2, 3)
 
 
 def test_uneven_budgets_are_refused(tmp_path):

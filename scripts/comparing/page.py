@@ -118,6 +118,8 @@ def _search(c: Comparison) -> list[str]:
             cells.append(f"**{cell}**" if chosen == best else cell)
         lines.append(f"| {method} | `{' '.join(own['settings'])}` | {c.judged(method)} | {'; '.join(cells) or '-'} |")
     bad = [job for given in jobs.values() for job in given if job.failure]
+    trained = [job for round_ in TITLES for given in c.trained(round_).values() for job in given]
+    bad += [job for job in trained if job.failure and job.result]  # a second test; runs that failed stand in the report
     told = [f"- failed: {'/'.join(job.folder.parts[-3:])}: {job.failure}" for job in bad]
     return [*lines, "", *(line.replace(f"{c.folder}/", "") for line in told)]
 

@@ -36,6 +36,12 @@ class Job(NamedTuple):
         return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
 
     @property
+    def done(self) -> bool:
+        """Nothing is left to do: it failed, or there is its result and that of the second test asked for."""
+        tested = not self.again or any(self.folder.glob("*/evaluations/*/result.json"))
+        return bool(self.failure) or (self.result is not None and tested)
+
+    @property
     def failure(self) -> str:
         """Why there is no result, in a line."""
         file = self.folder / "failed.txt"
@@ -154,28 +160,33 @@ def _typed(value: Any) -> str:
 
 def work(jobs: list[Job], at_once: int, label: str) -> None:
     """Runs what is not there, some at a time, with a line for each."""
-    todo = [job for job in jobs if job.result is None and not job.failure]
+    todo = [job for job in jobs if not job.done]
     begun, done = time.monotonic(), 0
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         for job in (f.result() for f in concurrent.futures.as_completed([pool.submit(_run, j) for j in todo])):
             done += 1
             left = (time.monotonic() - begun) / done * (len(todo) - done)
             result = job.result
-            told = f"{result['speed']['seconds']:.0f} s" if result else job.failure
+            told = job.failure or (f"{result['speed']['seconds']:.0f} s" if result else "interrupted")
             place = "/".join(job.folder.parts[-2:])
             print(f"{label} {done}/{len(todo)} {place}: {told}; about {left / 60:.0f} min left", flush=True)
 
 
 def _run(job: Job) -> Job:
     job.folder.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-W", "ignore", "-m", "metaexp.train", *job.words, f'out="{job.folder}"', "resume=auto"]
+    if job.result is None:
+        _command(job, ["metaexp.train", *job.words, f'out="{job.folder}"', "resume=auto"])
+    if job.result is not None and not job.done:
+        run = next(file.parent for file in job.folder.glob("*/result.json"))
+        _command(job, ["metaexp.evaluate", f"run={run}", *job.again])
+    return job
+
+
+def _command(job: Job, words: list[str]) -> None:
+    """Runs a module; its last line is kept where it failed by itself, not where somebody ended it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode and job.result is None and done.returncode not in (-2, -15, 130, 143):
+    command = [sys.executable, "-W", "ignore", "-m", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode and done.returncode not in (-2, -9, -15, 130, 137, 143):
         line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         (job.folder / "failed.txt").write_text(line + "\n", encoding="utf-8")
-    elif job.again and job.result is not None and not list(job.folder.glob("*/evaluations/*/result.json")):
-        run = next(file.parent for file in job.folder.glob("*/result.json"))
-        words = [sys.executable, "-W", "ignore", "-m", "metaexp.evaluate", f"run={run}", *job.again]
-        subprocess.run(words, env=environment, capture_output=True, text=True)
-    return job
