@@ -154,7 +154,7 @@ def test_equal_time_is_speed_times_seconds(made):
 def test_tables(made):
     _, folder, _ = made
     page = (folder.parent / "two.md").read_text()
-    assert "## Equal numbers of training tasks: 40 tasks each" in page
+    assert "## Equal numbers of training tasks: 40 training tasks each" in page
     assert "## Equal training time: 0.2 s each" in page
     assert str(folder) not in page
     scores = [np.load(file)["mse"][:, -1] for file in folder.glob("tasks/r2d2/*/*/test_scores.npz")]

@@ -294,6 +294,7 @@ LEARNERS = {
     "cnp": lambda f, net: CNP(f, net, width=6, encoder_layers=2, decoder_layers=2),
     "cnp_both": lambda f, net: CNP(f, net, width=6, targets="both"),
     "acnp": lambda f, net: ACNP(f, net, width=6, heads=2),
+    "acnp_residual": lambda f, net: ACNP(f, net, width=6, heads=2, residual=True),
     "hypernet": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8]),
     "incontext": lambda f, net: InContext(f, net, width=8, heads=2, layers=2),
     "l2l": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=5, truncation=2),

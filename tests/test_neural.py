@@ -29,7 +29,11 @@ from metaexp.types import Examples
 
 F64 = torch.float64
 SMALL = {"width": 12, "encoder_layers": 2, "decoder_layers": 2}
-MAKES = {"cnp": partial(CNP, **SMALL), "acnp": partial(ACNP, heads=3, **SMALL)}
+MAKES = {
+    "cnp": partial(CNP, **SMALL),
+    "acnp": partial(ACNP, heads=3, **SMALL),
+    "acnp_residual": partial(ACNP, heads=3, residual=True, **SMALL),
+}
 BOTH = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 
 
@@ -122,6 +126,32 @@ def test_the_meta_gradient_by_finite_differences(make, kind):
     assert finite_differences(learner, learner.train_batch(torch.arange(5))._replace(info={})) < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["regression", "classes"])
+def test_the_residual_block_is_its_equations(kind):
+    """Means and deviations of layer norm by torch's own; the rest of the prediction goes the way it went without."""
+    learner = new(lambda f: MAKES["acnp_residual"](f, Linear), gp() if kind == "regression" else pictures())
+    x, y, at = normal(5, learner.inputs), normal(5, 1), normal(7, learner.inputs)
+    y = y if kind == "regression" else torch.eye(3, dtype=F64)[[0, 1, 2, 2, 0]]
+    block = learner.block
+    with torch.no_grad():
+        for norm in (block.norm, block.norm_net):
+            norm.weight.copy_(normal(12))
+            norm.bias.copy_(normal(12) / 2)
+        for sets in (y, y[:0]):  # of no example nothing is read, and the query's own embedding is left
+            kept = learner.fit(x[: len(sets)], sets, torch.tensor(0))
+            found = learner.read(kept, at)
+            q = learner.place(at)
+            read = learner.attention(q, kept["keys"], kept["values"], kept["member"])
+            r = read + (q @ block.skip.weight.T + block.skip.bias)[:, None]
+            r = torch.layer_norm(r, (12,), block.norm.weight, block.norm.bias)
+            by_hand = forward(block.net, r.flatten(0, 1).numpy()).reshape(r.shape)
+            r = torch.layer_norm(r + torch.from_numpy(by_hand), (12,), block.norm_net.weight, block.norm_net.bias)
+            assert largest_difference(found, learner.decoder(r, at)) < 1e-12
+            learner.block = None
+            assert largest_difference(found, learner.read(kept, at)) > 1e-3
+            learner.block = block
+
+
 def test_attention_equals_torch_multihead_attention():
     ours, theirs = CrossAttention(12, 3).double(), nn.MultiheadAttention(12, 3, bias=False, batch_first=True).double()
     with torch.no_grad():
@@ -171,7 +201,10 @@ def test_an_empty_context(make):
         assert all(g.isfinite().all() for g in gradient.values())
         assert any(g.any() for g in gradient.values())
     one = task(empty, 0)
-    zeros = learner.decoder(torch.zeros(6, 1, 12, dtype=F64), one.query.x)
+    read = torch.zeros(6, 1, 12, dtype=F64)
+    if getattr(learner, "block", None):
+        read = learner.block(read, learner.place(one.query.x).unsqueeze(1))
+    zeros = learner.decoder(read, one.query.x)
     assert torch.equal(learner.predict(learner.adapt(one.support, one.key), one.query.x), zeros)
     assert learner.views(empty) == {}
 

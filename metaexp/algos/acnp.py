@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.neural import NeuralProcess
 from metaexp.inner import Tree
-from metaexp.models.sets import CrossAttention, perceptron
+from metaexp.models.sets import CrossAttention, ResidualBlock, perceptron
 from metaexp.types import Episode
 from metaexp.views import Heatmap, View
 
@@ -23,9 +23,14 @@ class ACNP(NeuralProcess):
     the authors' notebook leaves out too, is not here. Over no example r(x) is 0. For classes each class is attended by
     itself, and decoded as in `CNP`.
 
+    With `residual` the query's own embedding joins what it has read: r <- norm(r + W q), r <- norm(r + f(r)), the end
+    of a transformer's layer, as in NeuralProcesses.jl ("Meta-Learning Stationary Stochastic Process Prediction with
+    Convolutional Neural Processes", Foong, Bruinsma, Gordon, Dubois, Requeima, Turner, 2020).
+
     Args:
         heads: of the attention; divides the width.
         key_layers: linear layers of the network of keys and queries.
+        residual: a residual block with layer norms follows the attention.
         all others: see `NeuralProcess`.
 
     Raises:
@@ -41,6 +46,7 @@ class ACNP(NeuralProcess):
         encoder_layers: int = 4,
         key_layers: int = 2,
         decoder_layers: int = 3,
+        residual: bool = False,
         sigma_floor: float = 0.1,
         targets: str = "query",
         normalise: str = "running",
@@ -56,6 +62,7 @@ class ACNP(NeuralProcess):
             raise ValueError(f"key_layers={key_layers}: must be at least 1")
         self.place = perceptron(self.inputs, width, width, key_layers)
         self.attention = CrossAttention(width, heads)
+        self.block = ResidualBlock(width) if residual else None
 
     def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tree:
         """Keys and values [heads, n, width / heads], and which example is in which set [n, sets]."""
@@ -64,7 +71,10 @@ class ACNP(NeuralProcess):
 
     def read(self, adapted: Tree, z: Tensor) -> Tensor:
         """[m, d] -> [m, 2 y_dim], means and deviations, or logits [m, ways]."""
-        r = self.attention(self.place(z), adapted["keys"], adapted["values"], adapted["member"])  # [m, sets, width]
+        q = self.place(z)
+        r = self.attention(q, adapted["keys"], adapted["values"], adapted["member"])  # [m, sets, width]
+        if self.block is not None:
+            r = self.block(r, q.unsqueeze(1))
         prediction: Tensor = self.decoder(r, z)
         return prediction
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.models.mlp import MLP
+from metaexp.models.transformer import LayerNorm
 
 
 def perceptron(inputs: int, width: int, outputs: int, layers: int) -> MLP:
@@ -59,6 +60,21 @@ class CrossAttention(nn.Module):
         read = self.weights(query, keys, member) @ values.unsqueeze(1)  # [heads, sets, m, width / heads]
         mixed: Tensor = self.mix(read.permute(2, 1, 0, 3).flatten(2))
         return mixed
+
+
+class ResidualBlock(nn.Module):
+    """What ends a transformer's layer: r <- norm(r + W q), r <- norm(r + f(r)), norms over the width."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.skip, self.net = nn.Linear(width, width), perceptron(width, width, width, 2)
+        self.norm, self.norm_net = LayerNorm(width), LayerNorm(width)
+
+    def forward(self, read: Tensor, query: Tensor) -> Tensor:
+        """What was read [m, sets, width] and the queries' embedding [m, 1, width] -> [m, sets, width]."""
+        r: Tensor = self.norm(read + self.skip(query))
+        r = self.norm_net(r + self.net(r.flatten(0, 1)).view_as(r))
+        return r
 
 
 class GaussianDecoder(nn.Module):

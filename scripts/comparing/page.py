@@ -59,7 +59,12 @@ def said(c: Comparison, round_: str) -> str:
     """The budget of a round in words."""
     if round_ == "time":
         return f"{c.spec['seconds']:,} s each"
-    return f"{c.spec['tasks']:,} tasks each" if "tasks" in c.spec else f"{c.spec['steps']:,} outer steps each"
+    return f"{budget(c.spec)} each"
+
+
+def budget(given: dict[str, Any]) -> str:
+    """Outer steps, or training tasks."""
+    return f"{given['steps']:,} outer steps" if "steps" in given else f"{given['tasks']:,} training tasks"
 
 
 def where(c: Comparison, command: str) -> str:
@@ -107,7 +112,7 @@ def _search(c: Comparison) -> list[str]:
     given, jobs = c.spec["search"], c.search()
     lines = ["## Settings", ""]
     if any(jobs.values()):
-        told = f"Searched on {given['tasks']:,} training tasks, seed {given['seed']}; the figure is the best score on "
+        told = f"Searched on {budget(given)}, seed {given['seed']}; the figure is the best score on "
         lines += [f"{told}validation tasks. Bold: taken.", ""]
     lines += ["| method | settings | judged by | searched |", "| --- | --- | --- | --- |"]
     for method, own in c.methods.items():

@@ -67,12 +67,9 @@ class Comparison:
         for values in itertools.product(*grid.values()):
             yield [f"{key}={_typed(value)}" for key, value in zip(grid, values, strict=True)]
 
-    def steps(self, method: str, tasks: int | None) -> int:
-        """Outer steps in which so many training tasks are seen; as many as the file says, where it says steps."""
-        if "steps" in self.spec and tasks == self.spec.get("tasks"):
-            return int(self.spec["steps"])
-        assert tasks is not None
-        return max(1, tasks // self.batch(method))
+    def steps(self, method: str, budget: dict[str, Any]) -> int:
+        """Outer steps: those of `budget`, or as many as its number of training tasks takes."""
+        return int(budget["steps"]) if "steps" in budget else max(1, budget["tasks"] // self.batch(method))
 
     def batch(self, method: str) -> int:
         """Tasks per outer step."""
@@ -91,7 +88,7 @@ class Comparison:
         given = self.spec["search"]
         made: dict[str, list[Job]] = {}
         for method in self.methods:
-            steps = self.steps(method, given["tasks"])
+            steps = self.steps(method, given)
             options = list(self.candidates(method))
             made[method] = []
             for i, chosen in enumerate(options if len(options) > 1 else []):
@@ -125,16 +122,25 @@ class Comparison:
         made: dict[str, list[Job]] = {}
         for method in self.methods:
             chosen = self.chosen(method)
-            steps = self.steps(method, self.spec.get("tasks")) if round_ == "tasks" else self._in_time(method)
+            steps = self.steps(method, self.spec) if round_ == "tasks" else self._in_time(method)
             made[method] = []
             for seed in self.spec["seeds"] if chosen is not None and steps else []:
                 folder = self.folder / round_ / method / str(seed)
                 again = tuple(self.methods[method].get("again", ()))
-                made[method].append(Job(folder, self.words(method, steps, seed, chosen), again))
+                words = self.words(method, steps, seed, chosen)
+                if round_ == "time" and self._compiled(method):
+                    words.append("compile=true")  # the speed that the budget was made of, however few the steps
+                made[method].append(Job(folder, words, again))
         return made
 
+    def _found(self, method: str) -> list[dict[str, Any]]:
+        return [result for job in self.trained("tasks")[method] if (result := job.result)]
+
+    def _compiled(self, method: str) -> bool:
+        return all(result["compiled"] for result in self._found(method))
+
     def _in_time(self, method: str) -> int:
-        results = [result for job in self.trained("tasks")[method] if (result := job.result)]
+        results = self._found(method)
         if len(results) < len(self.spec["seeds"]) or not self.spec.get("seconds"):
             return 0
         if not all(result["steps"] for result in results):  # nothing is trained
