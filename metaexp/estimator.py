@@ -29,7 +29,8 @@ def load(
 ) -> "Classifier | Regressor":
     """The trained learner of a run folder, finished or not, as an estimator with the conventions of scikit-learn.
 
-    Where the task family reads data (Omniglot, your arrays), they must be there: its sizes come from them.
+    Data that the task family reads (Omniglot, your arrays) need not be here: the checkpoint keeps their sizes and
+    units. They must where a learner chooses its fine-tuning rate on validation tasks, or a family has its own loss.
 
     Args:
         run: the run's folder. Nothing in it is run as code or changed.
@@ -50,7 +51,7 @@ def load(
     folder = Path(run).expanduser()
     config = open_config(folder, [trust] if isinstance(trust, str) else trust)
     config["device"] = config["device"] | {"accelerator": device}
-    restored = restore(folder, config)
+    restored = restore(folder, config, without_data=True)
     learner, step = restored.parts.learner, take(restored, weights or config["test"]["weights"])
     make = Classifier if restored.parts.family.classification else Regressor
     made = make(learner, restored.parts.device, str(config["device"]["precision"]), normalise)
@@ -123,7 +124,7 @@ class Estimator(ABC):
             raise ValueError(f"x has shape {list(array.shape)}: must be [{wanted}]{hint}")
         family = self.learner.family
         values = torch.from_numpy(array.astype(np.float64))
-        if array.dtype == np.uint8 and getattr(getattr(family, "data", None), "dtype", None) == torch.uint8:
+        if array.dtype == np.uint8 and family.bytes:
             values = values / 255  # as the run's own pictures, which are bytes too
         if hasattr(family, "x_mean"):
             values = (values - family.x_mean) / family.x_std

@@ -12,6 +12,7 @@ from metaexp.compiled import decide_compile
 from metaexp.errors import ConfigError
 from metaexp.outer import OuterLoop, make_optimizer
 from metaexp.targets import instantiate
+from metaexp.tasks.base import TaskFamily
 
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 
@@ -19,19 +20,23 @@ DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.flo
 class Parts:
     """The objects that a configuration describes: family, learner, outer loop, trainer settings.
 
+    Args:
+        config: resolved.
+        family: in place of the one described.
+
     Raises:
         ConfigError: a value out of range, naming its key.
         DataError: the family's data is missing or damaged.
     """
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], family: TaskFamily | None = None):
         _check_ranges(config)
         self.config = config
         trusted = set(config.get("trusted", ()))
         device = config["device"]
         self.accelerator, self.device = _device(device)
         self.dtype = DTYPES[str(device["precision"])]
-        family = instantiate(config["task"], group="task", trusted=trusted)
+        family = family or instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
         varying = self.family.varying("train")
         if varying and varying.bucket % config["meta_batch"]:

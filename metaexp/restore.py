@@ -5,6 +5,7 @@ torch.optim unless the caller trusts the package; its checkpoints hold tensors a
 """
 
 import json
+import logging
 import os
 import re
 import sys
@@ -16,12 +17,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from metaexp.checkpoint import Checkpoints
-from metaexp.errors import CheckpointError, ConfigError
+from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.parts import Parts
 from metaexp.runs import state_of
 from metaexp.saved_config import read_config
 from metaexp.targets import check_target, module_of, targets
+from metaexp.tasks.absent import absent
 
+log = logging.getLogger(__name__)
 _NEEDED = ("algo", "task", "model", "optimizer", "device", "choices", "test", "seed", "steps", "mapping", "compile")
 
 
@@ -62,16 +65,25 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     return config | {"trusted": sorted(trusted), "trust": list(trust), "resume": False}
 
 
-def restore(folder: Path, config: dict[str, Any]) -> Restored:
+def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:
     """The parts that a configuration (of `open_config`, perhaps changed) describes, with the newest weights.
 
     One process, the task mapping and, on a CPU, the number of threads of the run: so the same machine gives the same
-    bits. Raises CheckpointError where there are no weights or they do not fit, and what Parts raises.
+    bits. With `without_data` a family whose data are missing is stood in for by what the checkpoint keeps of it: enough
+    to adapt and predict. Raises CheckpointError where there are no weights or they do not fit, and what Parts raises.
     """
     device = config["device"] | {"strategy": "auto", "devices": 1}
     if device.get("threads") is None and (threads := _threads(folder)):
         device["threads"] = min(threads, os.cpu_count() or 1)
-    parts = Parts(config | {"device": device})
+    config = config | {"device": device}
+    try:
+        parts = Parts(config)
+    except (DataError, OSError, RuntimeError) as error:  # the latter two from a data set of the user's
+        kept = _kept(folder) if without_data else None
+        if kept is None:
+            raise
+        log.warning("going on without the data of this run, with the sizes that it kept (%s)", error)
+        parts = Parts(config, absent(kept, str(error)))
     parts.config = config
     learner = parts.learner.to(parts.device)
     initial = {name: value.clone() for name, value in learner.state_dict().items()}
@@ -86,6 +98,11 @@ def restore(folder: Path, config: dict[str, Any]) -> Restored:
         learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
         parts.loop.compiled = newest["metaexp"]["compiled"]
     return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))
+
+
+def _kept(folder: Path) -> dict[str, Any] | None:
+    found = Checkpoints(folder / "checkpoints", writes=False).latest("cpu")
+    return found[0]["metaexp"].get("family") if found else None
 
 
 def take(restored: Restored, kind: str) -> int | None:

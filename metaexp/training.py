@@ -21,6 +21,7 @@ from metaexp.floors import floors
 from metaexp.outer import OuterLoop, Span, Spans
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
+from metaexp.tasks.absent import keep
 
 FORMAT = 1  # of what `state` returns
 PICTURES = 30.0  # seconds between pictures of validation tasks
@@ -91,6 +92,7 @@ class Control(L.Callback):
             "mapping": self.learner.mapping,
             "compiled": self.loop.compiled,
             "rates": list(self.rates),
+            "family": keep(self.learner.family),
         }
 
     def restore(self, state: dict[str, Any]) -> None:

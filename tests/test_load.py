@@ -1,5 +1,6 @@
 """`metaexp.load`: a trained run as an estimator, against the run's own scores and against plain NumPy."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from fake_omniglot import write_packed
 from small_runs import contents, own_package, train
 
 import metaexp
-from metaexp.errors import CheckpointError, ConfigError
+from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.estimator import Classifier, Regressor
+from metaexp.restore import open_config, restore
+from metaexp.tasks.absent import absent, keep
+from metaexp.tasks.sine import Sine
 
 SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 
@@ -186,6 +191,65 @@ def test_standardised_data_go_in_and_come_out_in_their_own_units(tmp_path: Path)
     plain = shift + middle + scale * (features[1] - features[0].mean(0)) @ w
     expected = (plain * family.y_std.numpy() + family.y_mean.numpy())[:, 0]
     assert made.fit(support, y).predict(query) == pytest.approx(expected, rel=1e-4)
+
+
+def test_data_need_not_be_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same predictions, in the data's own units, when the files are gone; what needs tasks says what is missing."""
+    random = np.random.default_rng(0)
+    x, tasks = random.normal(50, 20, (200, 2)), np.repeat(np.arange(10), 20)
+    file = tmp_path / "data.npz"
+    np.savez(file, x=x, y=1000 + 30 * x[:, 0] * (1 + tasks), task=tasks)
+    typed = [f"task.files=[{file}]", "task.standardise=xy", "task.shots=5", "task.queries=5"]
+    runs = [train(tmp_path, f"algo={algo}", "task=arrays", *typed, f"name={algo}") for algo in ("r2d2", "joint")]
+    here = metaexp.load(runs[0]).fit(x[:6], 1000 + 90 * x[:6, 0]).predict(x[6:30])
+    assert not caplog.records
+    file.rename(tmp_path / "elsewhere.npz")
+    gone = metaexp.load(runs[0]).fit(x[:6], 1000 + 90 * x[:6, 0]).predict(x[6:30])
+    assert np.array_equal(here, gone)
+    (record,) = caplog.records
+    assert str(file) in record.getMessage()
+    with pytest.raises(DataError, match=re.escape(str(file))):
+        metaexp.load(runs[1])  # chooses its fine-tuning rate on validation tasks
+    with pytest.raises(DataError, match=re.escape(str(file))):
+        restore(Path(runs[0]), open_config(Path(runs[0])))  # to be tested again it needs them
+
+
+def test_pictures_need_not_be_here(tmp_path: Path) -> None:
+    """Bytes are pictures still: 255 is 1. Ways that the network does not take are refused as before."""
+    data = write_packed(tmp_path / "data")
+    typed = ["task=omniglot", f"task.root={data}", "task.queries=1", "model.filters=4", "test.curve_shots=[]"]
+    runs = [train(tmp_path, f"algo={algo}", *typed, f"name={algo}") for algo in ("protonet", "maml")]
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 1, 2, 2), dtype=np.uint8)
+    pictures = pictures.repeat(14, 2).repeat(14, 3)
+    labels = list("abcde")
+
+    def predicted(run: str, x: np.ndarray) -> np.ndarray:
+        return metaexp.load(run).fit(x[:5], labels).predict_proba(x[5:])
+
+    here = [predicted(run, pictures) for run in runs]
+    data.rename(tmp_path / "elsewhere")
+    for run, proba in zip(runs, here, strict=True):
+        assert np.array_equal(predicted(run, pictures), proba)
+        assert predicted(run, pictures / 255) == pytest.approx(proba, abs=1e-5)
+        assert np.ptp(proba) > 1e-5  # they do differ
+    with pytest.raises(ValueError, match="made for 5"):
+        metaexp.load(runs[1]).fit(pictures[:2], ["a", "b"])
+
+
+def test_a_family_with_its_own_loss_needs_its_data() -> None:
+    class Own(Sine):
+        @property
+        def loss(self) -> Any:
+            return super().loss
+
+    assert keep(Own()) is None
+    kept = keep(Sine())
+    assert kept is not None
+    gone = absent(kept, "the disk is not plugged in")
+    assert (gone.x_shape, gone.y_dim, gone.sizes, gone.classification) == ((1,), 1, Sine().sizes, False)
+    for draw in (lambda: gone.sample("val", torch.arange(2)), lambda: gone.pool("val", torch.arange(2), 3)):
+        with pytest.raises(DataError, match="not plugged in"):
+            draw()
 
 
 # --- classification

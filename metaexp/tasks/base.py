@@ -41,6 +41,7 @@ class TaskFamily(ABC):
     x_shape: tuple[int, ...]  # of one input
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: ClassVar[bool] = False
+    bytes: bool = False  # inputs are kept as bytes, of which 255 is 1
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: nobody knows.

@@ -65,7 +65,7 @@ class Classes(TaskFamily):
                 raise ValueError(f"{name}={value}: must be one of {', '.join(ROTATIONS)}")
             if value != "none" and (data.dim() < 3 or data.shape[-1] != data.shape[-2]):
                 raise ValueError(f"{name}={value}: only square images can be rotated; an input is {list(self.x_shape)}")
-        self.data, self.counts = data, torch.tensor(counts)
+        self.data, self.counts, self.bytes = data, torch.tensor(counts), data.dtype == torch.uint8
         self.starts = self.counts.cumsum(0) - self.counts
         self.splits = {split: torch.tensor(members, dtype=torch.int64) for split, members in splits.items()}
         self._least = {split: min((counts[c] for c in members), default=0) for split, members in splits.items()}
