@@ -23,7 +23,7 @@ from metaexp.reporting.grouping import compare, differing
 from metaexp.reporting.pictures import spread
 from metaexp.reporting.reading import find, rows
 from metaexp.reporting.statistics import crossed
-from metaexp.reporting.tables import blocks, number
+from metaexp.reporting.tables import _pairs, blocks, number
 from metaexp.runs import RunFolder
 
 
@@ -85,10 +85,32 @@ def test_groups_means_and_both_intervals(runs: Path, tmp_path: Path, capsys: pyt
     assert " to " in lines["scratch"]["note"]
     shown = capsys.readouterr().out
     assert shown.startswith("sine: 10 shots, 100 queries, 40 test tasks, eval_seed 0\n")
-    mean, half = crossed(finals(runs, "maml"), finals(runs, "r2d2"))
+    mean, half, p = crossed(finals(runs, "maml"), finals(runs, "r2d2"))
     (line,) = (line for line in shown.splitlines() if "algorithms" in line and "3 and 3" in line)
     assert number(abs(mean)) in line
     assert number(half, 2) in line
+    assert ("< 0.0001" if p < 1e-4 else f"{p:.2g}") in line.split()
+
+
+def test_what_one_interval_shows_may_not_be_shown_among_many(runs: Path) -> None:
+    """Twelve groups on one set of tasks, the last apart, the one before it a little; the others differ by chance."""
+    (block, *_) = blocks(compare(find([runs]).runs))
+    section, random = block.section, np.random.default_rng(3)
+    (example, *_) = section.groups
+    level, groups = random.normal(size=40), []
+    for i in range(12):
+        scores = [(level + {10: 0.3, 11: 5.0}.get(i, 0.0) + random.normal(size=40))[:, None] for _ in range(3)]
+        made = [run._replace(scores={"mse": one}) for run, one in zip(example.runs, scores, strict=True)]
+        groups.append(example._replace(label=f"g{i}", runs=made))
+    pairs, note = _pairs(section, groups, "mse", False, True)
+    assert (len(pairs), note) == (66, "")
+    apart = [pair for pair in pairs if "g11" in (pair.one, pair.two)]
+    assert all(pair.verdict.endswith("better") and pair.p < 0.05 for pair in apart)
+    chance = [pair for pair in pairs if pair not in apart]
+    alone = [pair for pair in chance if abs(pair.mean) > pair.half]
+    assert alone  # some intervals leave out 0
+    assert {pair.verdict for pair in alone} == {"no difference shown among 66 pairs"}
+    assert {pair.verdict for pair in chance if pair not in alone} == {"no difference shown"}
 
 
 def test_runs_tested_differently_are_never_compared(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

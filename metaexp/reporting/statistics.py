@@ -7,6 +7,7 @@ The three answer three questions and are never mixed:
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ class Difference(NamedTuple):
     crossed: bool  # a claim about algorithms; else about these checkpoints alone
     tasks: int
     lost: int  # tasks left out because some run is not finite there
+    p: float | None = None  # of a mean as far from 0 as this one, were there no difference
 
 
 def t_quantile(df: float) -> float:
@@ -51,6 +53,35 @@ def t_quantile(df: float) -> float:
         inside = scale * float(weights @ values) * middle / (len(weights) - 1) / 3
         low, high = (middle, high) if inside < 0.475 else (low, middle)
     return math.sqrt(df) * math.tan((low + high) / 2)
+
+
+def t_tails(t: float, df: float) -> float:
+    """The probability that Student's t with `df` >= 1 degrees of freedom is farther from 0 than t; to about 1e-9.
+
+    1 - 2 times the integral of `t_quantile`, in steps that grow finer as the integrand narrows; by the normal
+    distribution from a million degrees of freedom on.
+    """
+    if df > 1e6 or math.isinf(t):
+        return math.erfc(abs(t) / math.sqrt(2))
+    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
+    end = math.atan(min(abs(t), 40.0) / math.sqrt(df)) if df > 30 else math.atan(abs(t) / math.sqrt(df))
+    weights = np.ones(2001)
+    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
+    inside = 2 * scale * float(weights @ np.cos(np.linspace(0.0, end, 2001)) ** (df - 1)) * end / 2000 / 3
+    return min(max(1.0 - inside, 0.0), 1.0)
+
+
+def holm(found: Sequence[float]) -> list[float]:
+    """p values for several questions asked at once, in their order: the chance of any error stays at each one's level.
+
+    "A Simple Sequentially Rejective Multiple Test Procedure", Holm, 1979: the i-th smallest of n counts n - i + 1
+    times, and no less than those before it.
+    """
+    adjusted, least = [0.0] * len(found), 0.0
+    for i, place in enumerate(sorted(range(len(found)), key=found.__getitem__)):
+        least = max(least, min(1.0, (len(found) - i) * found[place]))
+        adjusted[place] = least
+    return adjusted
 
 
 def over_tasks(values: np.ndarray) -> Interval:
@@ -83,15 +114,17 @@ def difference(one: np.ndarray, two: np.ndarray) -> Difference | None:
     if tasks == 0:
         return None
     if min(len(one), len(two)) >= LEAST_SEEDS and tasks > 1:
-        mean, half = crossed(one, two)
-        return Difference(mean, half, True, tasks, lost)
+        mean, half, p = crossed(one, two)
+        return Difference(mean, half, True, tasks, lost, p)
     paired = over_tasks(one.mean(0) - two.mean(0))
     assert paired.mean is not None
-    return Difference(paired.mean, paired.half if tasks > 1 else None, False, tasks, lost)
+    if tasks == 1 or paired.half is None:
+        return Difference(paired.mean, None, False, tasks, lost)
+    return Difference(paired.mean, paired.half, False, tasks, lost, _p(paired.mean, paired.half / 1.96, math.inf))
 
 
-def crossed(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
-    """Mean difference of two algorithms and the half-width of its 95 % interval, seeds and tasks both random.
+def crossed(one: np.ndarray, two: np.ndarray) -> tuple[float, float, float]:
+    """Mean difference of two algorithms, the half-width of its 95 % interval, its p: seeds and tasks both random.
 
     Every seed is tested on every task: scores y [n, T] of algorithm a with n_a seeds. With random effects of the seed,
     of the task and of the two together,
@@ -128,6 +161,12 @@ def crossed(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
     variance = max(seeds + between - residual, seeds, between)
     mean = float(one.mean() - two.mean())
     if variance == 0:
-        return mean, 0.0
-    df = variance**2 / sum(term**2 / free for term, free in terms)
-    return mean, t_quantile(max(df, 1.0)) * math.sqrt(variance)
+        return mean, 0.0, _p(mean, 0.0, 1.0)
+    df = max(variance**2 / sum(term**2 / free for term, free in terms), 1.0)
+    return mean, t_quantile(df) * math.sqrt(variance), _p(mean, math.sqrt(variance), df)
+
+
+def _p(mean: float, deviation: float, df: float) -> float:
+    if deviation == 0:
+        return 1.0 if mean == 0 else 0.0
+    return t_tails(mean / deviation, df)

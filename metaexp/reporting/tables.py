@@ -7,10 +7,11 @@ import numpy as np
 
 from metaexp.reporting.grouping import Compared, Group, Section, scores_of
 from metaexp.reporting.reading import Run
-from metaexp.reporting.statistics import difference, over_seeds
+from metaexp.reporting.statistics import difference, holm, over_seeds
 from metaexp.targets import show
 
 MOST_PAIRS = 10  # groups are all compared with each other up to so many pairs, else each with the best
+UNSHOWN = "no difference shown"
 
 
 class Row(NamedTuple):
@@ -45,6 +46,7 @@ class Pair(NamedTuple):
     seeds: str
     tasks: int
     lost: int
+    p: float | None  # Holm's, for all pairs of the table at once
     verdict: str
 
 
@@ -174,9 +176,16 @@ def _pairs(
     if not every and len(ends) > MOST_PAIRS:
         ends, note = [(0, j) for j in range(1, len(able))], "only differences from the best; --pairs shows all"
     found = [pair for i, j in ends if (pair := _pair(able[i], able[j], metric, larger)) is not None]
-    if len(found) > 1:
-        note = "; ".join(filter(None, [note, f"{len(found)} intervals of 95 % each, not corrected for their number"]))
+    known = [pair.p for pair in found if pair.p is not None]
+    adjusted = iter(holm(known))
+    found = [pair if pair.p is None else _judged(pair, next(adjusted), len(known)) for pair in found]
     return found, note
+
+
+def _judged(pair: Pair, p: float, pairs: int) -> Pair:
+    """A pair with p corrected for their number: what is shown by its interval alone is not shown among so many."""
+    said = pair.verdict if p < 0.05 or pair.verdict == UNSHOWN else f"{UNSHOWN} among {pairs} pairs"
+    return pair._replace(p=p, verdict=said)
 
 
 def _pair(one: Group, two: Group, metric: str, larger: bool | None) -> Pair | None:
@@ -190,13 +199,13 @@ def _pair(one: Group, two: Group, metric: str, larger: bool | None) -> Pair | No
         return None
     seeds = f"{len(scores_of(one, metric))} and {len(scores_of(two, metric))}"
     if found.half is None or abs(found.mean) <= found.half:
-        verdict = "no difference shown"
+        verdict = UNSHOWN
     elif larger is None:
         verdict = "different"
     else:
         verdict = f"{(one if (found.mean > 0) == larger else two).label} better"
     claim = "algorithms" if found.crossed else "checkpoints"
-    return Pair(one.label, two.label, found.mean, found.half, claim, seeds, found.tasks, found.lost, verdict)
+    return Pair(one.label, two.label, found.mean, found.half, claim, seeds, found.tasks, found.lost, found.p, verdict)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

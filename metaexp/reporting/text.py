@@ -14,6 +14,7 @@ LEGEND = {
     "± seeds": "95 % of Student's t over the seeds' means: how much a new training would differ",
     "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
     "floor": "what a method must beat; where it depends on network and inner loop, the best of all runs here",
+    "p": "of such a difference by chance, corrected for the number of pairs (Holm 1979); ± 95 % is one pair's own",
     "ceiling": "what somebody would reach who knows the task family",
 }
 PAIRS = {
@@ -52,11 +53,11 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
 
 
 def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
-    head = ["difference", block.metric, "± 95 %", "claim about", "seeds", "tasks", ""]
+    head = ["difference", block.metric, "± 95 %", "p", "claim about", "seeds", "tasks", ""]
     rows = []
     for pair in block.pairs:
         tasks = f"{pair.tasks} ({pair.lost} left out)" if pair.lost else f"{pair.tasks}"
-        numbers = [f"{number(pair.mean)}", number(pair.half, 2)]
+        numbers = [f"{number(pair.mean)}", number(pair.half, 2), _p(pair.p)]
         rows.append([f"{pair.one} - {pair.two}", *numbers, pair.claim, pair.seeds, tasks, pair.verdict])
     return head, rows
 
@@ -119,6 +120,8 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
     }
     claims = {pair.claim for block in made for pair in block.pairs}
     lines = [f"{name}: {LEGEND[name]}" for name, there in shown.items() if there]
+    if any(pair.p is not None for block in made for pair in block.pairs):
+        lines.append(f"p: {LEGEND['p']}")
     lines += [f"claim about {name}: {meaning}" for name, meaning in PAIRS.items() if name in claims]
     return ["\n".join(f"{'- ' if markdown else ''}{line}" for line in lines)] if lines else []
 
@@ -143,6 +146,10 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
             values = [getattr(row, field) for field in ("mean", *fields, "note")]
             writer.writerow([*start, *names, *("" if value is None else value for value in values)])
     return buffer.getvalue()
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def _text(value: int | None) -> str:
