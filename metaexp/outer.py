@@ -82,6 +82,7 @@ class OuterLoop:
         schedule: stepped after every outer step, or None.
         meta_batch: tasks per meta-batch over all ranks; `accumulate` meta-batches make one outer step.
         clip_norm, clip_value: largest norm of the meta-gradient, largest absolute value of an element (taken first).
+        skips: steps with a loss or gradient that is not finite which may be left out; `skipped` counts them.
         compiled: the step, or its meta-gradient, as a compiled graph.
         rank, world: of this process; ranks take disjoint tasks.
         after_step: called after every step with the number of steps done; returns True to stop.
@@ -100,6 +101,7 @@ class OuterLoop:
         accumulate: int = 1,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        skips: int = 0,
         compiled: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -112,6 +114,8 @@ class OuterLoop:
         for name, limit in (("clip.norm", clip_norm), ("clip.value", clip_value)):
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name}={limit}: must be above 0")
+        if skips < 0:
+            raise ValueError(f"skips={skips}: must be at least 0")
         if meta_batch % world:
             raise ValueError(f"meta_batch={meta_batch}: must be a multiple of the {world} processes")
         self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
@@ -121,6 +125,7 @@ class OuterLoop:
             clip_norm,
             clip_value,
         )
+        self.skips, self.skipped = skips, 0
         self.compiled, self.rank, self.world = compiled, rank, world
         self.after_step, self.tell = after_step, tell
         self.stopped = False
@@ -141,8 +146,9 @@ class OuterLoop:
         """The span's outer steps; ends early where `after_step` says so. Spans after that do nothing.
 
         Raises:
-            NonFiniteError: the loss or the gradient of a step is inf or NaN. That step changed nothing, nor did any
-                after it; where steps are not compiled on a GPU, the weights since then are worthless.
+            NonFiniteError: the loss or the gradient of more than `skips` steps was inf or NaN. The last of them changed
+                nothing, nor did any after it; where steps are not compiled on a GPU, the weights since then are
+                worthless.
         """
         if self.stopped or span.start == span.stop:
             return
@@ -158,13 +164,15 @@ class OuterLoop:
         """Outer step number `index` (from 0): changes the learner, the optimiser, the schedule and the clock.
 
         Raises:
-            NonFiniteError: the loss or the gradient is inf or NaN; nothing was changed.
+            NonFiniteError: the loss or the gradient is inf or NaN, and not for one of the first `skips` times; nothing
+                was changed.
         """
         self._begin(index)
         self.advance(index)
         self._check_late()
         values = self._whole.last if self._whole else self._last
-        assert values is not None
+        if values is None:  # the first step, skipped
+            return Step(torch.tensor(math.nan), torch.tensor(math.nan), {})
         return Step(**self._tree(values))
 
     def sums(self) -> dict[str, Any] | None:
@@ -202,14 +210,14 @@ class OuterLoop:
         """Outer step number `index` (from 0), without the check that waits for the end of a span."""
         if self._whole:
             self._whole(index, self.optimizer.param_groups[0]["lr"])
+            self.count += 1
         else:
-            self._apart(index)
+            self.count += self._apart(index)
         if self.schedule is not None:
             self.schedule.step()
-        self.count += 1
 
-    def _apart(self, index: int) -> None:
-        """The step in parts: the meta-gradient, eager or compiled, then the optimiser."""
+    def _apart(self, index: int) -> bool:
+        """The step in parts: the meta-gradient, eager or compiled, then the optimiser; False: it was skipped."""
         params = {name: p.detach() for name, p in self._params.items()}
         total: Any = None
         for part in range(self.accumulate):
@@ -220,8 +228,11 @@ class OuterLoop:
         grads, loss, logs = self._reduce(total)
         with torch.no_grad():
             norm, gradients = self._clip(list(grads.values()))
-            if loss.device.type == "cpu":
-                self._check(index, float(loss), float(norm))
+            if loss.device.type == "cpu" or self.skips:
+                if not self._check(index, float(loss), float(norm)):
+                    self._skip(index, 1)
+                    self.learner.meta_step.add_(1)
+                    return False
             else:  # reading a number here would make the host wait for the GPU
                 bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
                 self._bad = bad if self._bad is None else self._bad | bad
@@ -233,6 +244,7 @@ class OuterLoop:
             self._last = torch.stack([leaf.to(loss.dtype) for leaf in leaves])
             self._sums = self._last if self._sums is None else self._sums + self._last
             self.learner.meta_step.add_(1)
+        return True
 
     def _first_task(self, index: int, part: int) -> int:
         share = self.meta_batch // self.world
@@ -280,7 +292,9 @@ class OuterLoop:
             norm, (clipped,) = self._clip([gradient])
             return norm, clipped
 
-        self._whole = WholeStep(self.learner, flat, self._params, self.meta_batch, clip, index)
+        self._whole = WholeStep(
+            self.learner, flat, self._params, self.meta_batch, clip, index, self.skips, self.skipped
+        )
         self._form = self._whole.form
         if self._sums is not None:
             self._whole.sums.copy_(self._sums)
@@ -324,29 +338,45 @@ class OuterLoop:
 
     # -- checks and clipping -----------------------------------------------------------------------------------------
 
-    def _check(self, index: int, loss: float, norm: float) -> None:
+    def _check(self, index: int, loss: float, norm: float) -> bool:
+        """Whether both are finite; where they are not and no step more may be skipped, the error."""
         if math.isfinite(loss) and math.isfinite(norm):
-            return
+            return True
+        if self.skipped < self.skips:
+            return False
         what = f"outer loss {loss}" if not math.isfinite(loss) else f"meta-gradient norm {norm}"
         first = self._first_task(index, 0)
         settings = [f"{name}={getattr(self.learner, name)}" for name in ("inner_lr",) if hasattr(self.learner, name)]
         raise NonFiniteError(
             f"non-finite {what} at outer step {index + 1} (training tasks {first} to {first + self.meta_batch - 1}"
-            f"{', algo.' + ', '.join(settings) if settings else ''}): lower the inner or outer rate, or set clip.norm"
+            f"{', algo.' + ', '.join(settings) if settings else ''}"
+            f"{f', {self.skipped} steps skipped before' if self.skips else ''}): "
+            "lower the inner or outer rate, or set clip.norm or skips"
+        )
+
+    def _skip(self, index: int, steps: int) -> None:
+        self.skipped += steps
+        self.tell(
+            f"not finite: skipped {steps} outer step{'s' * (steps > 1)} up to step {index + 1}, "
+            f"{self.skipped} of at most {self.skips} so far"
         )
 
     def _check_late(self) -> None:
         """The check of all steps since the last call, where it is not made at every step."""
         if self._whole and not self._whole.alive:
+            self.skipped = self.skips
             loss, norm = self._whole.last[:2].tolist()
             self._check(int(self.learner.meta_step), loss, norm)
+        if self._whole and self.skips and (new := int(self._whole.skipped) - self.skipped):
+            self.count -= new
+            self._skip(int(self.learner.meta_step) - 1, new)
         if self._bad is not None and self._bad:
             assert self._last is not None
             loss, norm = self._last[:2].tolist()
             self._check(int(self.learner.meta_step) - 1, loss, norm)
             raise NonFiniteError(
                 f"non-finite outer loss or meta-gradient before outer step {int(self.learner.meta_step)}: lower the "
-                "inner or outer rate, or set clip.norm"
+                "inner or outer rate, or set clip.norm or skips"
             )
 
     def _clip(self, grads: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

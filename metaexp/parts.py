@@ -79,6 +79,7 @@ class Parts:
                 accumulate=config["accumulate"],
                 clip_norm=config["clip"]["norm"],
                 clip_value=config["clip"]["value"],
+                skips=config.get("skips", 0),  # a run begun before there was such a setting has none
                 compiled=compiled,
                 rank=self.rank,
                 world=self.world,

@@ -96,7 +96,7 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
         newest, path = found
         _put(learner, newest, path)
         learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
-        parts.loop.compiled = newest["metaexp"]["compiled"]
+        parts.loop.compiled, parts.loop.skipped = newest["metaexp"]["compiled"], newest["metaexp"].get("skipped", 0)
     return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))
 
 

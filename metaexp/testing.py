@@ -98,6 +98,7 @@ def test(
         "finish": chosen,
         "mapping": learner.mapping,
         "compiled": parts.loop.compiled,
+        "skipped_steps": parts.loop.skipped,
         "parameters": sum(p.numel() for p in learner.parameters()),
         "adapted_parameters": adapted,
         "versions": versions(),

@@ -88,6 +88,7 @@ class Control(L.Callback):
             "pending": self.pending,
             "sums": self.loop.sums(),
             "count": self.loop.count,
+            "skipped": self.loop.skipped,
             "schedule": self.loop.schedule.state_dict() if self.loop.schedule is not None else None,
             "mapping": self.learner.mapping,
             "compiled": self.loop.compiled,
@@ -101,6 +102,7 @@ class Control(L.Callback):
         self.pending = state.get("pending", False)
         self.rates = list(state["rates"])
         self.loop.set_sums(state["sums"], state["count"])
+        self.loop.skipped = state.get("skipped", 0)
         if self.loop.schedule is not None and state["schedule"] is not None:
             self.loop.schedule.load_state_dict(state["schedule"])
         self._due = self._seen = self.step
@@ -174,6 +176,8 @@ class Control(L.Callback):
         groups = self.loop.optimizer.param_groups
         for place, group in enumerate(groups):
             values["learning_rate" + (f"_{place}" if len(groups) > 1 else "")] = float(group["lr"])
+        if self.loop.skips:
+            values["skipped_steps"] = self.loop.skipped
         row = {"kind": "train", "step": self.step, **values}
         self.folder.log(row | {"seconds": time.monotonic() - self._started, "meta_steps_per_s": rate})
         self.board.scalars({f"train/{name}": value for name, value in values.items()}, self.step)

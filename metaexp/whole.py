@@ -19,7 +19,8 @@ Clip = Callable[[Tensor], tuple[Tensor, Tensor]]  # gradient [n] -> (its norm be
 class WholeStep:
     """A compiled outer step that changes parameters, optimiser state, clock and sums in place.
 
-    A step whose loss or gradient is not finite changes nothing and neither does any after it: `alive` tells. Tasks are
+    A step whose loss or gradient is not finite changes nothing but the clock, and `skipped` counts it; once there are
+    more than `skips`, not even the clock moves, nor does any later step change anything: `alive` tells. Tasks are
     drawn outside the graph, the meta-batches of many steps at once: that costs a step next to nothing, and the hash of
     the draws would take a third of the compile time.
 
@@ -30,14 +31,16 @@ class WholeStep:
         meta_batch: tasks per step.
         index: number of the next step.
         clip: of the meta-gradient.
+        skips: steps that may be left out; skipped: those that were before.
 
     Raises what the compiler raises.
     """
 
     def __init__(
-        self, learner: Any, flat: Flat, params: dict[str, nn.Parameter], meta_batch: int, clip: Clip, index: int
-    ):
-        self.learner, self.flat, self.clip, self.meta_batch = learner, flat, clip, meta_batch
+        self, learner: Any, flat: Flat, params: dict[str, nn.Parameter], meta_batch: int, clip: Clip, index: int,
+        skips: int = 0, skipped: int = 0,
+    ):  # fmt: skip
+        self.learner, self.flat, self.clip, self.meta_batch, self.skips = learner, flat, clip, meta_batch, skips
         self.names, self.shapes = list(params), [p.shape for p in params.values()]
         self.sizes = [p.numel() for p in params.values()]
         device, dtype = flat.theta.device, flat.theta.dtype
@@ -49,11 +52,12 @@ class WholeStep:
         self._next, self._end = index, index + self.steps
         self.lr = torch.zeros((), dtype=dtype, device=device)
         self.alive = torch.ones((), dtype=torch.bool, device=device)
+        self.skipped = torch.tensor(skipped, device=device)
         self.form = self._form()
-        self.last = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # loss, norm, logs of the last step
-        self.sums = torch.zeros_like(self.last)
+        self.sums = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # of loss, norm, logs
+        self.last = torch.full_like(self.sums, torch.nan)  # those of the last step
         args = (
-            flat.theta, flat.slots, flat.counts, self.buffers, self.lr, self.alive, self.last, self.sums,
+            flat.theta, flat.slots, flat.counts, self.buffers, self.lr, self.alive, self.skipped, self.last, self.sums,
             self.first, self.block,
         )  # fmt: skip
         self._args = tree_flatten(args)[0]
@@ -96,30 +100,33 @@ class WholeStep:
 
     def _step(
         self, theta: Tensor, slots: dict[str, Tensor], counts: Tensor, buffers: dict[str, Tensor], lr: Tensor,
-        alive: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any,
+        alive: Tensor, skipped: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any,
     ) -> list[Tensor]:  # fmt: skip
         clock = buffers["meta_step"]
-        place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stands still once a step was not finite
+        place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stands still in the end
         episode = tree_map(lambda t: t.index_select(0, place.view(1))[0], block)
         grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
         logs, absorbed = self._absorb(logs, buffers)
         norm, gradient = self.clip(torch.cat([grads[name].reshape(-1) for name in self.names]))
-        well = alive & torch.isfinite(loss) & torch.isfinite(norm)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        well, lost = alive & finite, skipped + (alive & ~finite)
+        goes_on = alive & (lost <= self.skips)
         made, made_slots = self.flat.update(theta, gradient, slots, counts + 1, lr)
         values = torch.stack([t.to(theta.dtype) for t in tree_flatten({"loss": loss, "norm": norm, "logs": logs})[0]])
 
         def keep(old: Tensor, new: Tensor) -> None:
             old.copy_(torch.where(well, new, old))
 
-        absorbed["meta_step"] = clock + 1
-        last.copy_(torch.where(alive, values, last))
+        last.copy_(torch.where(well | (alive & ~goes_on), values, last))
         for old, new in (
             (theta, made), (counts, counts + 1), (sums, sums + values),
             *((slots[name], made_slots[name]) for name in slots),
-            *((buffers[name], absorbed[name]) for name in buffers),
+            *((buffers[name], absorbed[name]) for name in buffers if name != "meta_step"),
         ):  # fmt: skip
             keep(old, new)
-        alive.copy_(well)
+        clock.copy_(clock + goes_on)
+        skipped.copy_(lost)
+        alive.copy_(goes_on)
         return []
 
 

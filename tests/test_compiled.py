@@ -50,6 +50,15 @@ class Spoiled(Table):
         self.table = self.table._replace(query=Examples(query.x, y))
 
 
+class Often(Table):
+    """12 sines, of which those of steps 2, 5, 8, ... of 4 tasks have targets that are no numbers."""
+
+    def sample(self, split, indices, *sizes, **more):
+        episode = super().sample(split, indices % 12)
+        y = torch.where((indices % 12 // 4 == 1)[:, None, None], float("nan"), episode.query.y)
+        return episode._replace(query=Examples(episode.query.x, y))
+
+
 class OneBlock(torch.nn.Module):
     """The smallest network with a convolution, a norm and a pool."""
 
@@ -145,6 +154,38 @@ def test_a_whole_step_that_is_not_finite_changes_nothing_and_stops_all_after_it(
     assert largest_difference(ends(loop)[0], before[0]) == 0
     assert largest_difference(ends(loop)[2], before[2]) == 0
     assert int(loop.learner.meta_step) == 2
+
+
+@compiler
+def test_skipped_steps_are_those_of_the_eager_loop():
+    """Also where a loop goes on from the state of another: learner, optimiser, sums, count of steps skipped."""
+    LEARNERS["spoiled"] = lambda f: MAML(Often(3, 3), NET, inner_lr=0.05)
+    eager, graph, told = loops("spoiled", "adam", True, meta_batch=4, skips=3)
+    _, second, _ = loops("spoiled", "adam", True, meta_batch=4, skips=3)
+    eager.run(Span(0, 6))
+    states = copy.deepcopy([part.state_dict() for part in (eager.learner, eager.optimizer, eager.schedule)])
+    sums, count, skipped = eager.sums(), eager.count, eager.skipped
+    for loop, span in ((eager, Span(6, 9)), (graph, Span(0, 4)), (graph, Span(4, 9))):
+        loop.run(span)
+    assert graph._whole is not None
+    assert (eager.skipped, graph.skipped, eager.count, graph.count) == (3, 3, 6, 6)
+    assert largest_difference(ends(graph), ends(eager)) < 1e-10
+    assert int(graph.learner.meta_step) == int(eager.learner.meta_step) == 9
+    lines = [line for line in told if not line.startswith("compiling")]
+    assert lines == [f"not finite: skipped {line} of at most 3 so far" for line in (
+        "1 outer step up to step 2, 1", "1 outer step up to step 5, 2", "1 outer step up to step 8, 3",
+        "1 outer step up to step 4, 1", "2 outer steps up to step 9, 3",
+    )]  # fmt: skip
+    assert graph.loss() == pytest.approx(eager.loss(), abs=1e-10)  # of the last step that was made
+    with pytest.raises(NonFiniteError, match=r"outer loss nan at outer step 11 .*3 steps skipped before"):
+        graph.run(Span(9, 12))
+    for part, state in zip((second.learner, second.optimizer, second.schedule), states, strict=True):
+        part.load_state_dict(state)
+    second.set_sums(sums, count)
+    second.skipped = skipped
+    second.run(Span(6, 9))
+    assert (second.skipped, second.count) == (3, 6)
+    assert largest_difference(ends(second), ends(eager)) < 1e-10
 
 
 @compiler

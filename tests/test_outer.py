@@ -253,6 +253,59 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
     assert all(bool(torch.as_tensor(a == b).all()) for a, b in zip(*flat, strict=True))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_that_are_not_finite_may_be_skipped(accumulate):
+    """As if the step were not there, but for the clock and the schedule; one more than allowed ends it."""
+
+    class Often(Sine):
+        def sample(self, split, indices, *sizes):
+            episode = super().sample(split, indices, *sizes)
+            lost = (indices // (4 * accumulate)) % 3 == 1  # steps 2, 5, 8, ...
+            y = torch.where(lost[:, None, None], torch.nan, episode.query.y)
+            return episode._replace(query=Examples(episode.query.x, y))
+
+    told = []
+    learner = new(lambda f: MAML(f, NET, inner_lr=0.05), Often(shots=5, queries=5).to("cpu", F64))
+    plain = new(lambda f: MAML(f, NET, inner_lr=0.05), Sine(shots=5, queries=5).to("cpu", F64))
+    loops = []
+    for each, skips in ((learner, 2), (plain, 0)):
+        optimizer = make_optimizer(partial(torch.optim.Adam, lr=0.01), each)
+        schedule, settings = LinearToZero(optimizer, 20), {"meta_batch": 4, "accumulate": accumulate, "skips": skips}
+        loops.append(OuterLoop(each, optimizer, schedule, tell=told.append, **settings))
+    loop, other = loops
+    loop.run(Span(0, 6))
+    for step in range(6):
+        if step in (1, 4):  # the same tasks but for these steps, which only the rate and the clock see
+            other.schedule.step()
+            plain.meta_step.add_(1)
+        else:
+            other.step(step)
+    assert told == [
+        "not finite: skipped 1 outer step up to step 2, 1 of at most 2 so far",
+        "not finite: skipped 1 outer step up to step 5, 2 of at most 2 so far",
+    ]
+    assert (loop.skipped, loop.count, other.count, int(learner.meta_step)) == (2, 4, 4, 6)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in learner.state_dict().items())
+    assert torch.equal(loop.sums()["loss"], other.sums()["loss"])
+    assert loop.schedule.state_dict() == other.schedule.state_dict()
+    with pytest.raises(NonFiniteError, match=r"outer step 8 .*2 steps skipped before\): .* or skips"):
+        loop.run(Span(6, 9))
+    assert int(learner.meta_step) == 7
+
+
+def test_the_first_step_may_be_skipped():
+    family = Spoiled(shots=5, queries=5).to("cpu", F64)
+    family.bad = float("nan")
+    learner = new(lambda f: MAML(f, NET), family)
+    loop = loop_of(learner, meta_batch=12, skips=1)
+    assert loop.step(0).loss.isnan()
+    assert loop.sums() is None
+    assert loop.step(1).loss.isfinite()
+    assert loop.count == 1
+    with pytest.raises(ValueError, match="skips=-1: must be at least 0"):
+        loop_of(learner, skips=-1)
+
+
 def test_an_infinite_gradient_of_a_finite_loss_is_named():
     class Steep(MAML):
         def meta_loss(self, episode):
