@@ -128,6 +128,32 @@ def test_budgets_are_equal(made):
     assert of(commands, "search", "mean") == []  # nothing to choose
 
 
+def test_runs_of_other_settings_are_not_taken_for_these(made, tmp_path):
+    file, folder, _ = made
+    changed = SPEC | {"common": [*SPEC["common"], "val.tasks=5"]}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    for more in ([], ["--render"]):
+        with pytest.raises(SystemExit, match=r"/r2d2/0: made with other settings \(val.tasks=5\); move it away"):
+            compare(tmp_path / "two.yaml", folder, "--jobs", 1, "--out", tmp_path, *more)
+    assert list(tmp_path.iterdir()) == [tmp_path / "two.yaml"]
+    compare(file, folder, "--jobs", 1, "--out", tmp_path)  # as before it takes what is there
+
+
+def test_equal_time_is_compiled_where_equal_tasks_were(made, tmp_path):
+    file, folder, _ = made
+    shutil.copytree(folder, tmp_path / "runs")
+    results = sorted((tmp_path / "runs" / "tasks" / "reptile").glob("*/*/result.json"))
+    for result in results:
+        found = json.loads(result.read_text())
+        assert found["compiled"] is False
+        result.write_text(json.dumps(found | {"compiled": True}))
+    comparison = plan.Comparison(file, tmp_path / "runs", None)
+    words = {name: [job.words for job in jobs] for name, jobs in comparison.trained("time").items()}
+    assert len(results) == len(words["reptile"]) == len(words["r2d2"]) == 3
+    assert all("compile=true" in each for each in words["reptile"])
+    assert not any("compile=true" in each for each in words["r2d2"])
+
+
 def test_validation_tasks_choose(made):
     _, folder, commands = made
     record = json.loads((folder.parent / "two.json").read_text())

@@ -41,6 +41,14 @@ class Job(NamedTuple):
         tested = not self.again or any(self.folder.glob("*/evaluations/*/result.json"))
         return bool(self.failure) or (self.result is not None and tested)
 
+    def check(self) -> None:
+        """Ends with a line if the folder holds a run that was asked for in other words: the file has changed since."""
+        if (file := self.folder / "asked.json").exists():
+            before, now = set(json.loads(file.read_text(encoding="utf-8"))), set(self.words)
+            changed = sorted(word for word in before ^ now if not word.startswith("task.root="))
+            if changed:
+                raise SystemExit(f"{self.folder}: made with other settings ({' '.join(changed)}); move it away")
+
     @property
     def failure(self) -> str:
         """Why there is no result, in a line."""
@@ -154,6 +162,7 @@ class Comparison:
         kept = []
         for method, jobs in self.trained(round_).items():
             for job in jobs:
+                job.check()
                 for run in find([job.folder]).runs if job.folder.exists() else []:
                     if again or "evaluation" not in run.result:
                         kept.append(run._replace(config=run.config | {"algo": method}))
@@ -166,6 +175,8 @@ def _typed(value: Any) -> str:
 
 def work(jobs: list[Job], at_once: int, label: str) -> None:
     """Runs what is not there, some at a time, with a line for each."""
+    for job in jobs:
+        job.check()
     todo = [job for job in jobs if not job.done]
     begun, done = time.monotonic(), 0
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
@@ -180,6 +191,7 @@ def work(jobs: list[Job], at_once: int, label: str) -> None:
 
 def _run(job: Job) -> Job:
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "asked.json").write_text(json.dumps(job.words, indent=1) + "\n", encoding="utf-8")
     if job.result is None:
         _command(job, ["metaexp.train", *job.words, f'out="{job.folder}"', "resume=auto"])
     if job.result is not None and not job.done:
