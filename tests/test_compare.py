@@ -18,6 +18,7 @@ from metaexp.config import Settings, load
 from metaexp.errors import MetaexpError
 from metaexp.evaluate import evaluate
 from metaexp.losses import larger
+from metaexp.reporting.tables import number
 from metaexp.run import run
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -233,6 +234,17 @@ def test_a_second_test_is_made_once_and_its_failure_is_told(tmp_path):
     with patch.object(plan, "subprocess", commands):
         compare(tmp_path / "again.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path, "--rounds", "tasks")
     assert (len(commands.typed), len(commands.again)) == (2, 3)
+    (readme := tmp_path / "README.md").write_text("<!-- again --><!-- /again -->")
+    compare(tmp_path / "again.yaml", tmp_path / "r", "--out", tmp_path, "--render", "--readme", readme)
+    folder = next((tmp_path / "r/tasks/mean/0").glob("2*"))
+    own, second = (
+        json.loads(file.read_text())["test"]["mse"]
+        for file in (folder / "result.json", *folder.glob("evaluations/*/result.json"))
+    )
+    assert own["mean"] != second["mean"]
+    values = [f"{number(one['mean'])} ± {number(one['ci95'], 2)}" for one in (own, second)]
+    assert "| method | mse, 40 training tasks each | mse, shots 3 | steps |\n" in readme.read_text()
+    assert f"| `mean` | {values[0]} | {values[1]} | 0 |\n" in readme.read_text()
 
 
 def test_uneven_budgets_are_refused(tmp_path):

@@ -130,35 +130,56 @@ def _search(c: Comparison) -> list[str]:
 
 
 def short(c: Comparison, command: str) -> str:
-    """The README's table: a line per method, best first, each round's mean over seeds with its interval over seeds."""
-    metric = c.spec["metrics"][0]
-    rounds = {round_: runs for round_ in TITLES if (runs := c.runs(round_))}
-    cells: dict[str, list[str]] = {}
-    order: dict[str, float] = {}
-    for runs in rounds.values():
+    """The README's table: a line per method, best first, each round's mean over seeds with its interval over seeds.
+
+    `short` of the file names its metrics, by default the first; second tests have columns of their own.
+    """
+    shown, first = c.spec.get("short", c.spec["metrics"][:1]), c.spec["metrics"][0]
+    rounds = {round_: runs for round_ in TITLES if (runs := c.runs(round_, again=True))}
+    head, cells, order = ["method"], {method: [] for method in c.methods}, {}  # type: ignore[var-annotated]
+    for round_, runs in rounds.items():
+        tests = dict.fromkeys(_changed(run) for run in runs)  # the run's own stands first
+        for test in sorted(tests):
+            columns = [metric for metric in shown if any(metric in run.result["test"] for run in runs)]
+            columns = columns if not test else columns[:1]
+            head += [f"{metric}, {test or said(c, round_)}" for metric in columns]
+            for method in c.methods:
+                own = [run for run in runs if run.config["algo"] == method and _changed(run) == test]
+                for metric in columns:
+                    mean, value = _value(own, metric, len(c.spec["seeds"]))
+                    cells[method].append(value)
+                    if metric == first and mean is not None:
+                        order.setdefault(method, -mean if larger(metric) else mean)
+        head.append("steps")
         for method in c.methods:
-            own = [run for run in runs if run.config["algo"] == method]
-            told = [one for run in own if (one := run.result["test"].get(metric)) and one["mean"] is not None]
-            found = over_seeds([float(one["mean"]) for one in told])
-            half = number(found.half, 2) if len(told) > 1 else number(told[0]["ci95"], 2) if told else ""
-            lost = sum(one["diverged"] for one in told)
-            value = f"{number(found.mean)} ± {half}" + (f", {lost} tasks not finite" if lost else "") if told else "-"
-            value += f", {len(told)} of {len(c.spec['seeds'])} seeds" if 0 < len(told) < len(c.spec["seeds"]) else ""
-            steps = dict.fromkeys(f"{run.result['steps']:,}" for run in own)
-            cells.setdefault(method, []).extend([value, "/".join(steps) or "-"])
-            if found.mean is not None:
-                order.setdefault(method, -found.mean if larger(metric) else found.mean)
-    seeds, tasks = len(c.spec["seeds"]), next((run for runs in rounds.values() for run in runs), None)
+            steps = dict.fromkeys(f"{run.result['steps']:,}" for run in runs if run.config["algo"] == method)
+            cells[method].append("/".join(steps) or "-")
+    seeds, any_run = len(c.spec["seeds"]), next((run for runs in rounds.values() for run in runs), None)
     about = "over seeds" if seeds > 1 else "over test tasks"
-    head = ["method"]
-    for round_ in rounds:
-        head += [f"{metric}, {said(c, round_)}", "steps"]
     rows = [[f"`{method}`", *cells[method]] for method in sorted(order, key=lambda name: order[name])]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    count = tasks.result["test"][metric]["tasks"] if tasks and metric in tasks.result["test"] else "-"
+    count = any_run.result["test"][first]["tasks"] if any_run and first in any_run.result["test"] else "-"
     lines += ["", f"{seeds} seed(s), {count} test tasks, ± is the 95 % interval {about}."]
     lines[-1] += f" [Everything](scripts/results/{c.name}.md): {where(c, command)}"
     return "\n".join(lines) + "\n"
+
+
+def _changed(run: Run) -> str:
+    """What a second test changed, in words; nothing for the run's own test."""
+    changed = run.result.get("evaluation", {}).get("changed", {})
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changed.items())
+
+
+def _value(own: list[Run], metric: str, seeds: int) -> tuple[float | None, str]:
+    """Mean over seeds, and a cell: it, its interval, what failed."""
+    told = [one for run in own if (one := run.result["test"].get(metric)) and one["mean"] is not None]
+    if not told:
+        return None, "-"
+    found = over_seeds([float(one["mean"]) for one in told])
+    half = number(found.half, 2) if len(told) > 1 else number(told[0]["ci95"], 2)
+    lost = sum(one["diverged"] for one in told)
+    value = f"{number(found.mean)} ± {half}" + (f", {lost} tasks not finite" if lost else "")
+    return found.mean, value + (f", {len(told)} of {seeds} seeds" if len(told) < seeds else "")
 
 
 def _entry(run: Run) -> dict[str, Any]:
