@@ -353,3 +353,21 @@ def test_resume_may_change_test_settings_and_keeps_the_others(tmp_path):
     assert continued["test"] == saved["test"] | {"tasks": 7}
     assert continued["steps"] == 9
     assert continued["algo"] == saved["algo"]
+
+
+def test_skipped_steps_are_counted_on_resume(forks: Forks, tmp_path: Path) -> None:
+    """With an inner rate at which no step is finite, all are skipped; one more than allowed ends the run."""
+    argv = [*TINY, "steps=40", "algo.inner_lr=1e30", "checkpoint.every=2"]
+    assert forks(*argv, "skips=40", cwd=tmp_path, fault=Fault(STEP, 12, 9)).code == -9
+    (run,) = (tmp_path / "outputs").glob("2*")
+    ended = forks(f"resume={run}", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "not finite: skipped 1 outer step up to step 40, 40 of at most 40 so far" in ended.err.splitlines()
+    result = read(run, "result.json")
+    assert (result["steps"], result["skipped_steps"]) == (40, 40)
+    first, last = (load(path)["state_dict"] for path in sorted((run / "checkpoints").glob("step*.ckpt")))
+    assert all(torch.equal(value, last[name]) for name, value in first.items() if name != "meta_step")
+    ended = forks(*argv, "skips=30", cwd=tmp_path)
+    assert ended.code == 5
+    line = ended.err.splitlines()[-1]
+    assert "outer step 31 (training tasks 120 to 123, algo.inner_lr=1e+30, 30 steps skipped before): lower" in line
