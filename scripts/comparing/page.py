@@ -90,6 +90,7 @@ def page(c: Comparison, out: Path, command: str) -> None:
         tables = blocks(compared, False, c.spec["metrics"])
         places = [job.folder for jobs in c.trained(round_).values() for job in jobs if job.folder.exists()]
         report = text(tables, compared, find(places), markdown=True).replace(f"{c.folder}/", "").replace("## ", "### ")
+        title = "Equal numbers of outer steps" if round_ == "tasks" and "steps" in c.spec else title
         lines += [f"## {title}: {said(c, round_)}", "", report.strip(), ""]
         if told := claims(c.spec, runs, c.spec["metrics"][0]):
             lines += ["Claims:", "", *(f"- {line}" for line in told), ""]
