@@ -184,7 +184,10 @@ def _value(own: list[Run], metric: str, seeds: int) -> tuple[float | None, str]:
 
 
 def _entry(run: Run) -> dict[str, Any]:
-    kept = {key: run.result.get(key) for key in ("seed", "steps", "parameters", "adapted_parameters", "commit")}
+    kept = {
+        key: run.result.get(key)
+        for key in ("seed", "steps", "skipped_steps", "parameters", "adapted_parameters", "commit")
+    }
     kept |= {"method": run.config["algo"], "seconds": run.result["speed"].get("seconds")}
     kept |= {"weights": run.result["weights"], "peak_mb": run.result["memory"].get("peak_mb")}
     kept |= {name: run.result["protocol"].get(name) for name in ("ways", "shots", "query_sha256")}
