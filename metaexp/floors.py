@@ -1,4 +1,4 @@
-"""What stands beside every result, on the same tasks: mean, nearest neighbour and, where there is one, the oracle."""
+"""What stands beside every result, on the same tasks: mean, nearest neighbour, oracle: those that say something of it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from metaexp.algos.oracle import Oracle
 from metaexp.evaluation import chunks
 from metaexp.mapping import map_tasks
 
-FLOORS = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
+FLOORS: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
 
 
 def floors(
@@ -31,14 +31,12 @@ def floors(
     They learn nothing across tasks, so they need no run. The tasks are drawn once for all of them.
 
     Args:
-        names: which; an oracle that the family does not have is left out.
+        names: which; those that say nothing of the family (`is_floor_of`) are left out.
         shots: support examples (per class); None: the split's.
         chunk: tasks drawn at once; does not change them.
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
-    learners: dict[str, Any] = {
-        name: FLOORS[name](family) for name in names if name != "oracle" or family.oracle is not None
-    }
+    learners: dict[str, Any] = {name: FLOORS[name](family) for name in names if FLOORS[name].is_floor_of(family)}
     parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in learners}
     with torch.no_grad():
         for indices in chunks(family, split, tasks, chunk):

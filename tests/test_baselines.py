@@ -20,6 +20,7 @@ from metaexp.floors import floors
 from metaexp.losses import as_logits, fair_accuracy
 from metaexp.models.mlp import MLP
 from metaexp.tasks.linear import Linear as LinearTasks
+from metaexp.tasks.quadratic import Quadratic
 from metaexp.tasks.sine import Sine
 from metaexp.testing import adapted_parameters
 from metaexp.types import Examples
@@ -163,6 +164,15 @@ def test_floors_are_the_same_learners_on_the_same_tasks():
         assert abs(floors(family, "test", 30, [name], shots=2, chunk=11)[name]["mse"] - few).max() < 1e-12
     assert list(floors(pictures(), "test", 3)) == ["mean", "neighbour"]
     assert list(floors(family, "val", 3, ["mean"])) == ["mean"]
+
+
+def test_the_neighbour_is_no_floor_where_the_queries_stand_in_the_support_set():
+    """It would look them up: its error is 0 whatever the method learned."""
+    assert evaluate(Neighbour(Quadratic(4, dim=3)), "test", 20, ["queries"]).arrays["mse"].max() == 0
+    assert list(floors(Quadratic(4, dim=3), "test", 20)) == ["mean", "oracle"]
+    fresh = floors(Quadratic(4, dim=3, noise=0.1, fresh=True), "test", 20)
+    assert list(fresh) == ["mean", "neighbour", "oracle"]
+    assert fresh["neighbour"]["mse"].min() > 0
 
 
 def test_what_adapt_returns_is_counted():

@@ -23,6 +23,11 @@ class Mean(MetaLearner):
     def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):
         super().__init__(family, nn.Identity(), loss, mapping)
 
+    @staticmethod
+    def is_floor_of(family: Any) -> bool:
+        """Of every family."""
+        return True
+
     @property
     def metrics(self) -> dict[str, Metric]:
         """The family's, with ties shared."""

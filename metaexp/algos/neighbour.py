@@ -24,6 +24,11 @@ class Neighbour(MetaLearner):
     def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):
         super().__init__(family, nn.Identity(), loss, mapping)
 
+    @staticmethod
+    def is_floor_of(family: Any) -> bool:
+        """Not of a family whose queries stand in the support set: it would only look them up."""
+        return not family.queries_in_support
+
     def adapt(self, support: Examples, key: Tensor) -> Examples:
         """The support set itself, x flattened: [n, d], [n, y_dim]."""
         return Examples(support.x.flatten(1), support.y)

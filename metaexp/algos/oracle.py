@@ -22,11 +22,16 @@ class Oracle(MetaLearner):
     trains, any_ways, reads_info = False, True, True
 
     def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):
-        if family.oracle is None:
+        if not self.is_floor_of(family):
             raise ValueError(
                 f"family: nobody knows the best prediction for {type(family).__name__}; use mean or neighbour"
             )
         super().__init__(family, nn.Identity(), loss, mapping)
+
+    @staticmethod
+    def is_floor_of(family: Any) -> bool:
+        """Whether the family has an oracle: where there is none, there is no such line."""
+        return family.oracle is not None
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -43,6 +43,7 @@ class TaskFamily(ABC):
     classification: ClassVar[bool] = False
     bytes: bool = False  # inputs are kept as bytes, of which 255 is 1
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
+    queries_in_support: bool = False  # the queries are no examples of their own
     # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: nobody knows.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None

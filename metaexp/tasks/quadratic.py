@@ -71,6 +71,7 @@ class Quadratic(TaskFamily):
         if fresh and noise is None:
             raise ValueError("fresh=True: nothing can be known of fresh rows where y is independent of W; set noise")
         self.x_shape, self.elements, self.noise, self.fresh = (dim,), elements, noise, fresh
+        self.queries_in_support = not fresh
         self.scales = [condition ** (-j / (2 * max(dim - 1, 1))) for j in range(dim)]
 
     def sample(
