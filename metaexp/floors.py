@@ -1,4 +1,4 @@
-"""What stands beside every result, on the same tasks: mean, nearest neighbour, oracle: those that say something of it."""
+"""What stands beside every result, on the same tasks: mean, nearest neighbour and oracle, where they say something."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -6,8 +6,6 @@ Lightning's price is paid once per span.
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from metaexp.ahead import Ahead
-from metaexp.compiled import compiled
+from metaexp.clip import Clip
 from metaexp.errors import ConfigError, NonFiniteError
-from metaexp.mapping import mean_over_pieces, piece_size
+from metaexp.mapping import piece_size
 from metaexp.models.norms import prepare
+from metaexp.pieces import compile_pieces
 from metaexp.update import flatten
 from metaexp.whole import WholeStep
 
@@ -111,20 +110,12 @@ class OuterLoop:
         for name, value in (("meta_batch", meta_batch), ("accumulate", accumulate)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
-        for name, limit in (("clip.norm", clip_norm), ("clip.value", clip_value)):
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name}={limit}: must be above 0")
         if skips < 0:
             raise ValueError(f"skips={skips}: must be at least 0")
         if meta_batch % world:
             raise ValueError(f"meta_batch={meta_batch}: must be a multiple of the {world} processes")
         self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
-        self.meta_batch, self.accumulate, self.clip_norm, self.clip_value = (
-            meta_batch,
-            accumulate,
-            clip_norm,
-            clip_value,
-        )
+        self.meta_batch, self.accumulate, self.clip = meta_batch, accumulate, Clip(clip_norm, clip_value)
         self.skips, self.skipped = skips, 0
         self.compiled, self.rank, self.world = compiled, rank, world
         self.after_step, self.tell = after_step, tell
@@ -227,7 +218,7 @@ class OuterLoop:
             total = tree_map(lambda t: t / self.accumulate, total)
         grads, loss, logs = self._reduce(total)
         with torch.no_grad():
-            norm, gradients = self._clip(list(grads.values()))
+            norm, gradients = self.clip(list(grads.values()))
             if loss.device.type == "cpu" or self.skips:
                 if not self._check(index, float(loss), float(norm)):
                     self._skip(index, 1)
@@ -275,7 +266,13 @@ class OuterLoop:
             if size == share and self.world == self.accumulate == 1 and self._compile_whole(first // share):
                 return
             self._ahead = Ahead(self.learner, share, self.meta_batch, first)
-            self._graph = self._compile_pieces(self._ahead(first), size if share % size == 0 else share)
+            self._graph = compile_pieces(
+                lambda p, b, piece: self.learner.meta_gradient(p, piece, b),
+                self._params,
+                self._buffers,
+                self._ahead(first),
+                size if share % size == 0 else share,
+            )
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
             self.tell(f"compile: not possible here ({reason}); going on without")
@@ -289,7 +286,7 @@ class OuterLoop:
             return False
 
         def clip(gradient: Tensor) -> tuple[Tensor, Tensor]:
-            norm, (clipped,) = self._clip([gradient])
+            norm, (clipped,) = self.clip([gradient])
             return norm, clipped
 
         self._whole = WholeStep(
@@ -301,31 +298,6 @@ class OuterLoop:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch's schedules warn
         return True
 
-    def _compile_pieces(self, episodes: Any, size: int) -> Callable[..., Any]:
-        """The meta-gradient of a piece of the meta-batch as a graph; on a CPU the pieces spread over its threads."""
-        threads = torch.get_num_threads() if episodes.key.device.type == "cpu" else 1
-        workers = min(threads, len(episodes.key) // size)
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else None
-
-        def gradient(p: dict[str, Tensor], b: dict[str, Tensor], piece: Any) -> Any:
-            return self.learner.meta_gradient(p, piece, b)
-
-        def laid_out(p: dict[str, Tensor]) -> dict[str, Tensor]:
-            last = torch.channels_last
-            return {k: v.contiguous(memory_format=last) if v.dim() == 4 else v for k, v in p.items()}
-
-        params = laid_out({name: p.detach() for name, p in self._params.items()})
-        with _threads(1 if pool else threads):  # their number is a constant of the graph
-            graph = compiled(gradient, params, self._buffers, tree_map(lambda t: t[:size], episodes))
-
-        def over_pieces(p: dict[str, Tensor], b: dict[str, Tensor], drawn: Any) -> Any:
-            p = laid_out(p)
-            with _threads(1 if pool else threads):
-                total = mean_over_pieces(lambda piece: graph(p, b, piece), drawn, size, pool)
-            return tree_map(lambda t: t.contiguous(), total)
-
-        return over_pieces
-
     def _reduce(self, total: Any) -> Any:
         """Mean over ranks, of gradient, loss and logs alike."""
         if self.world == 1:
@@ -336,7 +308,7 @@ class OuterLoop:
         parts = torch.split(vector / self.world, [leaf.numel() for leaf in leaves])
         return tree_unflatten([part.view_as(leaf) for part, leaf in zip(parts, leaves, strict=True)], tree)
 
-    # -- checks and clipping -----------------------------------------------------------------------------------------
+    # -- checks ----------------------------------------------------------------------------------------------------
 
     def _check(self, index: int, loss: float, norm: float) -> bool:
         """Whether both are finite; where they are not and no step more may be skipped, the error."""
@@ -378,32 +350,6 @@ class OuterLoop:
                 f"non-finite outer loss or meta-gradient before outer step {int(self.learner.meta_step)}: lower the "
                 "inner or outer rate, or set clip.norm or skips"
             )
-
-    def _clip(self, grads: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Euclidean norm [] before clipping, and the gradients clipped by value and then by norm."""
-        norm = before = _norm(grads)
-        if self.clip_value is not None:
-            grads = list(torch._foreach_clamp_min(torch._foreach_clamp_max(grads, self.clip_value), -self.clip_value))
-            norm = _norm(grads)
-        if self.clip_norm is not None:
-            grads = list(torch._foreach_mul(grads, torch.clamp(self.clip_norm / (norm + 1e-6), max=1.0)))
-        return before, grads
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    if len(tensors) == 1:
-        return torch.linalg.vector_norm(tensors[0])
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def make_optimizer(make: Callable[..., Any], learner: Any) -> torch.optim.Optimizer:
