@@ -1,5 +1,6 @@
 """ANIL, BOIL, Meta-SGD, ProtoNet and R2D2 in float64 against independent references: loops, closed forms, numpy."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -352,18 +353,20 @@ def test_r2d2_on_classes_equals_numpy(shots):
     x = np.hstack([z, np.ones((n, 1))]) / np.sqrt(n)
     strength = float(learner.log_strength.detach().exp())
     w = np.linalg.solve(x.T @ x + strength * np.eye(7), x.T @ (one.support.y.numpy() / np.sqrt(n)))
-    expected = 4.0 * (q @ w[:-1] + w[-1]) + 0.7
+    scale = float(learner.scale.detach())
+    expected = scale * (q @ w[:-1] + w[-1]) + 0.7
     with torch.no_grad():
         found = learner.predict(learner.adapt(one.support, one.key), one.query.x)
     assert abs(found.numpy() - expected).max() < 1e-8  # the shift is a float32 until here
     assert abs(strength - 0.3) < 1e-7
+    assert abs(scale - 4.0) < 1e-6  # both are kept as float32 logarithms
 
 
 @pytest.mark.parametrize("shots", [4, 20])
 def test_r2d2_on_targets_equals_centred_numpy(shots):
     learner = new(lambda f: R2D2(f, NET, strength=0.02), sines(shots=shots))
     with torch.no_grad():
-        learner.scale.fill_(1.5)
+        learner.log_scale.fill_(math.log(1.5))
         learner.shift.fill_(0.25)
     one = task(learner.family.sample("test", torch.tensor([3])), 0)
     z, q = (learner.model(x).detach().numpy() for x in (one.support.x, one.query.x))
@@ -380,7 +383,7 @@ def test_r2d2_on_targets_equals_centred_numpy(shots):
 def test_r2d2_with_a_small_strength_solves_linear_tasks():
     family = LinearTasks(shots=6, queries=9, inputs=3, bias=True).to("cpu", F64)
     learner = new(lambda f: R2D2(f, Linear, strength=1e-12), family)
-    assert list(learner.meta_parameters()) == ["log_strength", "scale", "shift"]
+    assert list(learner.meta_parameters()) == ["log_strength", "log_scale", "shift"]
     assert evaluate(learner, "test", 50, ["queries"]).arrays["mse"].max() < 1e-12
 
 
@@ -441,7 +444,7 @@ def test_finite_over_200_tasks_at_default_settings(algo, kind):
         (MetaSGD, {"inner_lr": 0}, "inner_lr=0: must be above 0"),
         (MetaSGD, {"inner_steps": 0}, "inner_steps=0: must be at least 1"),
         (R2D2, {"strength": 0.0}, "strength=0.0: must be above 0"),
-        (R2D2, {"scale": 0.0}, "scale=0.0: must be a number other than 0"),
+        (R2D2, {"scale": 0.0}, "scale=0.0: must be a number above 0"),
         (ProtoNet, {}, "family: ProtoNet needs classes, Sine is regression"),
     ],
 )

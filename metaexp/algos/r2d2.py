@@ -20,11 +20,13 @@ class R2D2(FeatureLearner):
     W = (X^T X + lambda I)^-1 X^T Y; the prediction is a (q W) + b with learned a, b and lambda. X and Y are divided by
     sqrt(n), as in the authors' code, so that lambda does not depend on the number of examples n. For classes a
     column of ones stands in X (as there); for regression X and Y are centred instead, so that the mean is not
-    shrunk. Differs from their released configuration in that lambda is learned (as in the paper; its logarithm).
+    shrunk. Differs from their released configuration in that lambda is learned (as in the paper), and in that a and
+    lambda are learned by their logarithms: with steps in a itself lambda falls in a's place, and the features of
+    Omniglot are worse for it.
 
     Args:
         strength: lambda at the start; None: 50 for classes (the authors'), 0.1 for regression.
-        scale: a at the start; None: 10 for classes (the authors' on Omniglot), 1 for regression.
+        scale: a at the start, above 0; None: 10 for classes (the authors' on Omniglot), 1 for regression.
         learn_strength: whether lambda is learned.
         normalise: "running" or "batch", see `FeatureLearner`.
 
@@ -51,12 +53,17 @@ class R2D2(FeatureLearner):
         scale = (1.0 if self.centred else 10.0) if scale is None else scale
         if not strength > 0:
             raise ValueError(f"strength={strength}: must be above 0")
-        if not math.isfinite(scale) or scale == 0:
-            raise ValueError(f"scale={scale}: must be a number other than 0")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale={scale}: must be a number above 0")
         remove_head(self.model, "R2D2")
         self.keep(normalise)
         self.log_strength = nn.Parameter(torch.tensor(math.log(strength)), requires_grad=learn_strength)
-        self.scale, self.shift = nn.Parameter(torch.tensor(float(scale))), nn.Parameter(torch.zeros(()))
+        self.log_scale, self.shift = nn.Parameter(torch.tensor(math.log(scale))), nn.Parameter(torch.zeros(()))
+
+    @property
+    def scale(self) -> Tensor:
+        """a, []."""
+        return self.log_scale.exp()
 
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]: the network without its head."""
