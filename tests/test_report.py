@@ -289,17 +289,21 @@ def test_what_cannot_be_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(("low", "scale"), [(0.1, "log"), (1.0, "linear")])
-def test_an_exact_oracle_does_not_force_a_linear_axis(low: float, scale: str) -> None:
+@pytest.mark.parametrize(("exact", "said"), [(0.0, "0"), (6.1e-10, "6.1e-10")])
+def test_an_exact_oracle_neither_forces_a_linear_axis_nor_flattens_the_curves(
+    low: float, scale: str, exact: float, said: str
+) -> None:
     figure = Figure()
     axes, levels, ends = figure.subplots(), [np.array([2.0, low])], [(low, "maml", "blue")]
     axes.plot([0, 1], levels[0])
-    pictures._floors(axes, {"oracle": 0.0, "mean": 4.0}, levels, ends)
+    pictures._floors(axes, {"oracle": exact, "mean": 4.0}, levels, ends)
     pictures._finish(figure, axes, np.concatenate(levels), ends)
     assert axes.get_yscale() == scale
+    at_the_foot = scale == "log" or exact > 0
     heights = [line.get_ydata()[0] for line in axes.lines[1:]]
-    assert heights == ([4.0] if scale == "log" else [0.0, 4.0])
+    assert heights == ([4.0] if at_the_foot else [exact, 4.0])
     foot = {text.get_text(): text.get_position()[1] for text in axes.texts}
-    assert list(foot) == ["maml", "ceiling: oracle, 0" if scale == "log" else "ceiling: oracle", "floor: mean"]
+    assert list(foot) == ["maml", f"ceiling: oracle, {said}" if at_the_foot else "ceiling: oracle", "floor: mean"]
     assert min(foot, key=lambda name: foot[name]).startswith("ceiling")
 
 

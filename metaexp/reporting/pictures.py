@@ -30,6 +30,7 @@ from metaexp.reporting.tables import Block, floor_label
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
+FAR = 1000.0  # a floor so many times below all curves is not drawn to scale
 MOST = 12  # labels beside the curves; more go into a legend below, and there are no bands
 
 
@@ -111,8 +112,9 @@ def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends
     drawn = np.concatenate(levels)
     wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
-        if value == 0 and wide:  # an exact oracle has no place on a logarithmic axis: its name stands at the foot
-            ends.append((-np.inf, f"{floor_label(name)}, 0", GREY))
+        # One that would flatten the curves, or has no place on their axis, stands at the foot with its value.
+        if (wide or value > 0) and value < drawn.min() / FAR:
+            ends.append((-np.inf, f"{floor_label(name)}, {value:.2g}", GREY))
             continue
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
         ends.append((value, floor_label(name), GREY))
