@@ -260,6 +260,14 @@ def test_an_oracle_without_error_leaves_the_axis_logarithmic():
     assert line(axes, "scratch: not finite")
 
 
+def test_an_oracle_of_a_rounding_error_does_not_flatten_the_curve():
+    (axes,) = adaptation_curve("mse", np.array([[4.0, 0.02]]), {"mean": 4.5, "oracle": 6e-10}).axes
+    assert len(line(axes, "oracle: 6e-10").get_ydata()) == 0
+    assert axes.get_ylim()[0] > 0.002
+    (axes,) = adaptation_curve("mse", np.array([[4.0, 0.02]]), {"oracle": 3e-5}).axes
+    assert set(line(axes, "oracle: 3e-05").get_ydata()) == {3e-5}
+
+
 def test_the_curve_against_shots_shows_means_band_and_floors():
     draw_ = np.random.default_rng(0)
     scores, floor = draw_.uniform(0.5, 1.5, (50, 3)), draw_.uniform(1.5, 2.5, (50, 3))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from metaexp.boards.style import GREEN, GREY, ORANGE, PURPLE, VERMILION
+from metaexp.boards.style import GREEN, GREY, ORANGE, PURPLE, VERMILION, log_if_wide
 
 LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every picture
     "mean": (VERMILION, (0, (6, 2))),
@@ -15,6 +15,7 @@ LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every pi
     "scratch": (GREEN, (0, (7, 1.5, 1.5, 1.5))),
 }
 OTHER: tuple[str, Any] = (GREY, (0, (4, 4)))
+FAR = 1000.0  # a floor so many times below everything else is not drawn to scale
 
 
 def near(values: Mapping[str, Any], metric: str) -> Any:
@@ -36,21 +37,28 @@ def floor_levels(floors: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarr
     return {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in floors.items()}
 
 
-def above_0(levels: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Those that have a place on a logarithmic axis: an oracle's error without noise, 0, has none."""
-    return [level for level in levels.values() if (level > 0).all()]
+def far_below(level: float | np.ndarray, drawn: np.ndarray) -> bool:
+    """Whether a floor above 0 lies so far below the drawn values that a scale with both would flatten them."""
+    seen = drawn[np.isfinite(drawn)]
+    return bool(len(seen) and 0 < np.min(level) < seen.min() / FAR)
 
 
-def draw_floors(axes: Axes, levels: Mapping[str, np.ndarray], x: np.ndarray | None = None) -> None:
+def draw_floors(axes: Axes, levels: Mapping[str, np.ndarray], drawn: np.ndarray, x: np.ndarray | None = None) -> None:
     """Draws each floor, a level or a curve over x (None: 0, 1, ...), as a dashed line with its last value.
 
-    One that has no place on the axis stands in the legend alone.
+    One that has no place on the axis, or lies far below all the rest, stands in the legend alone.
+
+    Args:
+        drawn: the other values of the picture; with them the vertical axis is chosen, logarithmic where they are wide.
     """
+    placed = {name: level for name, level in levels.items() if not far_below(level, drawn)}
+    log_if_wide(axes, np.concatenate([drawn, *(level for level in placed.values() if (level > 0).all())]))
     for name, level in levels.items():
         colour, dashes = LOOKS.get(name, OTHER)
         value = f"{level[-1]:.3g}" if np.isfinite(level).all() else "not finite"
         style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.8, "label": f"{name}: {value}"}
-        if not np.isfinite(level).all() or (axes.get_yscale() == "log" and not (level > 0).all()):
+        unplaced = name not in placed or not np.isfinite(level).all()
+        if unplaced or (axes.get_yscale() == "log" and not (level > 0).all()):
             axes.plot([], [], **style)
         elif len(level) == 1:
             axes.axhline(level[0], **style)

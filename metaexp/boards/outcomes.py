@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from metaexp.boards.floors import above_0, draw_floors, floor_levels
+from metaexp.boards.floors import draw_floors, floor_levels
 from metaexp.boards.pictures import band
-from metaexp.boards.style import BLACK, BLUE, SKY, VERMILION, legend, log_if_wide, new_figure, tidy
+from metaexp.boards.style import BLACK, BLUE, SKY, VERMILION, legend, new_figure, tidy
 from metaexp.calibration import calibration, curve, whole
 
 NAMES = {
@@ -46,8 +46,7 @@ def shots_picture(
     axes.xaxis.set_major_locator(FixedLocator(x.tolist()))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    log_if_wide(axes, np.concatenate([mean, *above_0(levels)]))
-    draw_floors(axes, levels, x)
+    draw_floors(axes, levels, mean, x)
     axes.fill_between(x, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(x, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from metaexp.boards.floors import above_0, draw_floors, floor_levels, near
+from metaexp.boards.floors import draw_floors, floor_levels, near
 from metaexp.boards.style import (
     BLACK,
     BLUE,
@@ -83,8 +83,7 @@ def adaptation_curve(
     whole_numbers(axes)
     steps, last = np.arange(len(mean)), len(mean) - 1
     levels = floor_levels(floors or {})
-    log_if_wide(axes, np.concatenate([mean, *above_0(levels)]))
-    draw_floors(axes, levels)
+    draw_floors(axes, levels, mean)
     axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
@@ -290,8 +289,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
         curves = [(row["step"], (near(row, metric) or {}).get("per_step") or [{}]) for row in validations]
         step, value = _series([(at, curve[place].get("mean")) for at, curve in curves if place or len(curve) > 1])
         lines.append((step, value, f"{label} adaptation", colour))
-    log_if_wide(right, np.concatenate([value for _, value, *_ in lines] + above_0(levels)))
-    draw_floors(right, levels)
+    draw_floors(right, levels, np.concatenate([value for _, value, *_ in lines]))
     for step, value, label, colour in lines:
         right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=label)
     for axes in (left, right):

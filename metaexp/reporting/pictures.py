@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metaexp.boards.floors import far_below
 from metaexp.boards.style import (
     BLACK,
     BLUE,
@@ -30,7 +31,6 @@ from metaexp.reporting.tables import Block, floor_label
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
-FAR = 1000.0  # a floor so many times below all curves is not drawn to scale
 MOST = 12  # labels beside the curves; more go into a legend below, and there are no bands
 
 
@@ -113,7 +113,7 @@ def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends
     wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
         # One that would flatten the curves, or has no place on their axis, stands at the foot with its value.
-        if (wide or value > 0) and value < drawn.min() / FAR:
+        if far_below(value, drawn) or (wide and value <= 0):
             ends.append((-np.inf, f"{floor_label(name)}, {value:.2g}", GREY))
             continue
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
