@@ -36,8 +36,9 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []."""
-    return _mean((logits.argmax(-1) == target.argmax(-1)).to(logits.dtype))
+    """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []; NaN if a logit is."""
+    right = (logits.argmax(-1) == target.argmax(-1)).to(logits.dtype)
+    return _mean(torch.where(logits.isnan().any(-1), math.nan, right))  # to argmax NaN is the largest
 
 
 def fair_accuracy(logits: Tensor, target: Tensor) -> Tensor:
@@ -66,6 +67,8 @@ def log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
 def coverage(level: float) -> Metric:
     """The metric: fraction of targets inside the central interval of this probability; a sure predictor has `level`.
 
+    NaN where a mean or a standard deviation is.
+
     Raises:
         ValueError: a level outside (0, 1).
     """
@@ -75,7 +78,8 @@ def coverage(level: float) -> Metric:
 
     def metric(prediction: Tensor, target: Tensor) -> Tensor:
         mean, sd = prediction.chunk(2, -1)
-        return _mean(((target - mean).abs() <= width * sd).to(mean.dtype))
+        inside = ((target - mean).abs() <= width * sd).to(mean.dtype)
+        return _mean(torch.where(mean.isnan() | sd.isnan(), math.nan, inside))
 
     return metric
 

@@ -25,7 +25,20 @@ from metaexp.targets import check_target, module_of, targets
 from metaexp.tasks.absent import absent
 
 log = logging.getLogger(__name__)
-_NEEDED = ("algo", "task", "model", "optimizer", "device", "choices", "test", "seed", "steps", "mapping", "compile")
+# What every run's configuration has, since 0.1.0: groups with these names in them, and single settings.
+_GROUPS = {
+    **dict.fromkeys(("algo", "task", "model", "optimizer"), ("_target_",)),
+    "choices": ("algo", "task", "model"),
+    "device": ("accelerator", "devices", "strategy", "precision", "threads"),
+    "test": ("tasks", "weights", "normalise"),
+    "clip": ("norm", "value"),
+    "stop": ("metric",),
+    "val": ("every", "tasks"),
+    "log": ("every", "seconds"),
+    "checkpoint": ("every", "seconds"),
+}
+_NUMBERS = ("seed", "steps", "meta_batch", "accumulate", "test.tasks", "val.every", "val.tasks")
+_ANY = ("mapping", "compile", "time_limit")
 
 
 class Restored(NamedTuple):
@@ -48,9 +61,7 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
         what = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
         raise CheckpointError(f"run={folder}: {what}")
     config = read_config(folder)
-    for key in _NEEDED:
-        if key not in config:
-            raise CheckpointError(f"{folder / 'config.yaml'}: damaged, it has no {key}")
+    _check_form(config, folder / "config.yaml")
     named = {module_of(str(target)) for _, target in targets(config)}
     trusted = {name for name in named if any(f"{name}.".startswith(f"{package}.") for package in trust)}
     for path, target in targets(config):
@@ -63,6 +74,23 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
             how = f"trust=[{package}] allows it, if you know that code" if own else "refused"
             raise ConfigError(f"{path}={target}: named by {folder}, outside metaexp and torch.optim; {how}") from error
     return config | {"trusted": sorted(trusted), "trust": list(trust), "resume": False}
+
+
+def _check_form(config: dict[str, Any], file: Path) -> None:
+    for key, names in _GROUPS.items():
+        if not isinstance(config.get(key), dict):
+            raise CheckpointError(f"{file}: damaged, it has no {key}")
+        gone = next((name for name in names if name not in config[key]), None)
+        if gone:
+            raise CheckpointError(f"{file}: damaged, it has no {key}.{gone}")
+    for key in (*_NUMBERS, *_ANY):
+        value: Any = config
+        for name in key.split("."):
+            if name not in value:
+                raise CheckpointError(f"{file}: damaged, it has no {key}")
+            value = value[name]
+        if key in _NUMBERS and (not isinstance(value, int) or isinstance(value, bool)):
+            raise CheckpointError(f"{file}: damaged, {key}={value} is no whole number")
 
 
 def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:

@@ -6,6 +6,8 @@ import resource
 import shutil
 import sys
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def _own(result: dict[str, Any], restored: Restored, changed: dict[str, Any], se
 def _told(run: Path) -> dict[str, Any]:
     try:
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return result if isinstance(result, dict) else {}
 
@@ -135,7 +137,7 @@ def _tell(result: dict[str, Any], restored: Restored, path: Path, changed: dict[
         try:
             with np.load(restored.folder / "test_scores.npz", allow_pickle=False) as old:
                 pairs = [(old[name], new[name]) for name in old.files if name in new.files and old[name].dtype == float]
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return
     shapes = [before.shape == now.shape for before, now in pairs]
     if not pairs or not all(shapes):

@@ -264,7 +264,7 @@ def _busy(path: Path) -> str:
 def _row_is_kept(line: bytes, step: int) -> bool:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return line.endswith(b"\n") and isinstance(row, dict) and row.get("step", 0) <= step
 
@@ -273,7 +273,7 @@ def read_status(path: Path) -> dict[str, Any]:
     """The content of status.json; {} where there is none or it is damaged."""
     try:
         status = json.loads((Path(path) / "status.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return status if isinstance(status, dict) else {}
 

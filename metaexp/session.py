@@ -3,8 +3,6 @@
 import gc
 import io
 import os
-import resource
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -57,8 +55,8 @@ def execute(
             raise flag.requested(f"stopped at step {control.step}; {_how(folder)}")
     try:
         result = test(parts, folder, checkpoints, control, board, trainer, initial)
-        result["speed"] = {"meta_steps_per_s": control.speed(), "seconds": time.monotonic() - started}
-        result["memory"] = {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+        result["speed"] = {"meta_steps_per_s": control.speed(), "seconds": control.seconds(started)}
+        result["memory"] = {"peak_mb": control.peak_mb()}
         board.hparams(_flat(config), {name: value["mean"] for name, value in result["test"].items()}, control.step)
     except Interrupted as stop:
         raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None

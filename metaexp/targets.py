@@ -1,8 +1,10 @@
 """Which classes a configuration may name, and how they are made.
 
-`_target_` can name any importable thing, so it is checked against a positive list before anything is imported:
-metaexp.*, torch.optim.*, and modules that the user's own group files name. The resolved object's module is checked
-again, because a dotted path may lead through one module into another (`metaexp.config.os.system`).
+`_target_` can name any importable thing, so it is checked against a positive list before anything is imported: the
+modules of metaexp that hold what a configuration describes (PLACES), torch.optim.*, and modules that the user's own
+group files name. Of the first two it must be a class: a function, or this module's own machinery, could be led to call
+something else. The resolved object's module is checked again, because a dotted path may lead through one module into
+another (`metaexp.config.os.system`).
 """
 
 import importlib
@@ -16,6 +18,7 @@ from typing import Any
 
 from metaexp.errors import ConfigError
 
+PLACES = ("algos", "models", "tasks", "inner", "outer")  # of metaexp: packages and modules whose classes may be named
 METADATA = {"_target_", "_partial_", "_convert_", "_recursive_", "gives", "needs"}
 
 
@@ -51,9 +54,9 @@ def module_of(target: str) -> str:
 
 
 def _ours(module: str) -> bool:
-    # The module must be a file of this package: a path THROUGH one of them (metaexp.config.os) is none.
+    # The module must be a file in one of the places: a path THROUGH one of them (metaexp.inner.torch) is none.
     root, *parts = module.split(".")
-    if root != "metaexp" or not parts or not all(part.isidentifier() for part in parts):
+    if root != "metaexp" or not parts or parts[0] not in PLACES or not all(part.isidentifier() for part in parts):
         return False
     file = Path(__file__).parent.joinpath(*parts)
     return file.with_suffix(".py").is_file() or (file / "__init__.py").is_file()
@@ -69,13 +72,17 @@ def check_target(path: str, target: Any, trusted: Collection[str] = ()) -> None:
 
     Args:
         path: the key, for the message.
-        trusted: modules that may be named besides metaexp.* and torch.optim.*.
+        trusted: modules that may be named besides those of metaexp (PLACES) and torch.optim.*; never other ones of
+            metaexp.
 
     Raises:
         ConfigError: the target is refused.
     """
-    if isinstance(target, str) and (_ours(module_of(target)) or is_optim(target) or module_of(target) in trusted):
-        return
+    if isinstance(target, str):
+        module = module_of(target)
+        own = module in trusted and module.split(".")[0] != "metaexp"
+        if own or _ours(module) or is_optim(target):
+            return
     raise ConfigError(
         f"{path}={target}: must be a class of metaexp.* or torch.optim.*; "
         "your own class is named in a group file of yours (--config-dir), not here"
@@ -97,14 +104,20 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
             raise  # the module is there; what IT imports is not
         raise ConfigError(f"{path}={target}: no module {error.name} in this folder or on the Python path") from error
     found = getattr(module, name, None)
-    if not callable(found):
-        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+    home, kind = str(getattr(found, "__module__", None)), inspect.isclass
+    if _ours(module_name):
+        package, at_home = "metaexp", _ours(home)
+    elif is_optim(target):
+        package, at_home = "torch.optim", f"{home}.".startswith("torch.optim.")
+    else:  # trusted code may name a function that makes the object
+        package, kind = target.partition(".")[0], callable
+        at_home = f"{home}.".startswith(f"{package}.")
+    if not kind(found) or name.startswith("_"):
+        public = [n for n, value in vars(module).items() if kind(value) and not n.startswith("_")]
         raise ConfigError(f"{path}={target}: no class {name} in {module_name}{nearest(name, public)}")
-    home = str(getattr(found, "__module__", None))
-    package = "torch.optim" if is_optim(target) else target.partition(".")[0]
-    if home != package and not home.startswith(f"{package}."):
+    if not at_home:
         raise ConfigError(f"{path}={target}: comes from {home}, not from {package}")
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 class Maker:
@@ -186,6 +199,8 @@ def _check_names(target: Callable[..., Any], group: str, settings: dict[str, Any
 def _complaint(error: Exception, group: str, target: Callable[..., Any], settings: dict[str, Any]) -> str:
     """One line that starts with the setting's full key, as far as the constructor's message tells it."""
     message = " ".join(str(error).split())
+    if re.match(r"task\.[\w.]+=", message):  # a method complains of its tasks: the key is whole
+        return message
     first = re.match(r"\w+", message)
     if first and first[0] in {*settings, *_parameters(target)} and re.match(r"[\w.]+(=|:)", message):
         return f"{group}.{message}"

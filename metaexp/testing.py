@@ -40,10 +40,10 @@ def test(
 ) -> dict[str, Any]:
     config, learner, family = parts.config, parts.learner, parts.family
     learner.to(parts.device)
-    step = control.step
+    step, kind = control.step, "last" if learner.trains else "initial"
     if learner.trains and config["test"]["weights"] == "best" and (best := checkpoints.best(parts.device)):
         learner.load_state_dict(best[0]["state_dict"])
-        step = best[0]["metaexp"]["step"]
+        step, kind = best[0]["metaexp"]["step"], "best"
     with trainer.precision_plugin.forward_context():
         chosen = learner.finish()
         tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
@@ -60,6 +60,7 @@ def test(
         show_views(learner, "test", board, control.step, _say)
         if learner.trains:
             learner.load_state_dict(initial)
+            learner.finish()  # the untrained network, too, has the rate that suits it
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
     larger = family.larger
     folder.write_arrays("test_scores.npz", **_arrays(scores, beside, by_shots))
@@ -77,7 +78,7 @@ def test(
         "seed": config["seed"],
         "steps": control.step,
         "stopped": control.reason,
-        "weights": {"kind": config["test"]["weights"] if learner.trains else "initial", "step": step},
+        "weights": {"kind": kind, "step": step},
         "test": test,
         "floors": {floor: {n: summary(v, larger(n)) for n, v in found.items()} for floor, found in beside.items()},
         "shots": by_shots.result(),

@@ -1,6 +1,7 @@
 """What happens between outer steps: rows of metrics, validation, checkpoints, early stop, signals, time limit."""
 
 import math
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -59,6 +60,7 @@ class Control(L.Callback):
         self.pending = True  # whether the validation of the present step is due
         self.over_time = False
         self.rates: list[float] = []  # meta-steps per second, one per row
+        self.spent, self.peak = 0.0, 0  # seconds and peak memory in MB of the processes that a resumed run had before
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
         self._started = self._entered = self._saved = time.monotonic()
         self._told = -math.inf  # when status.json was last written
@@ -93,6 +95,8 @@ class Control(L.Callback):
             "mapping": self.learner.mapping,
             "compiled": self.loop.compiled,
             "rates": list(self.rates),
+            "seconds": self.seconds(),
+            "peak_mb": self.peak_mb(),
             "family": keep(self.learner.family),
         }
 
@@ -101,11 +105,20 @@ class Control(L.Callback):
         self.step, self.best, self.reason = state["step"], dict(state["best"]), state["reason"]
         self.pending = state.get("pending", False)
         self.rates = list(state["rates"])
+        self.spent, self.peak = state.get("seconds", 0.0), state.get("peak_mb", 0)
         self.loop.set_sums(state["sums"], state["count"])
         self.loop.skipped = state.get("skipped", 0)
         if self.loop.schedule is not None and state["schedule"] is not None:
             self.loop.schedule.load_state_dict(state["schedule"])
         self._due = self._seen = self.step
+
+    def seconds(self, since: float | None = None) -> float:
+        """Of this run up to now, over all its processes; of this one from `since` (None: where the training began)."""
+        return self.spent + time.monotonic() - (self._started if since is None else since)
+
+    def peak_mb(self) -> int:
+        """The most memory that a process of this run has had."""
+        return max(self.peak, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: adds our state to its checkpoint."""
@@ -179,7 +192,7 @@ class Control(L.Callback):
         if self.loop.skips:
             values["skipped_steps"] = self.loop.skipped
         row = {"kind": "train", "step": self.step, **values}
-        self.folder.log(row | {"seconds": time.monotonic() - self._started, "meta_steps_per_s": rate})
+        self.folder.log(row | {"seconds": self.seconds(), "meta_steps_per_s": rate})
         self.board.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
         self.board.scalars({"speed/meta_steps_per_s": rate}, self.step)
         if time.monotonic() - self._told > STATUS:
@@ -218,7 +231,7 @@ class Control(L.Callback):
                 self.board.scalars({f"val/{name}": found["mean"]}, self.step)
         row["floors"] = {"mean": {name: summary(values)["mean"] for name, values in mean.items()}}
         self._floors(scores.arrays, row["floors"])
-        self.folder.log(row | {"seconds": time.monotonic() - self._started})
+        self.folder.log(row | {"seconds": self.seconds()})
         if shown:
             loss = self.loop.loss()  # not a number before this process's first step
             self.progress.validation(self.step, shown, loss if math.isfinite(loss) else None)

@@ -5,7 +5,7 @@ Runs `python -m metaexp.train` in three rounds, every method with the same budge
             nothing else; the best on VALIDATION tasks is taken. Test tasks play no part.
     tasks   the method with its best settings, every seed, the same number of training tasks for all
     time    the same with as many outer steps as fit into the same number of seconds, by the speed seen in `tasks`
-            (training with logging and validation; neither the compiler nor the test)
+            (sampling, outer steps, logging; neither the compiler nor validations, checkpoints and the test)
 Then it writes NAME.md (both tables with intervals, paired differences, the claims of papers), NAME.json and pictures.
 Runs that are there already are not made again, so it may be interrupted. --render only writes from what is there;
 --rounds search,tasks leaves out the last one. With --readme a short table goes there.

@@ -66,10 +66,15 @@ def parameters(learner: MetaLearner) -> dict[str, Tensor]:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Largest |a - b| over all leaves of two trees of tensors, relative to the largest |b| (at least 1)."""
+    """Largest |a - b| over all leaves of two trees of tensors, relative to the largest |b| or 1; NaN if any is."""
     pairs = [(x.detach(), y.detach()) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
-    scale = max([1.0, *(float(y.abs().max()) for _, y in pairs if y.numel())])
-    return max((float((x - y).abs().max()) for x, y in pairs if x.numel()), default=0.0) / scale
+    scale = largest([1.0, *(float(y.abs().max()) for _, y in pairs if y.numel())])
+    return largest([float((x - y).abs().max()) for x, y in pairs if x.numel()]) / scale
+
+
+def largest(values: list[float]) -> float:
+    """Like `max`, but NaN if any value is (Python's may pass over one); 0 of none."""
+    return float(torch.tensor([0.0, *values], dtype=torch.float64).max())
 
 
 def finite_differences(learner: MetaLearner, episode: Episode, directions: int = 3, step: float = 1e-6) -> float:
@@ -81,7 +86,7 @@ def finite_differences(learner: MetaLearner, episode: Episode, directions: int =
     start = parameters(learner)
     gradient = learner.meta_gradient(start, episode)[0]
     draw = torch.Generator().manual_seed(0)
-    worst = 0.0
+    errors = []
     for _ in range(directions):
         along = {k: torch.randn(p.shape, generator=draw, dtype=p.dtype) for k, p in start.items()}
         up, down = (
@@ -90,8 +95,8 @@ def finite_differences(learner: MetaLearner, episode: Episode, directions: int =
         )
         numeric = float(up - down) / (2 * step)
         exact = float(sum((gradient[k] * along[k]).sum() for k in start))
-        worst = max(worst, abs(numeric - exact) / abs(numeric))
-    return worst
+        errors.append(abs(numeric - exact) / abs(numeric))
+    return largest(errors)
 
 
 # --- families -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -22,7 +23,7 @@ from metaexp.reporting.tables import number
 from metaexp.run import run
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from comparing import plan
+from comparing import page, plan
 
 SPEC = {
     "title": "Two methods",
@@ -136,6 +137,11 @@ def test_runs_of_other_settings_are_not_taken_for_these(made, tmp_path):
     for more in ([], ["--render"]):
         with pytest.raises(SystemExit, match=r"/r2d2/0: made with other settings \(val.tasks=5\); move it away"):
             compare(tmp_path / "two.yaml", folder, "--jobs", 1, "--out", tmp_path, *more)
+    grid = SPEC["methods"] | {"r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [0.001, 0.5]}}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(SPEC | {"methods": grid}, sort_keys=False))
+    for more in (["--rounds", "tasks,time"], ["--render"]):  # the same place in another grid
+        with pytest.raises(SystemExit, match=r"search/r2d2/1: made with other settings \(optimizer.lr=0.5 optim"):
+            compare(tmp_path / "two.yaml", folder, "--jobs", 1, "--out", tmp_path, *more)
     assert list(tmp_path.iterdir()) == [tmp_path / "two.yaml"]
     compare(file, folder, "--jobs", 1, "--out", tmp_path)  # as before it takes what is there
 
@@ -180,16 +186,70 @@ def test_equal_time_is_speed_times_seconds(made):
 
 def test_tables(made):
     _, folder, _ = made
-    page = (folder.parent / "two.md").read_text()
-    assert "## Equal numbers of training tasks: 40 training tasks each" in page
-    assert "## Equal training time: 0.2 s each" in page
-    assert str(folder) not in page
+    shown = (folder.parent / "two.md").read_text()
+    assert "## Equal numbers of training tasks: 40 training tasks each" in shown
+    assert "## Equal training time: 0.2 s each" in shown
+    assert str(folder) not in shown
     scores = [np.load(file)["mse"][:, -1] for file in folder.glob("tasks/r2d2/*/*/test_scores.npz")]
-    line = next(line for line in page.splitlines() if line.startswith("| r2d2 |"))
+    line = next(line for line in shown.splitlines() if line.startswith("| r2d2 |"))
     assert line.split("|")[2].strip() == f"{np.mean(scores):.4g}"
-    assert "mean better than r2d2 (nobody): **" in page
-    assert "maml better than mean (not there): not measured" in page
-    assert "oracle better than the best of r2d2's ms? (one metric of several): **holds**, difference -" in page
+    assert "mean better than r2d2 (nobody): **" in shown
+    assert "maml better than mean (not there): not measured" in shown
+    assert "oracle better than the best of r2d2's ms? (one metric of several): **holds**, difference -" in shown
+    results = [json.loads(f.read_text()) for f in folder.glob("time/r2d2/*/*/result.json")]
+    took = np.mean([result["steps"] / result["speed"]["meta_steps_per_s"] for result in results])
+    assert f"Seconds that the outer steps took in these runs (the mean): r2d2 {took:.3g}" in shown
+
+
+class Scored(NamedTuple):
+    """A run as far as claims look at it."""
+
+    config: dict[str, Any]
+    scores: dict[str, np.ndarray]
+    result: dict[str, Any]
+
+
+def scored(method: str, values: np.ndarray, queries: str = "a", metric: str = "mse") -> Scored:
+    return Scored({"algo": method}, {metric: values[:, None]}, {"protocol": {"query_sha256": queries}})
+
+
+def test_claims_are_corrected_for_their_number_and_tell_what_they_leave_out():
+    draw = np.random.default_rng(0)
+    base = draw.normal(size=400) + 5
+    runs = [scored("one", base + 0.02 * draw.normal(size=400)), scored("same", base + 0.02 * draw.normal(size=400))]
+    better = base - 0.1 + 0.9 * draw.normal(size=400)  # by its own interval alone just better
+    better[7] = np.nan
+    runs.append(scored("better", better))
+    one = {"better": "better", "than": "one", "source": "s"}
+    spec = {"claims": [one, *[{"better": "one", "than": "same", "source": "s"}] * 5]}
+    alone, among = page.claims(spec | {"claims": [one]}, runs, "mse"), page.claims(spec, runs, "mse")
+    assert "**holds**" in alone[0]
+    assert "**not shown**" in among[0]
+    assert "399 tasks, 1 not finite left out" in alone[0]
+    runs[0] = scored("one", base, queries="b")
+    told = "better better than one (s): not comparable, tested on different queries"
+    assert page.claims({"claims": [one]}, runs, "mse") == [told]
+
+
+def test_a_metric_that_is_not_finite_is_nobodys_best():
+    bad, good = np.array([np.nan, 1.0]), np.array([0.2, 0.3])
+    for pattern, names in (("accuracy*", ("accuracy", "accuracy_x")), ("ms*", ("mse", "mse_x"))):
+        run = scored("m", bad, metric=names[0])
+        run.scores[names[1]] = good[:, None]
+        (found,) = page._scores([run], "m", pattern)
+        assert found.tolist() == good.tolist()
+
+
+def test_a_full_disk_is_no_failure_of_a_method(tmp_path):
+    class Full(Commands):
+        def run(self, words, **more):
+            return subprocess.CompletedProcess(words, 7, "", "a line before\nmetaexp: no space left\n")
+
+    methods = {"mean": {"settings": ["algo=mean"]}}
+    (tmp_path / "full.yaml").write_text(yaml.safe_dump(SPEC | {"methods": methods, "claims": []}, sort_keys=False))
+    with patch.object(plan, "subprocess", Full()), pytest.raises(SystemExit, match=r"/mean/0: metaexp: no space left"):
+        compare(tmp_path / "full.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path)
+    assert not list(tmp_path.glob("r/**/failed.txt"))
 
 
 def test_what_is_there_is_not_made_again(made):
@@ -225,10 +285,15 @@ def test_a_second_test_is_made_once_and_its_failure_is_told(tmp_path):
             compare(tmp_path / "again.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path, "--rounds", "tasks")
     assert (len(commands.typed), len(commands.again)) == (2, 2)
     assert "ways" in (tmp_path / "r/tasks/bad/0/failed.txt").read_text()
-    page = (tmp_path / "again.md").read_text()
-    assert "### sine: 3 shots" in page
-    assert "### sine: 10 shots" in page
-    assert "- failed: tasks/bad/0: " in page
+    shown = (tmp_path / "again.md").read_text()
+    assert "### sine: 3 shots" in shown
+    assert "### sine: 10 shots" in shown
+    assert "- failed: tasks/bad/0: " in shown
+    spec["methods"]["mean"]["again"] = ["task.shots=4"]
+    (tmp_path / "other" / "again.yaml").parent.mkdir()
+    (tmp_path / "other" / "again.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    with pytest.raises(SystemExit, match=r"mean/0: made with other settings \(task.shots=3 task.shots=4\)"):
+        compare(tmp_path / "other" / "again.yaml", tmp_path / "r", "--out", tmp_path, "--render")
     # Interrupted between the two: the second test is made up for, the training is not made again.
     shutil.rmtree(next((tmp_path / "r/tasks/mean/0").glob("*/evaluations")))
     with patch.object(plan, "subprocess", commands):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +185,21 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(capsys.readouterr().err.splitlines()) == 4
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [("device", 3, "no device"), ("choices", {"algo": "maml"}, "no choices.task"), ("clip", None, "no clip"),
+     ("meta_batch", "25", "meta_batch=25 is no whole number"), ("val", {"every": 10}, "no val.tasks"),
+     ("test", {"tasks": [], "weights": "best", "normalise": []}, "test.tasks=[] is no whole number"),
+     ("steps", None, "steps=None is no whole number"), ("time_limit", "cut", "no time_limit")],
+)  # fmt: skip
+def test_a_damaged_configuration_is_one_line(maml: Path, tmp_path: Path, key: str, value: Any, says: str) -> None:
+    config = yaml.safe_load((maml / "config.yaml").read_text())
+    config = {name: one for name, one in (config | {key: value}).items() if one != "cut"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(CheckpointError, match=r"config\.yaml: damaged, (it has )?" + re.escape(says) + "$"):
+        evaluate([f"run={tmp_path}"])
+
+
 def test_weights_of_another_network_are_refused(maml: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(maml, tmp_path / "copy")
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("- 40\n", "- 41\n"))
@@ -203,6 +220,24 @@ def test_a_strangers_run_runs_no_code(maml: Path, tmp_path: Path, target: str, m
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(ConfigError, match=f"algo._target_={target}"):
         evaluate([f"run={copy}"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_chain_of_the_programs_own_functions_runs_code(maml: Path, tmp_path: Path) -> None:
+    """Each link is metaexp's: one that imports what it is told to, one that packs a call, one that makes it."""
+    call = {"_target_": "metaexp.targets.locate", "path": "p", "target": "subprocess.call", "trusted": ["subprocess"]}
+    pack = {"_target_": "metaexp.targets.Maker", "target": call, "group": "g", "settings": {}}
+    copy = shutil.copytree(maml, tmp_path / "copy")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["task"] |= {
+        "_target_": "metaexp.parts._located",
+        "group": "g",
+        "make": pack | {"args": [["touch", str(tmp_path / "ran")]]},
+    }
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    for trust in ([], ["trust=[metaexp]"], ["trust=[subprocess]"]):
+        with pytest.raises(ConfigError, match=r"_target_=metaexp\."):
+            evaluate([f"run={copy}", *trust])
     assert not (tmp_path / "ran").exists()
 
 
@@ -228,7 +263,7 @@ def test_ways_are_refused_where_the_method_has_an_output_per_class(
     package, protonet = own
     monkeypatch.syspath_prepend(str(protonet.parent))
     folder = train(tmp_path, "algo=anil", "task=vectors", extra=protonet.parent / "groups")
-    with pytest.raises(ConfigError, match=r"test\.ways=2: ANIL has one output per class"):
+    with pytest.raises(ConfigError, match=r"^task\.test\.ways=2: ANIL has one output per class"):
         evaluate([f"run={folder}", f"trust=[{package}]", "task.test.ways=2"])
     assert not (folder / "evaluations").exists()
 

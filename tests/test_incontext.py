@@ -116,5 +116,5 @@ def test_a_setting_out_of_range_is_refused(make, message):
 
 
 def test_other_ways_at_test_are_refused():
-    with pytest.raises(ValueError, match=r"^test.ways=2: InContext has one output per class, so task.ways=3 too"):
+    with pytest.raises(ValueError, match=r"^task.test.ways=2: InContext has one output per class, so task.ways=3 too"):
         CONTEXT(pictures(ways=3, test={"ways": 2}))

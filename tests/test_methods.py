@@ -498,5 +498,5 @@ def test_protonet_on_regression_is_refused_by_the_configuration(task_name):
 
 @pytest.mark.parametrize("make", [ANIL, BOIL, MetaSGD])
 def test_other_ways_at_test_are_refused_where_the_head_is_kept(make):
-    with pytest.raises(ValueError, match=r"test.ways=2: \w+ has one output per class, so task.ways=3 too"):
+    with pytest.raises(ValueError, match=r"^task.test.ways=2: \w+ has one output per class, so task.ways=3 too"):
         make(pictures(ways=3, test={"ways": 2}), NET)

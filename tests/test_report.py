@@ -113,6 +113,26 @@ def test_what_one_interval_shows_may_not_be_shown_among_many(runs: Path) -> None
     assert {pair.verdict for pair in chance if pair not in alone} == {"no difference shown"}
 
 
+def test_differences_from_the_best_of_many_equal_groups_seldom_name_one_better(runs: Path) -> None:
+    """The reference is chosen from the same scores: corrected for the pairs that are shown alone, errors pile up."""
+    (block, *_) = blocks(compare(find([runs]).runs))
+    section, random = block.section, np.random.default_rng(0)
+    (example, *_) = section.groups
+    wrong = 0
+    for _ in range(60):
+        level, groups = random.normal(size=40), []
+        for i in range(12):
+            scores = [(level + random.normal(size=40))[:, None] for _ in range(3)]
+            made = [run._replace(scores={"mse": one}) for run, one in zip(example.runs, scores, strict=True)]
+            groups.append(example._replace(label=f"g{i}", runs=made))
+        groups.sort(key=lambda group: float(np.mean([run.scores["mse"] for run in group.runs])))
+        pairs, note = _pairs(section, groups, "mse", False, False)
+        assert len(pairs) == 11
+        assert note.endswith("p is corrected for all 66 pairs")
+        wrong += any(pair.verdict.endswith("better") for pair in pairs)
+    assert wrong <= 6  # 5 % of 60 are 3
+
+
 def test_runs_tested_differently_are_never_compared(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = compare(find([runs]).runs)
     assert made.keys == ["algo", "task.shots"]
@@ -243,13 +263,20 @@ def test_unfinished_runs_are_listed_with_their_state(
         ("test_scores.npz", b"", "damaged"),
         ("config.yaml", b"{", "damaged, not YAML"),
         ("config.yaml", b"a: ${oc.env:HOME}", "interpolation"),
+        ("config.yaml", None, "cannot be read (No such file or directory); its settings are unknown"),
+        ("status.json", b"[" * 100_000, ""),
     ],
 )
 def test_damaged_files_are_one_line_each(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes, says: str
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | None, says: str
 ) -> None:
     folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
-    (only(folder, "r2d2") / file).write_bytes(content)
+    (only(folder, "r2d2") / file).unlink()
+    if content is not None:
+        (only(folder, "r2d2") / file).write_bytes(content)
+    if not says:  # nothing is read there that a finished run's row needs
+        assert report([str(tmp_path)]) == 0
+        return
     assert exit_code(lambda: report([str(tmp_path)])) == DataError.exit_code
     shown = capsys.readouterr()
     (line,) = (line for line in shown.out.splitlines() if line.startswith("damaged: "))
@@ -257,6 +284,46 @@ def test_damaged_files_are_one_line_each(
     assert str(only(folder, "r2d2") / file) in line
     assert "Traceback" not in shown.err
     assert "maml" in shown.out
+
+
+def test_a_run_of_unknown_settings_is_no_seed_of_an_algorithm(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml", "_r2d2")
+    (only(folder, "_r2d22_") / "config.yaml").write_text("{")
+    made = compare(find([folder]).runs, ["algo"])
+    (r2d2,) = (group for section in made.sections for group in section.groups if group.label == "r2d2")
+    assert r2d2.mixed == ["settings unknown"]
+    assert any("also differ in settings unknown; no interval over seeds" in note for note in made.notes)
+    (block, *_) = blocks(made)
+    assert {pair.claim for pair in block.pairs} == {"checkpoints"}
+    apart = compare(find([folder]).runs)  # by itself it stands in a row of its own
+    assert max(len(group.runs) for section in apart.sections for group in section.groups if "r2d2" in group.label) == 2
+
+
+def test_no_column_of_the_csv_has_the_name_of_another(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path / "runs", "_maml0_", "_r2d20_")
+    lines = table(folder, "--by", "algo,steps,task")
+    (maml,) = (line for line in lines if line["algo"] == "maml")
+    assert (maml["setting_steps"], maml["steps"], maml["setting_task"], maml["task"]) == ("6", "6.0", "sine", "sine")
+    assert {line["task"] for line in lines} == {"sine"}
+
+
+def test_a_run_without_a_finite_score_is_no_seed_of_the_mean(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path / "runs", "_maml")
+    file = only(folder, "_maml2_") / "result.json"
+    result = json.loads(file.read_text())
+    result["test"]["mse"] |= {"mean": None, "ci95": None, "diverged": 40}
+    file.write_text(json.dumps(result))
+    (maml,) = (line for line in table(folder, "--by", "algo") if line["algo"] == "maml")
+    assert (maml["seeds"], maml["note"]) == ("2", "1 of 3 runs without a finite score")
+
+
+def test_the_tasks_of_another_seed_are_another_setting(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path, "_maml0_", "_maml1_")
+    file = only(folder, "_maml1_") / "config.yaml"
+    file.write_text(file.read_text().replace("seed: 1", "seed: 0", 1))  # the run's own; its tasks stay those of seed 1
+    found = find([folder]).runs
+    assert [run.config["task.seed"] for run in found] == ["as seed", 1]
+    assert differing(found) == ["task.seed"]
 
 
 def test_scores_that_contradict_the_result_are_said(runs: Path, tmp_path: Path) -> None:

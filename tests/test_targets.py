@@ -94,13 +94,33 @@ def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) 
     "target",
     ["os.system", "posix.system", "metaexp.config.os.system", "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
      "metaexp", "metaexp.nothing.Here", "metaexp..x.Y", "torch.optim.adam.torch.load", "torch.load", None, 3,
-     "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X"],
+     "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X",
+     "metaexp.targets.locate", "metaexp.targets.Maker", "metaexp.targets.instantiate", "metaexp.parts._located",
+     "metaexp.parts.Parts", "metaexp.files.write", "metaexp.train.main"],
 )  # fmt: skip
 def test_hostile_targets(target: Any) -> None:
     with pytest.raises(ConfigError):
         check_target("algo._target_", target)
     with pytest.raises(ConfigError):
         instantiate({"_target_": target}, group="algo")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["metaexp.inner.Any", "metaexp.outer.make_optimizer", "metaexp.outer.compile_pieces", "metaexp.algos.r2d2.ridge",
+     "metaexp.models.norms.prepare", "metaexp.tasks.absent.DataError", "metaexp.outer.ConfigError",
+     "metaexp.inner.torch", "torch.optim.adam.adam", "torch.optim.adam.Any"],
+)  # fmt: skip
+def test_only_classes_that_live_there(target: str) -> None:
+    check_target("algo._target_", target)
+    with pytest.raises(ConfigError, match=r"no class|comes from"):
+        instantiate({"_target_": target}, group="algo")
+
+
+def test_trust_never_reaches_the_programs_own_machinery() -> None:
+    for target in ("metaexp.targets.locate", "metaexp.parts._located"):
+        with pytest.raises(ConfigError):
+            instantiate({"_target_": target}, group="task", trusted=["metaexp.targets", "metaexp.parts"])
 
 
 def test_good_targets() -> None:

@@ -40,6 +40,7 @@ class MetaLearner(L.LightningModule):
     permutation_invariant = True  # adapt does not depend on the order of the support examples
     any_ways = False  # whether the number of classes may differ between training and test
     reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
+    view_tasks = 8  # of which `views` is drawn
     test_steps = 0  # points of the adaptation curve after the first
 
     def __init__(
@@ -55,7 +56,7 @@ class MetaLearner(L.LightningModule):
         ways, test_ways = family.sizes["train"]["ways"], family.sizes["test"]["ways"]
         if ways != test_ways and not self.any_ways:
             raise ValueError(
-                f"test.ways={test_ways}: {type(self).__name__} has one output per class, so task.ways={ways} too"
+                f"task.test.ways={test_ways}: {type(self).__name__} has one output per class, so task.ways={ways} too"
             )
         made = model if isinstance(model, nn.Module) else model(family.x_shape, self.outputs(family))
         self.model = adopt(made)

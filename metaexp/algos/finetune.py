@@ -13,7 +13,7 @@ from metaexp.types import Examples
 
 def epochs_to_steps(epochs: int, batch: int | None, n: int) -> int:
     """Number of minibatch steps in so many epochs over n examples."""
-    return epochs * (1 if batch is None else math.ceil(n / min(batch, n)))
+    return epochs * (1 if batch is None else math.ceil(n / max(1, min(batch, n))))
 
 
 def fine_tune(

@@ -34,7 +34,8 @@ class Mother(MetaLearner):
     with learned a, b, c > 0, from three kinds of feedback:
 
         h_i  held-out loss: mean over folds F of L_F(theta_i'(S without F)); leave-one-out where `folds` is None. The
-             loss of the adapted child on S itself would favour the child that overfits.
+             loss of the adapted child on S itself would favour the child that overfits. Folds that hold out a class
+             of which no example is left do not count; where none is left (one shot), h_i = 1 for all.
         r_i  the child's own judgement of its query loss: a small network per child on (e, log h_i).
         e    the support set's embedding by a set encoder, and k_i a key per child: where the tasks lie that it serves.
 
@@ -49,7 +50,9 @@ class Mother(MetaLearner):
     With `select="top1"` the child of the largest weight answers alone at validation and test; training is soft.
     With `weights="uniform"` w_i = 1/M and there is no mother: an ensemble; of MAMLs trained apart where competition
     is 1. Point 0 of the path, before the support set is seen, has equal weights. A child whose held-out loss is not
-    finite has weight 0. Batch norms see a fold together with the examples that were learned.
+    finite has weight 0 (in training, a query loss that is not finite is an outer step that is not finite all the same).
+    Batch norms see a fold together with the examples that were learned. Judges learn the loss after `inner_steps` at
+    `inner_lr`, and judge at test the child after `test_steps` at `test_lr`.
 
     Args:
         children: their number M.
@@ -65,6 +68,8 @@ class Mother(MetaLearner):
     Raises:
         ValueError: a setting out of range, or a ready module in place of a maker of models.
     """
+
+    view_tasks = 64  # enough for a mean per kind
 
     def __init__(
         self,
@@ -149,6 +154,8 @@ class Mother(MetaLearner):
     def held_out(self, support: Examples, key: Tensor, lr: float, steps: int) -> Tensor:
         """h_i after 0, 1, ..., steps steps: [M, steps + 1]."""
         n = len(support.x)
+        if n == 0:  # nothing to learn from, nothing to hold out: no child is better
+            return support.y.new_ones(len(self._models), steps + 1)
         count = min(self.folds or n, n)
         folds = [list(range(first, n, count)) for first in range(count)]
         rests = [[j for j in range(n) if j not in fold] for fold in folds]
@@ -162,19 +169,28 @@ class Mother(MetaLearner):
                 seen = part.support.x if depends_on_batch(child) else part.support.x[:0]
                 x = torch.cat((seen, part.query.x))
                 answers = [functional_call(child, params, (x,))[len(seen) :] for params in path]
-                return torch.stack([self.loss(answer, part.query.y) for answer in answers])
+                losses = torch.stack([self.loss(answer, part.query.y) for answer in answers])
+                known = self._known(part)
+                return torch.cat((torch.where(known, losses, 0.0), known.to(losses.dtype)[None]))
 
-            total = torch.zeros((), dtype=support.y.dtype, device=support.y.device)
+            total = torch.zeros(steps + 2, dtype=support.y.dtype, device=support.y.device)
             for same in (slice(n % count), slice(n % count, count)):  # folds of one size
                 if folds[same]:
                     rest, held = (_rows(support, index[same]) for index in (rests, folds))
                     parts = Episode(rest, held, key.expand(len(folds[same])), {})
                     total = total + map_tasks(of_fold, parts, self.mapping).sum(0) * len(folds[same][0])
-            return total / n
+            return torch.where(total[-1] > 0, total[:-1] / total[-1].clamp(min=1), 1.0)
 
         losses = self._each(of_child, starts)
         losses = losses if isinstance(losses, Tensor) else torch.stack(losses)
         return losses if self.second_feedback else losses.detach()
+
+    def _known(self, part: Episode) -> Tensor:
+        """Whether every class that a fold holds out is among the rest, []: else h would praise who learns least."""
+        if not self.family.classification:
+            return torch.ones((), dtype=torch.bool, device=part.key.device)
+        gone = part.support.y.sum(0) == 0
+        return ~((part.query.y > 0) & gone).any()
 
     # -- the mother ----------------------------------------------------------------------------------------------------
 
@@ -306,14 +322,15 @@ class Mother(MetaLearner):
         with torch.no_grad():
             seen = map_tasks(self._seen, episodes._replace(info={}), self.mapping)
         tasks, count = seen["weights"].shape
-        kind = episodes.info.get("kind", torch.zeros(tasks, dtype=torch.int64))
+        device = self.keys.device
+        kind = episodes.info.get("kind", torch.arange(tasks, device=device))
         kinds = sorted(set(kind.tolist()))
         names = [f"child {i}" for i in range(count)]
         table = torch.stack([seen["weights"][kind == k].mean(0) for k in kinds])
-        children = torch.arange(count).repeat(tasks)
+        children = torch.arange(count, device=device).repeat(tasks)
         judged = torch.stack((seen["log_loss"].flatten(), seen["log_judged"].flatten()), 1)
         places = torch.cat((seen["embedding"], self.keys.detach()))
-        colour = torch.cat((seen["weights"].argmax(1), torch.arange(count)))
+        colour = torch.cat((seen["weights"].argmax(1), torch.arange(count, device=device)))
         return {
             "weights": Heatmap(table, "kind of task", "child", [str(k) for k in kinds], names, "mean weight"),
             "judgements": Scatter(judged, children, ["task"] * len(judged), "log query loss of a child, and as judged"),

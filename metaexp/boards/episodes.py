@@ -38,14 +38,14 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
         return family.picture(episode, predict, shown)
 
 
-def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable[[str], None], tasks: int = 8) -> None:
+def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable[[str], None]) -> None:
     """A learner's views of the first tasks of a split, as `view_NAME`; points also in TensorBoard's projector.
 
     A picture is no reason to lose a run: a view that fails is one line of warning.
     """
 
     def views() -> dict[str, View]:
-        episode = learner.family.sample(split, torch.arange(tasks, device=learner.family.device))
+        episode = learner.family.sample(split, torch.arange(learner.view_tasks, device=learner.family.device))
         with torch.no_grad():
             found: dict[str, View] = learner.views(episode)
         return found

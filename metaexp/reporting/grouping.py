@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.errors import ConfigError
-from metaexp.reporting.reading import Run
+from metaexp.reporting.reading import UNKNOWN, Run
 from metaexp.targets import nearest, show
 
 CHOICES = ("algo", "task", "model", "optimizer", "experiment")
@@ -89,11 +89,13 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
-    # A run that lacks a setting is older than the setting, or its config.yaml is damaged: no difference.
+    # A run that lacks a setting is older than the setting: no difference. One whose settings are unknown may differ.
     texts: dict[str, set[str]] = {}
     for run in runs:
         for key in run.config:
             texts.setdefault(key, set()).add(_text(run, key))
+    if UNKNOWN in texts and len(runs) > len(texts[UNKNOWN]):
+        texts[UNKNOWN].add("-")
     return [key for key, found in texts.items() if key != "device" and len(found) > 1]
 
 

@@ -16,6 +16,7 @@ from metaexp.saved_config import read_config
 
 FORMAT = 1  # the newest result.json that is understood
 MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
+UNKNOWN = "settings unknown"  # in place of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
 # What says nothing of how good a run is: where it stands, what it prints, on what it was computed.
 _TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
@@ -91,12 +92,11 @@ def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
     if not (folder / "result.json").exists():
         return _unfinished(folder)
     result = _result(folder / "result.json")
-    config: dict[str, Any] = {}
-    if (folder / "config.yaml").exists():
-        try:
-            config = flat(read_config(folder))
-        except MetaexpError as error:
-            damaged.append(f"{error}; its settings are unknown")
+    try:
+        config = flat(read_config(folder))
+    except MetaexpError as error:
+        damaged.append(f"{error}; its settings are unknown")
+        config = {UNKNOWN: str(folder)}  # equal to no other run's
     for group in ("algo", "task", "model"):
         config.setdefault(group, result.get(group))
     config.setdefault("steps", result.get("steps"))  # as asked for: a run that ends early keeps its group
@@ -194,9 +194,10 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         names = key.split(".")[1:]
         if top in _TECHNICAL or key in _HERE or any(name.startswith("_") for name in names):
             continue
-        if key in ("seed", "task.seed") or names[:1] in (["gives"], ["needs"]):
+        if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue
-        found[key] = value
+        # Tasks of the run's own seed are no setting; those of another are.
+        found[key] = "as seed" if key == "task.seed" and value == config.get("seed") else value
     return found
 
 

@@ -89,8 +89,8 @@ def over_tasks(values: np.ndarray) -> Interval:
     kept = values[np.isfinite(values)]
     if not len(kept):
         return Interval(None, None)
-    spread = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
-    return Interval(float(kept.mean()), 1.96 * spread / math.sqrt(len(kept)))
+    half = 1.96 * float(kept.std(ddof=1)) / math.sqrt(len(kept)) if len(kept) > 1 else None
+    return Interval(float(kept.mean()), half)
 
 
 def over_seeds(means: list[float]) -> Interval:

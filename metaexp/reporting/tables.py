@@ -107,7 +107,7 @@ def _row(group: Group, metric: str) -> Row:
         mean=seeds.mean,
         tasks_half=float(np.mean(halves)) if halves else None,
         seeds_half=None if group.mixed else seeds.half,
-        seeds=len({str(run.seed) for run in group.runs}),
+        seeds=len({str(run.seed) for run in group.runs if _finite(run, metric)}),
         tasks=max((n for one in told if _number(n := one.get("tasks"))), default=None),
         diverged=_sum(one.get("diverged") for one in told),
         steps=_mean(result.get("steps") for result in results),
@@ -117,8 +117,12 @@ def _row(group: Group, metric: str) -> Row:
         peak_mb=max((m for result in results if _number(m := result["memory"].get("peak_mb"))), default=None),
         parameters=_words(result.get("parameters") for result in results),
         adapted=_words(result.get("adapted_parameters") for result in results),
-        note=_weights(results),
+        note="; ".join(filter(None, [_weights(results), _lost(told, len(finite))])),
     )
+
+
+def _finite(run: Run, metric: str) -> bool:
+    return (run.result["test"].get(metric) or {}).get("mean") is not None
 
 
 def _weights(results: Sequence[dict[str, Any]]) -> str:
@@ -127,6 +131,10 @@ def _weights(results: Sequence[dict[str, Any]]) -> str:
     if state:
         return f"{'/'.join(sorted(state))}, weights of step {_words(steps)}"
     return ""
+
+
+def _lost(told: Sequence[Any], finite: int) -> str:
+    return f"{len(told) - finite} of {len(told)} runs without a finite score" if finite < len(told) else ""
 
 
 def floor_label(name: str) -> str:
@@ -158,6 +166,8 @@ def _floor_of(floor: Any, metric: str) -> dict[str, Any] | None:
         return None
     root = metric.removesuffix("_transductive").removesuffix("_support")
     found = floor.get(metric) or floor.get(root) or floor.get(f"{root}_transductive")
+    if not found:  # `uniform_mse`: the family's metric of another prediction
+        found = next((value for name, value in floor.items() if root.endswith(f"_{name}")), None)
     return found if isinstance(found, dict) else None
 
 
@@ -172,14 +182,15 @@ def _pairs(
     if len(groups) > 1 and len(able) < 2:
         return [], "no differences: the scores of single tasks are missing"
     ends = [(i, j) for i in range(len(able)) for j in range(i + 1, len(able))]
-    note = ""
-    if not every and len(ends) > MOST_PAIRS:
-        ends, note = [(0, j) for j in range(1, len(able))], "only differences from the best; --pairs shows all"
-    found = [pair for i, j in ends if (pair := _pair(able[i], able[j], metric, larger)) is not None]
-    known = [pair.p for pair in found if pair.p is not None]
-    adjusted = iter(holm(known))
-    found = [pair if pair.p is None else _judged(pair, next(adjusted), len(known)) for pair in found]
-    return found, note
+    # All pairs count, shown or not: which group is the best was seen in the same scores.
+    found = {(i, j): pair for i, j in ends if (pair := _pair(able[i], able[j], metric, larger)) is not None}
+    known = [place for place, pair in found.items() if pair.p is not None]
+    for place, p in zip(known, holm([found[place].p or 0.0 for place in known]), strict=True):
+        found[place] = _judged(found[place], p, len(known))
+    if every or len(ends) <= MOST_PAIRS:
+        return list(found.values()), ""
+    note = f"only differences from the best; --pairs shows all; p is corrected for all {len(known)} pairs"
+    return [pair for (i, _), pair in found.items() if i == 0], note
 
 
 def _judged(pair: Pair, p: float, pairs: int) -> Pair:

@@ -131,7 +131,9 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     fields = [field for field in Row._fields if field not in ("names", "floor", "mean", "note")]
-    writer.writerow(["task", "test", "query_sha256", "metric", "floor", *keys, "mean", *fields, "note"])
+    before, after = ["task", "test", "query_sha256", "metric", "floor"], ["mean", *fields, "note"]
+    named = [f"setting_{key}" if key in (*before, *after) else key for key in keys]  # no name twice
+    writer.writerow([*before, *named, *after])
     for block in made:
         section = block.section
         for row in block.rows:

@@ -14,7 +14,7 @@ from metaexp.losses import larger
 from metaexp.reporting.grouping import compare
 from metaexp.reporting.pictures import draw
 from metaexp.reporting.reading import Run, find
-from metaexp.reporting.statistics import difference, over_seeds, over_tasks
+from metaexp.reporting.statistics import difference, holm, over_seeds, over_tasks
 from metaexp.reporting.tables import blocks, number
 from metaexp.reporting.text import text
 
@@ -23,24 +23,37 @@ TITLES = {"tasks": "Equal numbers of training tasks", "time": "Equal training ti
 
 def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
     """What papers claim of two methods, held against the paired difference here."""
-    lines = []
+    lines, kept = [], []
     for claim in spec.get("claims") or []:
         named = claim.get("than_metric", metric)
         one, two = _scores(runs, claim["better"], metric), _scores(runs, claim["than"], named)
         than = claim["than"] if named == metric else f"the best of {claim['than']}'s {named}"
         name = f"{claim['better']} better than {than} ({claim['source']})"
+        tested = {
+            run.result["protocol"].get("query_sha256")
+            for run in runs
+            if run.config["algo"] in (claim["better"], claim["than"])
+        }
         if not (one and two):
             lines.append(f"{name}: not measured")
+            continue
+        if len(tested) > 1:
+            lines.append(f"{name}: not comparable, tested on different queries")
             continue
         found = difference(np.stack(one), np.stack(two))
         if found is None or found.half is None:
             lines.append(f"{name}: no finite task in common")
             continue
-        gain = found.mean if larger(metric) else -found.mean
-        verdict = "holds" if gain > found.half else "the opposite" if gain < -found.half else "not shown"
+        kept.append((len(lines), found))
+        lines.append(name)
+    # Claims are asked at once: p is Holm's, and what its interval alone shows is not shown among so many.
+    for (place, found), p in zip(kept, holm([found.p or 0.0 for _, found in kept]), strict=True):
+        gain, half = found.mean if larger(metric) else -found.mean, found.half or 0.0
+        verdict = "not shown" if abs(gain) <= half or p >= 0.05 else "holds" if gain > 0 else "the opposite"
         about = "algorithms" if found.crossed else "checkpoints"
-        shown = f"{number(found.mean)} ± {number(found.half, 2)}"
-        lines.append(f"{name}: **{verdict}**, difference {shown} ({metric}, {about}, {found.tasks} tasks)")
+        shown = f"{number(found.mean)} ± {number(half, 2)}, p {'< 0.0001' if p < 1e-4 else f'{p:.2g}'}"
+        tasks = f"{found.tasks} tasks" + (f", {found.lost} not finite left out" if found.lost else "")
+        lines[place] = f"{lines[place]}: **{verdict}**, difference {shown} ({metric}, {about}, {tasks})"
     return lines
 
 
@@ -51,7 +64,7 @@ def _scores(runs: list[Run], method: str, pattern: str) -> list[np.ndarray]:
         if run.config["algo"] == method:
             kept = [values[:, -1] for name, values in run.scores.items() if fnmatch.fnmatchcase(name, pattern)]
             sign = -1.0 if larger(pattern) else 1.0
-            found += sorted(kept, key=lambda values: sign * float(np.nan_to_num(values, nan=np.inf).mean()))[:1]
+            found += sorted(kept, key=lambda values: float(np.nan_to_num(sign * values, nan=np.inf).mean()))[:1]
     return found
 
 
@@ -91,7 +104,7 @@ def page(c: Comparison, out: Path, command: str) -> None:
         places = [job.folder for jobs in c.trained(round_).values() for job in jobs if job.folder.exists()]
         report = text(tables, compared, find(places), markdown=True).replace(f"{c.folder}/", "").replace("## ", "### ")
         title = "Equal numbers of outer steps" if round_ == "tasks" and "steps" in c.spec else title
-        lines += [f"## {title}: {said(c, round_)}", "", report.strip(), ""]
+        lines += [f"## {title}: {said(c, round_)}", "", *(_spent(c) if round_ == "time" else []), report.strip(), ""]
         if told := claims(c.spec, runs, c.spec["metrics"][0]):
             lines += ["Claims:", "", *(f"- {line}" for line in told), ""]
         record[round_] = [_entry(run) for run in every]
@@ -106,6 +119,17 @@ def page(c: Comparison, out: Path, command: str) -> None:
     }
     (out / f"{c.name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     (out / f"{c.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _spent(c: Comparison) -> list[str]:
+    """What the outer steps at equal time took in truth: the budget came from the speed of other runs."""
+    wanted, told = c.spec["seconds"], []
+    for method in c.methods:
+        if seconds := c.stepping(method):
+            mean = sum(seconds) / len(seconds)
+            off = "" if abs(mean / wanted - 1) <= 0.1 else f" ({mean / wanted - 1:+.0%})"
+            told.append(f"{method} {mean:.3g}{off}")
+    return [f"Seconds that the outer steps took in these runs (the mean): {', '.join(told)}.", ""]
 
 
 def _search(c: Comparison) -> list[str]:
@@ -180,7 +204,8 @@ def _value(own: list[Run], metric: str, seeds: int) -> tuple[float | None, str]:
     half = number(found.half, 2) if len(told) > 1 else number(told[0]["ci95"], 2)
     lost = sum(one["diverged"] for one in told)
     value = f"{number(found.mean)} ± {half}" + (f", {lost} tasks not finite" if lost else "")
-    return found.mean, value + (f", {len(told)} of {seeds} seeds" if len(told) < seeds else "")
+    fewer = f", {len(told)} of {seeds} seeds" + (" (± over tasks)" if len(told) == 1 else "")
+    return found.mean, value + (fewer if len(told) < seeds else "")
 
 
 def _entry(run: Run) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.losses import larger
 from metaexp.reporting.reading import Run, find
 
@@ -43,11 +44,12 @@ class Job(NamedTuple):
 
     def check(self) -> None:
         """Ends with a line if the folder holds a run that was asked for in other words: the file has changed since."""
-        if (file := self.folder / "asked.json").exists():
-            before, now = set(json.loads(file.read_text(encoding="utf-8"))), set(self.words)
-            changed = sorted(word for word in before ^ now if not word.startswith("task.root="))
-            if changed:
-                raise SystemExit(f"{self.folder}: made with other settings ({' '.join(changed)}); move it away")
+        for name, words in (("asked.json", self.words), ("again.json", self.again)):
+            if (file := self.folder / name).exists():
+                before, now = set(json.loads(file.read_text(encoding="utf-8"))), set(words)
+                changed = sorted(word for word in before ^ now if not word.startswith("task.root="))
+                if changed:
+                    raise SystemExit(f"{self.folder}: made with other settings ({' '.join(changed)}); move it away")
 
     @property
     def failure(self) -> str:
@@ -106,7 +108,10 @@ class Comparison:
 
     def found(self, method: str) -> list[float | None]:
         """Validation score of each candidate; None: not run, or failed."""
-        results = [job.result for job in self.search()[method]]
+        jobs = self.search()[method]
+        for job in jobs:  # else scores of an older grid would stand under the names of this one
+            job.check()
+        results = [job.result for job in jobs]
         return [None if r is None or r["val"]["best"] is None else float(r["val"]["best"]) for r in results]
 
     def judged(self, method: str) -> str:
@@ -140,6 +145,11 @@ class Comparison:
                     words.append("compile=true")  # the speed that the budget was made of, however few the steps
                 made[method].append(Job(folder, words, again))
         return made
+
+    def stepping(self, method: str) -> list[float]:
+        """Seconds that the outer steps of the method's runs at equal time took, by the speed seen in them."""
+        results = [result for job in self.trained("time")[method] if (result := job.result)]
+        return [r["steps"] / r["speed"]["meta_steps_per_s"] for r in results if r["speed"]["meta_steps_per_s"]]
 
     def _found(self, method: str) -> list[dict[str, Any]]:
         return [result for job in self.trained("tasks")[method] if (result := job.result)]
@@ -192,6 +202,8 @@ def work(jobs: list[Job], at_once: int, label: str) -> None:
 def _run(job: Job) -> Job:
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "asked.json").write_text(json.dumps(job.words, indent=1) + "\n", encoding="utf-8")
+    if job.again:
+        (job.folder / "again.json").write_text(json.dumps(job.again, indent=1) + "\n", encoding="utf-8")
     if job.result is None:
         _command(job, ["metaexp.train", *job.words, f'out="{job.folder}"', "resume=auto"])
     if job.result is not None and not job.done:
@@ -201,10 +213,17 @@ def _run(job: Job) -> Job:
 
 
 def _command(job: Job, words: list[str]) -> None:
-    """Runs a module; its last line is kept where it failed by itself, not where somebody ended it."""
+    """Runs a module; where the method refused or was not finite, it failed by itself, and its last line is kept.
+
+    Every other failure ends all with the line: a full disk or missing data say nothing of a method. A run that somebody
+    ended is left as it is.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode and done.returncode not in (-2, -9, -15, 130, 137, 143):
-        line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        (job.folder / "failed.txt").write_text(line + "\n", encoding="utf-8")
+    if not done.returncode or done.returncode in (-2, -9, -15, 130, 137, 143):
+        return
+    line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if done.returncode not in (ConfigError.exit_code, NonFiniteError.exit_code):
+        raise SystemExit(f"{job.folder}: {line}")
+    (job.folder / "failed.txt").write_text(line + "\n", encoding="utf-8")
