@@ -64,6 +64,11 @@ def log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
     return -gaussian_nll(prediction, target)
 
 
+def class_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean log-likelihood of a target's class in nats: [n, ways], [n, ways] -> []."""
+    return -cross_entropy(logits, target)
+
+
 def coverage(level: float) -> Metric:
     """The metric: fraction of targets inside the central interval of this probability; a sure predictor has `level`.
 

@@ -213,7 +213,7 @@ def check_learner(make: Make, family: TaskFamily, tasks: int = 200) -> None:
 
 def prediction_shape(learner: MetaLearner, y: Tensor) -> tuple[int, int]:
     """That of the targets y [n, y_dim]; a Gaussian prediction has means and standard deviations."""
-    return len(y), y.shape[-1] * (2 if "log_likelihood" in learner.metrics else 1)
+    return len(y), y.shape[-1] * (2 if "coverage50" in learner.metrics else 1)
 
 
 def _check_one_task(learner: MetaLearner) -> None:
@@ -231,7 +231,8 @@ def _check_one_task(learner: MetaLearner) -> None:
             order = torch.arange(len(one.support.x)).flip(0)
             again = learner.predict(learner.adapt(rows(one.support, order), one.key), one.query.x)
             assert largest_difference(again, predicted) < 1e-8, "depends on the order of the support examples"
-        for sizes in ({"shots": 1}, {"queries": 0}):
+        empty = [] if family.classification else [{"shots": 0}]  # a support set may be empty
+        for sizes in ({"shots": 1}, {"queries": 0}, *empty):
             small = task(family.sample("test", index, **sizes), 0)
             out = learner.predict(learner.adapt(small.support, small.key), small.query.x)
             assert out.shape == prediction_shape(learner, small.query.y)

@@ -4,13 +4,23 @@ A new file in conf/ needs a row here: the last test says which is missing.
 """
 
 import itertools
+import math
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from contract import check_family, check_learner, check_model, parameters, pictures
+from contract import (
+    check_family,
+    check_learner,
+    check_model,
+    finite_differences,
+    largest_difference,
+    new,
+    parameters,
+    pictures,
+)
 from fake_omniglot import write_packed
 
 from metaexp.algos.acnp import ACNP
@@ -364,6 +374,24 @@ def test_feature_learner_on_pictures(learner):
 def test_feature_learner_on_pictures_as_vectors(learner):
     ways = {} if learner in ("metasgd", "incontext", "l2l", "mother") else {"ways": 4}
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))
+
+
+def test_nan_is_no_agreement():
+    """In any leaf, on either side, in the loss or the gradient: Python's `max` would pass over it."""
+    good = {"a": torch.zeros(2), "b": torch.ones(3), "c": torch.zeros(1)}
+    assert largest_difference(good, good) == 0
+    for name in good:
+        bad = good | {name: good[name] * math.nan}
+        assert math.isnan(largest_difference(bad, good))
+        assert math.isnan(largest_difference(good, bad))
+
+    class NaN(Base):
+        def meta_loss(self, episode):
+            loss, logs = super().meta_loss(episode)
+            return loss * math.nan, logs
+
+    family = Sine(5, 4).to("cpu", torch.float64)
+    assert math.isnan(finite_differences(new(NaN, family), family.sample("train", torch.arange(3))))
 
 
 # --- the contract notices ---------------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import new, pictures
+from contract import new, pictures, task
 from torch.func import functional_call
 
 from metaexp.algos.maml import MAML
+from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.reptile import Reptile
+from metaexp.calibration import calibration
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
-from metaexp.losses import accuracy, cross_entropy, mse
+from metaexp.losses import accuracy, coverage, cross_entropy, mse
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.tasks.sine import Sine
@@ -83,6 +85,32 @@ def test_diverged_tasks_are_counted_and_left_out(bad):
     none = summary(np.full((3, 2), bad))
     assert (none["mean"], none["ci95"], none["median"], none["worst"], none["diverged"]) == (None, None, None, None, 3)
     assert none["per_step"] == [{"mean": None, "ci95": None}] * 2
+
+
+def test_a_classifier_that_diverged_is_no_lucky_guess():
+    """Logits of NaN have a largest one for argmax: the class 0 of every task."""
+
+    class Broken(ProtoNet):
+        def predict(self, adapted, x):
+            return super().predict(adapted, x) + torch.where(adapted.sum() > self.border, math.nan, 0.0)
+
+        def reader(self, mode, support, x):
+            return lambda adapted: self.predict(adapted, x)
+
+    learner = new(lambda f: Broken(f, partial(MLP, hidden=[16])), pictures(ways=3))
+    one = learner.family.sample("test", torch.arange(20))
+    with torch.no_grad():
+        sums = torch.stack([learner.adapt(task(one, i).support, one.key[i]).sum() for i in range(20)])
+    learner.border = float(sums.sort().values[14])
+    found = evaluate(learner, "test", 20, ["queries"], calibrate=True)
+    bad = (sums > learner.border).numpy()
+    assert (np.isnan(found.arrays["accuracy"][:, 0]) == bad).all()
+    told = summary(found.arrays["accuracy"], True)
+    assert told["diverged"] == 5
+    (sums,) = found.calibration.values()
+    assert calibration(sums)["diverged"] == 5
+    assert math.isnan(coverage(0.9)(torch.tensor([[math.nan, 1.0]]), torch.zeros(1, 1)))
+    assert math.isnan(coverage(0.9)(torch.tensor([[0.0, math.nan]]), torch.zeros(1, 1)))
 
 
 def test_one_task_has_no_spread():
