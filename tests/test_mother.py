@@ -91,6 +91,37 @@ def test_held_out_losses_of_classes_equal_a_plain_loop():
     close(learner.held_out(one.support, one.key, LR, 2)[:, 2], torch.stack(loop))
 
 
+def test_what_holds_out_a_whole_class_does_not_count():
+    """Two examples of one class, one of another: without the latter a child learns that there is no such class."""
+    learner = mother(pictures(shots=2, ways=2), children=2)
+    one = task(learner.family.sample("test", torch.arange(1)), 0)
+    first, second = one.support.y.argmax(1) == 0, one.support.y.argmax(1) == 1
+    some = rows(one.support, [*first.nonzero().flatten().tolist(), int(second.nonzero()[0])])
+    flat = some._replace(x=some.x.flatten(1))
+    expected = []
+    for start in starts(learner):
+        total = 0.0
+        for j in (0, 1):
+            params = adapted(start, rows(flat, [i for i in range(3) if i != j]), 2, cross_entropy)
+            total = total + cross_entropy(mlp(params, flat.x[j : j + 1]), flat.y[j : j + 1])
+        expected.append(total / 2)
+    close(learner.held_out(some, one.key, LR, 2)[:, 2], torch.stack(expected))
+    single = rows(one.support, [int(first.nonzero()[0]), int(second.nonzero()[0])])  # one shot: nothing is left
+    assert (learner.held_out(single, one.key, LR, 2) == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"weights": "uniform"}, {"select": "top1"}])
+def test_without_any_support_example_she_answers_as_at_the_start(settings):
+    learner = mother(children=3, **settings)
+    one = task(learner.family.sample("test", torch.arange(1), shots=0), 0)
+    assert (learner.held_out(one.support, one.key, LR, 2) == 1).all()
+    with torch.no_grad():
+        found = learner.adapt(one.support, one.key)
+        answers = learner.answers(found["children"], one.query.x)
+    close(answers, torch.stack([mlp(start, one.query.x) for start in starts(learner)]))
+    assert found["weights"].sum() == pytest.approx(1)
+
+
 def test_held_out_losses_see_the_child_that_overfits_and_support_losses_do_not():
     """Lines with noise: a wide child with many steps has the smaller support loss, the linear one generalises."""
     family = LinearTasks(shots=6, queries=100, inputs=1, noise=1.0).to("cpu", F64)
@@ -318,7 +349,7 @@ def test_scores_of_children_stand_beside_hers():
     [
         ({"children": 0}, "children=0: must be at least 1"),
         ({"overrides": [{}]}, "overrides=[{}]: must have one group of settings for each of 3"),
-        ({"folds": 1}, "folds=1: must be at least 2, or null for leave-one-out"),
+        ({"folds": 1}, "folds=1: must be a whole number, at least 2, or null for leave-one-out"),
         ({"select": "best"}, "select=best: must be soft or top1"),
         ({"weights": "equal"}, "weights=equal: must be learned or uniform"),
         ({"competition": 1.5}, "competition=1.5: must be from 0 to 1"),

@@ -106,8 +106,8 @@ class Mother(MetaLearner):
         self.test_lr = inner_lr if test_lr is None else test_lr
         self.test_steps = inner_steps if test_steps is None else test_steps
         check_inner_loop(inner_lr, inner_steps, self.test_lr, self.test_steps)
-        if folds is not None and folds < 2:
-            raise ValueError(f"folds={folds}: must be at least 2, or null for leave-one-out")
+        if folds is not None and (not isinstance(folds, int) or folds < 2):
+            raise ValueError(f"folds={folds}: must be a whole number, at least 2, or null for leave-one-out")
         for name, word, words in (("select", select, ("soft", "top1")), ("weights", weights, ("learned", "uniform"))):
             if word not in words:
                 raise ValueError(f"{name}={word}: must be {' or '.join(words)}")
