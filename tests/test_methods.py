@@ -21,6 +21,7 @@ from metaexp.compose import config_dir
 from metaexp.config import Settings
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate
+from metaexp.losses import accuracy
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
@@ -385,6 +386,34 @@ def test_r2d2_with_a_small_strength_solves_linear_tasks():
     learner = new(lambda f: R2D2(f, Linear, strength=1e-12), family)
     assert list(learner.meta_parameters()) == ["log_strength", "log_scale", "shift"]
     assert evaluate(learner, "test", 50, ["queries"]).arrays["mse"].max() < 1e-12
+
+
+@pytest.mark.parametrize("n", [3, 30])
+def test_half_precision_stops_before_the_linear_algebra(n):
+    """Features in bfloat16, as under autocast: the ridge and the distances of the same numbers in float32."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, 8, generator=draw).bfloat16(), torch.randn(n, 2, generator=draw)
+    exact = ridge(x.float(), y, torch.tensor(0.1))
+    learner = ProtoNet(pictures(), NET)
+    distances = learner.read(x[:3].float(), x.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x.T).dtype == torch.bfloat16
+        assert torch.equal(ridge(x, y, torch.tensor(0.1)), exact)
+        assert torch.equal(learner.read(x[:3], x), distances)
+
+
+def test_query_features_are_computed_once_however_long_the_path():
+    learner = new(lambda f: ANIL(f, NET, inner_steps=2, test_steps=9), pictures())
+    one, seen = task(learner.family.sample("test", torch.tensor([3])), 0), []
+    plain = learner.features
+    learner.features = lambda x: seen.append(len(x)) or plain(x)
+    with torch.no_grad():
+        scores = learner.score(one, learner.modes(["queries"]))["accuracy"]
+        path = learner.path(one.support, one.key, 9)
+        again = [accuracy(learner.predict(point, one.query.x), one.query.y) for point in path]
+    assert seen[:2] == [len(one.support.x), len(one.query.x)]
+    assert len(seen) == 2 + 1 + 10  # what was done here by hand, point by point
+    assert scores.tolist() == torch.stack(again).tolist()
 
 
 @pytest.mark.parametrize("shots", [4, 20])

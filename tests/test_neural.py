@@ -236,6 +236,19 @@ def test_both_targets_and_the_record():
     assert list(learner.metrics) == ["log_likelihood", "mse", "coverage50", "coverage90"]
 
 
+@BOTH
+def test_the_likelihood_of_classes(make):
+    learner = new(lambda f: make(f, partial(MLP, hidden=[5])), pictures(ways=3))
+    assert list(learner.metrics) == ["accuracy", "log_likelihood"]
+    found = evaluate(learner, "test", 10, ["queries"]).arrays["log_likelihood"]
+    for i in range(10):
+        one = task(learner.family.sample("test", torch.tensor([i])), 0)
+        with torch.no_grad():
+            logits = learner.predict(learner.adapt(one.support, one.key), one.query.x)
+        right = torch.softmax(logits, -1)[one.query.y.bool()]
+        assert abs(found[i, 0] - float(right.log().mean())) < 1e-12
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

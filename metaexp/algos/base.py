@@ -1,6 +1,7 @@
 """The shell that every meta-learner shares: write `adapt` and `predict` for ONE task, the rest is here."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -166,12 +167,20 @@ class MetaLearner(L.LightningModule):
 
     def predict_as(self, mode: str, adapted: Any, support: Examples, x: Tensor) -> Tensor:
         """`predict` for queries x [n, *x_shape] with batch statistics as the mode says -> [n, out]."""
+        return self.in_mode(mode, partial(self.predict, adapted), support, x)
+
+    def in_mode(self, mode: str, function: Callable[[Tensor], Tensor], support: Examples, x: Tensor) -> Tensor:
+        """function(inputs [m, *x_shape]) -> [m, ...] of queries x, with batch statistics as the mode says."""
         if mode == "queries" or len(x) == 0:
-            return self.predict(adapted, x)
+            return function(x)
         if mode == "support":
             with statistics_from(self.model, len(support.x)):
-                return self.predict(adapted, torch.cat((support.x, x)))[len(support.x) :]
-        return vmap(lambda query: self.predict(adapted, torch.cat((support.x, query[None])))[-1])(x)
+                return function(torch.cat((support.x, x)))[len(support.x) :]
+        return vmap(lambda query: function(torch.cat((support.x, query[None])))[-1])(x)
+
+    def reader(self, mode: str, support: Examples, x: Tensor) -> Callable[[Any], Tensor]:
+        """adapted -> its predictions of x: `predict_as`, with whatever no adapted value changes done once."""
+        return lambda adapted: self.predict_as(mode, adapted, support, x)
 
     def test_path(self, episode: Episode) -> list[Any]:
         """The adapted values after 0, 1, ..., test_steps steps on an episode's support set; see `reads_info`."""
@@ -192,9 +201,10 @@ class MetaLearner(L.LightningModule):
         scores: dict[str, list[Tensor]] = {}
         last: dict[str, Tensor] = {}
         path = self.test_path(episode)
+        readers = {suffix: self.reader(mode, episode.support, episode.query.x) for suffix, mode in modes.items()}
         for adapted in path[-1:] if final else path:
-            for suffix, mode in modes.items():
-                last[suffix] = self.predict_as(mode, adapted, episode.support, episode.query.x)
+            for suffix, read in readers.items():
+                last[suffix] = read(adapted)
                 for name, metric in self.metrics.items():
                     scores.setdefault(name + suffix, []).append(metric(last[suffix], episode.query.y))
         found = {name: torch.stack(values) for name, values in scores.items()}

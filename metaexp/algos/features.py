@@ -1,5 +1,7 @@
 """What methods share that learn features across tasks and a small predictor on them for each task."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +74,21 @@ class FeatureLearner(MetaLearner):
     def predict_as(self, mode: str, adapted: Any, support: Examples, x: Tensor) -> Tensor:
         """See MetaLearner.predict_as; with running averages `predict` is all there is."""
         return self.predict(adapted, x) if mode == "running" else super().predict_as(mode, adapted, support, x)
+
+    def reader(self, mode: str, support: Examples, x: Tensor) -> Callable[[Any], Tensor]:
+        """See MetaLearner.reader: the features of the queries are computed once, however long the path."""
+        z = self.features(x) if mode == "running" else self.in_mode(mode, self.features, support, x)
+        return lambda adapted: self.read(adapted, z)
+
+
+@contextmanager
+def full_precision(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """The tensors, in float32 where they came in half precision, and no half precision for what is made of them.
+
+    For the small linear algebra on features, which is cheap, loses its digits in half precision, or does not know it.
+    """
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
 
 
 def check_head(model: nn.Module, method: str) -> None:

@@ -72,8 +72,10 @@ class NeuralProcess(FeatureLearner):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Of a Gaussian: log-likelihood, the family's of its mean, coverages; of classes the family's."""
-        return losses.gaussian_metrics(self.family.metrics) if self.regression else self.family.metrics
+        """Of a Gaussian: log-likelihood, the family's of its mean, coverages; of classes the family's first."""
+        if self.regression:
+            return losses.gaussian_metrics(self.family.metrics)
+        return self.family.metrics | {"log_likelihood": losses.class_log_likelihood}
 
     def outputs(self, family: Any) -> int:
         """Any number: the head is left out."""

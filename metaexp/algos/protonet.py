@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
-from metaexp.algos.features import FeatureLearner, remove_head
+from metaexp.algos.features import FeatureLearner, full_precision, remove_head
 from metaexp.types import Episode, Examples
 from metaexp.views import Scatter, View
 
@@ -79,8 +79,9 @@ class ProtoNet(FeatureLearner):
         """Minus the distance of z [m, d] to every prototype: [m, ways]."""
         if self.distance == "cosine":
             return self.scale * (F.normalize(z, dim=-1) @ F.normalize(adapted, dim=-1).T - 1)
-        squares = (z * z).sum(-1, keepdim=True) + (adapted * adapted).sum(-1)  # [m, ways]
-        return self.scale * (2 * z @ adapted.T - squares)
+        with full_precision(z, adapted) as (z, adapted):
+            squares = (z * z).sum(-1, keepdim=True) + (adapted * adapted).sum(-1)  # [m, ways]
+            return self.scale * (2 * z @ adapted.T - squares)
 
     def views(self, episode: Episode) -> dict[str, View]:
         """`space`: prototypes and queries of the first task; cosines see directions only, so there of length 1."""

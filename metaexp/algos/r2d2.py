@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
-from metaexp.algos.features import FeatureLearner, remove_head
+from metaexp.algos.features import FeatureLearner, full_precision, remove_head
 from metaexp.inner import Tree
 from metaexp.types import Episode
 
@@ -97,8 +97,9 @@ def ridge(x: Tensor, y: Tensor, strength: Tensor) -> Tensor:
     """
     n, d = x.shape
     root = math.sqrt(max(n, 1))
-    x, y = x / root, y / root
-    gram = x @ x.T if n <= d else x.T @ x
-    rounding = torch.finfo(x.dtype).eps * gram.diagonal().sum().detach()
-    system = gram + (strength + rounding) * torch.eye(len(gram), dtype=x.dtype, device=x.device)
-    return x.T @ torch.linalg.solve(system, y) if n <= d else torch.linalg.solve(system, x.T @ y)
+    with full_precision(x, y) as (x, y):
+        x, y = x / root, y / root
+        gram = x @ x.T if n <= d else x.T @ x
+        rounding = torch.finfo(x.dtype).eps * gram.diagonal().sum().detach()
+        system = gram + (strength + rounding) * torch.eye(len(gram), dtype=x.dtype, device=x.device)
+        return x.T @ torch.linalg.solve(system, y) if n <= d else torch.linalg.solve(system, x.T @ y)
