@@ -136,6 +136,8 @@ def test_sampling_is_one_graph_of_tensor_operations(make):
     ("settings", "message"),
     [
         ({"shots": 0}, "shots=0: must be at least 1"),
+        ({"shots": 2.5}, "shots=2.5: must be a whole number"),
+        ({"test": {"shots": 2.5}}, "test.shots=2.5: must be a whole number"),
         ({"queries": -1}, "queries=-1: must be at least 0"),
         ({"test": {"shots": 0}}, "test.shots=0: must be at least 1"),
     ],

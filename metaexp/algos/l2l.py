@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner, ModelFactory
+from metaexp.checks import whole
 from metaexp.inner import InnerOptimiser, Tree, descend
 from metaexp.random import normal
 from metaexp.types import Episode, Examples
@@ -128,8 +129,8 @@ class L2L(MetaLearner):
         for name, steps, least in (
             ("inner_steps", inner_steps, 1), ("test_steps", self.test_steps, 0), ("truncation", truncation, 1)
         ):  # fmt: skip
-            if steps is not None and steps < least:
-                raise ValueError(f"{name}={steps}: must be at least {least}")
+            if steps is not None:
+                whole(name, steps, least)
         if objective not in ("support", "query"):
             raise ValueError(f"objective={objective}: must be support or query")
         self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from metaexp.algos.base import MetaLearner, ModelFactory
+from metaexp.checks import whole
 from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend
 from metaexp.types import Episode, Examples
 
@@ -119,5 +120,4 @@ def check_inner_loop(inner_lr: float, inner_steps: int, test_lr: float, test_ste
         if not rate > 0:
             raise ValueError(f"{name}={rate}: must be above 0")
     for name, steps, least in (("inner_steps", inner_steps, 1), ("test_steps", test_steps, 0)):
-        if steps < least:
-            raise ValueError(f"{name}={steps}: must be at least {least}")
+        whole(name, steps, least)

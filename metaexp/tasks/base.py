@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metaexp import losses
+from metaexp.checks import whole
 from metaexp.random import task_keys
 from metaexp.types import Episode, Examples
 
@@ -65,8 +66,8 @@ class TaskFamily(ABC):
             prefix = "" if split == "train" else "test."
             for name, least in (("shots", self.least_shots), ("queries", 0), ("ways", 2)):
                 value = sizes[name]
-                if value is not None and value < least:
-                    raise ValueError(f"{prefix}{name}={value}: must be at least {least}")
+                if value is not None:
+                    whole(prefix + name, value, least)
         self.seed, self.eval_seed = seed, eval_seed
         self.device, self.dtype = torch.device("cpu"), torch.float32
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from metaexp.checks import whole
 from metaexp.random import GAMMA, fold, normal, uniform
 from metaexp.tasks.base import TaskFamily, Varying
 from metaexp.types import Episode, Examples
@@ -81,9 +82,9 @@ class GP(TaskFamily):
         given = changed.get("shots")
         train = _range("shots", shots)
         tested = train if given is None else _range("test.shots", given)
-        for name, (fewest, _) in {"shots": train, "test.shots": tested}.items():
-            if fewest < 0:
-                raise ValueError(f"{name}={fewest}: must be at least 0")
+        for name, ends in {"shots": train, "test.shots": tested}.items():
+            for end in ends:
+                whole(name, end, 0)
         changed["shots"] = None if given is None else tested[1]
         super().__init__(train[1], queries, None, changed, seed, eval_seed)
         if kernel not in KERNELS:
