@@ -51,7 +51,11 @@ def load(
     folder = Path(run).expanduser()
     config = open_config(folder, [trust] if isinstance(trust, str) else trust)
     config["device"] = config["device"] | {"accelerator": device}
-    restored = restore(folder, config, without_data=True)
+    threads = torch.get_num_threads()
+    try:
+        restored = restore(folder, config, without_data=True)
+    finally:
+        torch.set_num_threads(threads)  # of the caller's process, where a run sets those of its own
     learner, step = restored.parts.learner, take(restored, weights or config["test"]["weights"])
     make = Classifier if restored.parts.family.classification else Regressor
     made = make(learner, restored.parts.device, str(config["device"]["precision"]), normalise)
@@ -83,22 +87,26 @@ class Estimator(ABC):
         return f"{type(self).__name__}({names}x_shape={self.x_shape}, step={self.step})"
 
     @abstractmethod
-    def _targets(self, y: Any, n: int) -> Tensor:
-        """What the user gives as y -> float64 [n, y_dim]."""
+    def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
+        """What the user gives as y -> float64 [n, y_dim], and the attributes that a fit to it sets."""
 
     def fit(self, x: Any, y: Any) -> "Estimator":
-        """Learn a task from its examples x [n, *x_shape], y [n] (or [n, y_dim]); returns self.
+        """Learn a task from its examples x [n, *x_shape], y [n] (or [n, y_dim]); returns self. A fit that fails changes
+        nothing.
 
         Raises ValueError for shapes, numbers of classes or values that cannot be.
         """
         inputs = self._inputs(x)
         if len(inputs) == 0:
             raise ValueError("x: no examples; fit needs at least one")
-        support = Examples(inputs, self._targets(y, len(inputs)).to(self.device, self.learner.family.dtype))
+        targets, told = self._targets(y, len(inputs))
+        support = Examples(inputs, targets.to(self.device, self.learner.family.dtype))
         key = task_keys(0, "test", torch.zeros(1, dtype=torch.int64, device=self.device))[0]
         with self._computing():
             adapted = self.learner.path(support, key, self.learner.test_steps)[-1]
         self._fitted = adapted, support
+        for name, value in told.items():
+            setattr(self, name, value)
         return self
 
     def _predict(self, x: Any) -> np.ndarray:
@@ -139,14 +147,16 @@ class Estimator(ABC):
 class Regressor(Estimator):
     """See `load`. `predict` gives [m] where `fit` got y [n], else [m, y_dim]."""
 
-    def _targets(self, y: Any, n: int) -> Tensor:
+    _flat: bool
+
+    def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
         array, y_dim = _numbers("y", y).astype(np.float64), self.learner.family.y_dim
         if array.shape != (n, y_dim) and not (array.shape == (n,) and y_dim == 1):
             wanted = f"[{n}] or [{n}, 1]" if y_dim == 1 else f"[{n}, {y_dim}]"
             raise ValueError(f"y has shape {list(array.shape)}: must be {wanted}, one row for each of x")
-        self._flat = array.ndim == 1
         values, family = torch.from_numpy(array.reshape(n, y_dim)), self.learner.family
-        return (values - family.y_mean) / family.y_std if hasattr(family, "y_mean") else values
+        values = (values - family.y_mean) / family.y_std if hasattr(family, "y_mean") else values
+        return values, {"_flat": array.ndim == 1}
 
     def predict(self, x: Any, return_std: bool = False) -> Any:
         """Predicted values of inputs x [m, *x_shape]; with `return_std` (values, standard deviations).
@@ -181,7 +191,7 @@ class Classifier(Estimator):
 
     classes_: np.ndarray
 
-    def _targets(self, y: Any, n: int) -> Tensor:
+    def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
@@ -194,8 +204,8 @@ class Classifier(Estimator):
         except TypeError as error:
             raise ValueError(f"y: labels must be of one kind, to be sorted ({error})") from error
         self._check_ways(len(classes))
-        self.classes_ = classes
-        return torch.eye(len(classes), dtype=torch.float64)[torch.from_numpy(places.reshape(-1))]
+        one_hot = torch.eye(len(classes), dtype=torch.float64)[torch.from_numpy(places.reshape(-1))]
+        return one_hot, {"classes_": classes}
 
     def _check_ways(self, ways: int) -> None:
         learner, sizes = self.learner, self.learner.family.sizes

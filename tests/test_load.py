@@ -1,10 +1,12 @@
 """`metaexp.load`: a trained run as an estimator, against the run's own scores and against plain NumPy."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -144,14 +146,15 @@ def test_further_refusals(sine: Regressor) -> None:
         metaexp.lod  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_weights_are_chosen(sine: Regressor) -> None:
-    last = metaexp.load(SHIPPED, weights="last")
-    assert (sine.step, last.step) == (19000, 20000)
-    assert "algo=r2d2, task=sine, x_shape=(1,), step=19000" in repr(sine)
+def test_weights_are_chosen(sine: Regressor, tmp_path: Path) -> None:
+    assert "algo=r2d2, task=sine, x_shape=(1,), step=20000" in repr(sine)
+    run = train(tmp_path, "algo=r2d2", "task=sine", "optimizer.lr=5.0", "val.every=2")  # so it only gets worse
+    best, last = metaexp.load(run), metaexp.load(run, weights="last")
+    assert (best.step, last.step) == (json.loads((run / "result.json").read_text())["val"]["step"], 6)
+    assert best.step < 6
     x = np.linspace(-4, 4, 10)[:, None]
-    one, two = (made.fit(x, np.sin(x[:, 0])).predict(x + 0.1) for made in (sine, last))
-    assert np.allclose(one, two, atol=0.3)
-    assert not np.array_equal(one, two)
+    one, two = (made.fit(x, np.sin(x[:, 0])).predict(x + 0.1) for made in (best, last))
+    assert not np.allclose(one, two, atol=0.01)
 
 
 def test_gaussian_predictions_have_a_deviation(place: Any) -> None:
@@ -253,6 +256,32 @@ def test_a_family_with_its_own_loss_needs_its_data() -> None:
 
 
 # --- classification
+
+
+def test_a_fit_that_fails_leaves_the_one_before(sine: Regressor, classes: dict[str, Classifier]) -> None:
+    x = np.linspace(-4, 4, 10)[:, None]
+    before = sine.fit(x, np.sin(x)).predict(x)
+    assert before.shape == (10, 1)
+    made = classes["protonet"]
+    draw = np.random.default_rng(0)
+    pictures = draw.random((4, *made.x_shape))
+    named = made.fit(pictures, np.array(["a", "b", "a", "c"])).predict(pictures)
+    with patch.object(sine.learner, "path", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        sine.fit(x, np.sin(x[:, 0]))  # one dimension less
+    with patch.object(made.learner, "path", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        made.fit(pictures, np.array([3, 4, 3, 5]))
+    assert np.array_equal(sine.predict(x), before)
+    assert np.array_equal(made.predict(pictures), named)
+
+
+def test_the_threads_of_the_process_stay(sine: Regressor) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        metaexp.load(SHIPPED)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_prototypes_of_unequal_classes_with_any_labels(classes: dict[str, Classifier]) -> None:
