@@ -103,21 +103,22 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; what IT imports is not
         raise ConfigError(f"{path}={target}: no module {error.name} in this folder or on the Python path") from error
-    found = getattr(module, name, None)
-    home, kind = str(getattr(found, "__module__", None)), inspect.isclass
+    found: Any = getattr(module, name, None)
+    home = str(getattr(found, "__module__", None))
+    kind: Callable[[Any], bool] = inspect.isclass
     if _ours(module_name):
         package, at_home = "metaexp", _ours(home)
     elif is_optim(target):
         package, at_home = "torch.optim", f"{home}.".startswith("torch.optim.")
     else:  # trusted code may name a function that makes the object
-        package, kind = target.partition(".")[0], callable
+        kind, package = callable, target.partition(".")[0]
         at_home = f"{home}.".startswith(f"{package}.")
     if not kind(found) or name.startswith("_"):
         public = [n for n, value in vars(module).items() if kind(value) and not n.startswith("_")]
         raise ConfigError(f"{path}={target}: no class {name} in {module_name}{nearest(name, public)}")
     if not at_home:
         raise ConfigError(f"{path}={target}: comes from {home}, not from {package}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 class Maker:

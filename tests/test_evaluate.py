@@ -285,7 +285,7 @@ def test_the_shipped_run_gives_its_numbers_from_the_command_line(train: Command,
     before = contents(SHIPPED)
     done = train(f"run={SHIPPED}", f"out={tmp_path / 'to'}", module="metaexp.evaluate", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "r2d2 on sine, mlp, seed 0: 20000 outer steps, best weights (step 19000)" in done.stdout
+    assert "r2d2 on sine, mlp, seed 0: 20000 outer steps, best weights (step 20000)" in done.stdout
     pictures = {path.name for path in (tmp_path / "to/1/figures").iterdir()}
     assert {"test_adaptation_mse.png", "test_episodes.png"} <= pictures
     told, again = result(SHIPPED), result(tmp_path / "to/1")

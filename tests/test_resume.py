@@ -37,6 +37,7 @@ STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.runs:RunFolder.log",
 )
 TEST = "metaexp.testing:evaluate"
+OF_THE_MACHINE = ("rates", "seconds", "peak_mb")
 LIGHTNING = "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers"
 
 
@@ -69,7 +70,7 @@ def state(run: Path, name: str | None = None) -> dict[str, Any]:
     """What a checkpoint says of learner, optimiser, schedule and clock; the newest one by default."""
     path = run / "checkpoints" / name if name else max((run / "checkpoints").glob("step=*.ckpt"))
     data = torch.load(path, weights_only=True)
-    own = {key: value for key, value in data["metaexp"].items() if key != "rates"}  # times of this machine
+    own = {key: value for key, value in data["metaexp"].items() if key not in OF_THE_MACHINE}
     return {"weights": data["state_dict"], "optimizer": data["optimizer_states"], "own": own}
 
 
@@ -306,6 +307,20 @@ def test_more_steps(forks: Forks, references: dict[str, Path], copy: Path, tmp_p
         ("train", 70),
         ("val", 70),
     ]
+
+
+def test_seconds_and_memory_are_those_of_all_processes(forks: Forks, copy: Path, tmp_path: Path) -> None:
+    newest = max((copy / "checkpoints").glob("step=*.ckpt"))
+    before = torch.load(newest, weights_only=True)["metaexp"]
+    assert before["seconds"] > 0
+    assert before["peak_mb"] > 50
+    assert forks(f"resume={copy}", cwd=tmp_path).code == 0
+    seconds = [json.loads(line)["seconds"] for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert seconds == sorted(seconds)
+    assert min(seconds[len(seconds) // 2 + 1 :]) > before["seconds"]
+    result = json.loads((copy / "result.json").read_text())
+    assert result["speed"]["seconds"] > seconds[-1] > before["seconds"]
+    assert result["memory"]["peak_mb"] >= before["peak_mb"]
 
 
 def test_finished_run_only_prints_its_result(forks: Forks, references: dict[str, Path], tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ class Comparison:
         self.name, self.folder = file.stem, folder.resolve()
         self.data = [f'task.root="{data.resolve()}"'] if data else []
         self.methods: dict[str, dict[str, Any]] = self.spec["methods"]
+        self._read: dict[tuple[str, bool], list[Run]] = {}
         sizes = {name: len(list(self.candidates(name))) for name in self.methods}
         uneven = {name: size for name, size in sizes.items() if size not in (1, self.spec["search"]["size"])}
         if uneven:
@@ -168,7 +169,15 @@ class Comparison:
         return max(20, steps - steps % 20)
 
     def runs(self, round_: str, again: bool = False) -> list[Run]:
-        """Finished runs of a round under the methods' names; with `again` also what second tests of them found."""
+        """Finished runs of a round under the methods' names; with `again` also what second tests of them found.
+
+        They are read once: for the page, when all runs are made.
+        """
+        if (round_, again) not in self._read:
+            self._read[round_, again] = self._find(round_, again)
+        return self._read[round_, again]
+
+    def _find(self, round_: str, again: bool) -> list[Run]:
         kept = []
         for method, jobs in self.trained(round_).items():
             for job in jobs:
