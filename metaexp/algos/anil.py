@@ -17,10 +17,10 @@ class ANIL(FeatureLearner):
     """MAML whose inner loop adapts the head alone: h' = h - a grad_h L_S(h, body), meta-gradient in h and body.
 
     "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML", Raghu, Raghu, Bengio, Vinyals,
-    2020, section 4. The body's features of a task's support set are computed once, whatever the number of
-    steps, and those of its queries once per mode of the test. Differs from the
-    paper in that classification losses are means over examples (theirs, as MAML's, sum over the classes) and in the
-    choice `normalise="running"`; the default keeps support and query statistics apart, as in MAML.
+    2020, section 4. The body's features of a task's support set are computed once, whatever the number of steps, and
+    those of its queries once per mode of the test. Differs from the paper in that classification losses are means over
+    examples (theirs, as MAML's, sum over the classes) and in the choice `normalise="running"`; the default keeps
+    support and query statistics apart, as in MAML.
 
     Args:
         inner_lr, inner_steps: of the inner loop at training.
