@@ -219,7 +219,9 @@ def test_evaluations_stand_beside_their_runs(
     monkeypatch.setattr(Board, "figure", lambda *_: None)
     folder = Path(shutil.copytree(only(runs, "_maml0_"), tmp_path / "maml"))
     assert evaluate([f"run={folder}"]) == 0
-    assert len(compare(find([tmp_path]).runs).sections[0].runs) == 1  # the same again is no further run
+    assert evaluate([f"run={folder}", "device.threads=2"]) == 0
+    (run,) = compare(find([tmp_path]).runs).sections[0].runs  # the same again is no further run
+    assert run.folder == folder
     assert evaluate([f"run={folder}", "algo.test_steps=2"]) == 0
     assert evaluate([f"run={folder}", "task.shots=3"]) == 0
     made = compare(find([tmp_path]).runs)

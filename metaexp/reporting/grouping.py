@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.errors import ConfigError
-from metaexp.reporting.reading import UNKNOWN, Run
+from metaexp.reporting.reading import HERE, UNKNOWN, Run
 from metaexp.targets import nearest, show
 
 CHOICES = ("algo", "task", "model", "optimizer", "experiment")
@@ -130,8 +130,9 @@ def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
 
 
 def _unchanged(run: Run) -> bool:
+    """Whether it is a second test of a run with nothing changed but where it was made: the run itself counts."""
     again = run.result.get("evaluation")
-    return isinstance(again, dict) and not again.get("changed")
+    return isinstance(again, dict) and all(key in HERE for key in again.get("changed") or {})
 
 
 def _weights(run: Run) -> Any:

@@ -20,7 +20,10 @@ UNKNOWN = "settings unknown"  # in place of the settings of a run without a read
 _INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
 # What says nothing of how good a run is: where it stands, what it prints, on what it was computed.
 _TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
-_HERE = ("task.root", "task.download", "device.accelerator", "device.devices", "device.strategy", "device.threads")
+HERE = (
+    *(f"task.{name}" for name in ("root", "download", "verify")),
+    *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
+)
 
 
 class Run(NamedTuple):
@@ -192,7 +195,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     for key, value in _leaves({k: v for k, v in config.items() if k != "choices"}):
         top = key.split(".")[0]
         names = key.split(".")[1:]
-        if top in _TECHNICAL or key in _HERE or any(name.startswith("_") for name in names):
+        if top in _TECHNICAL or key in HERE or any(name.startswith("_") for name in names):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue
