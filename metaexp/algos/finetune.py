@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from metaexp.checks import whole
 from metaexp.evaluation import evaluate
 from metaexp.inner import InnerOptimiser, Tree, descend, minibatches
 from metaexp.types import Examples
@@ -40,10 +41,9 @@ def check_fine_tuning(lr: object, epochs: int, batch: int | None) -> list[float]
     rates = [float(rate) for rate in lr] if isinstance(lr, (list, tuple)) else [float(lr)]  # type: ignore[arg-type]
     if not rates or any(not rate > 0 for rate in rates):
         raise ValueError(f"test_lr={lr}: must be above 0 (one rate, or a list to choose from)")
-    if epochs < 0:
-        raise ValueError(f"test_epochs={epochs}: must be at least 0")
-    if batch is not None and batch < 1:
-        raise ValueError(f"test_batch={batch}: must be at least 1")
+    whole("test_epochs", epochs, 0)
+    if batch is not None:
+        whole("test_batch", batch, 1)
     return rates
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
+from metaexp.checks import whole
 from metaexp.inner import SGD, Descent, Tree, descend
 from metaexp.types import Episode, Examples
 from metaexp.views import Bars, View
@@ -47,8 +48,7 @@ class MetaSGD(MetaLearner):
         self.inner_steps, self.first_order = inner_steps, first_order
         self.test_steps = inner_steps if test_steps is None else test_steps
         for name, steps, least in (("inner_steps", inner_steps, 1), ("test_steps", self.test_steps, 0)):
-            if steps < least:
-                raise ValueError(f"{name}={steps}: must be at least {least}")
+            whole(name, steps, least)
         start = {_key(name): torch.empty_like(p).uniform_(low, high) for name, p in self._start().items()}
         self.rates = nn.ParameterDict({name: nn.Parameter(rate.detach()) for name, rate in start.items()})
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, full_precision, remove_head
+from metaexp.checks import whole
 from metaexp.types import Episode, Examples
 from metaexp.views import Scatter, View
 
@@ -46,8 +47,8 @@ class ProtoNet(FeatureLearner):
     ):
         if not family.classification:
             raise ValueError(f"family: ProtoNet needs classes, {type(family).__name__} is regression; use r2d2")
-        if embedding is not None and embedding < 1:
-            raise ValueError(f"embedding={embedding}: must be at least 1")
+        if embedding is not None:
+            whole("embedding", embedding, 1)
         self._width = embedding  # before the network is made
         super().__init__(family, model, loss, mapping)
         if distance not in ("euclidean", "cosine"):

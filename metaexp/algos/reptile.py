@@ -8,6 +8,7 @@ from torch.func import functional_call, grad
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
+from metaexp.checks import whole
 from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend, minibatches, with_gradient
 from metaexp.types import Episode, Examples
 
@@ -55,8 +56,8 @@ class Reptile(MetaLearner):
         self.test_batch = inner_batch if test_batch is None else test_batch
         check_inner_loop(inner_lr, inner_steps, self.test_lr, self.test_steps)
         for name, size in (("inner_batch", inner_batch), ("test_batch", self.test_batch)):
-            if size is not None and size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
+            if size is not None:
+                whole(name, size, 1)
         if state not in ("fresh", "carried"):
             raise ValueError(f"state={state}: must be fresh or carried")
         self.permutation_invariant = self.inner_batch is None and self.test_batch is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metaexp.checks import whole
 from metaexp.random import fold, integers, normal
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -54,8 +55,7 @@ class Clusters(TaskFamily):
     ):
         super().__init__(shots, queries, ways, test, seed, eval_seed)
         for name, count, least in (("dim", dim, 1), ("pool_classes", pool_classes, 2)):
-            if count < least:
-                raise ValueError(f"{name}={count}: must be at least {least}")
+            whole(name, count, least)
         for name, width in (("spread", spread), ("noise", noise)):
             if not width > 0:
                 raise ValueError(f"{name}={width}: must be above 0")

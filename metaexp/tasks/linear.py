@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from metaexp.checks import whole
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -40,8 +41,7 @@ class Linear(TaskFamily):
     ):
         super().__init__(shots, queries, None, test, seed, eval_seed)
         for name, size in {"inputs": inputs, "outputs": outputs}.items():
-            if size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
+            whole(name, size, 1)
         for name, number in {"weight_std": weight_std, "noise": noise}.items():
             if number < 0:
                 raise ValueError(f"{name}={number}: must be at least 0")
