@@ -14,6 +14,7 @@ from metaexp.outer import OuterLoop, make_optimizer
 from metaexp.targets import instantiate
 from metaexp.tasks.base import TaskFamily
 
+THREADS = torch.get_num_threads()  # of the process as it began: another run of a sweep may have changed them since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 
 
@@ -53,6 +54,7 @@ class Parts:
             torch.manual_seed(config["seed"])  # the initial weights are a function of the seed
             self.learner = _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
         self.learner.to(self.dtype)
+        _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
         self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
@@ -69,6 +71,10 @@ class Parts:
             if schedule
             else None
         )
+        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError(
+                "optimizer.schedule: ReduceLROnPlateau waits for a metric; take a schedule that follows the steps"
+            )
         self.loop = _located(
             "",
             lambda: OuterLoop(
@@ -104,6 +110,11 @@ def _check_ranges(config: dict[str, Any]) -> None:
             value = value[name]
         if value < least:
             raise ConfigError(f"{key}={value}: must be at least {least}")
+    patience = config["stop"].get("patience")
+    if patience is not None and patience < 1:
+        raise ConfigError(f"stop.patience={patience}: must be at least 1, or null")
+    if not config["test"]["normalise"]:
+        raise ConfigError("test.normalise=[]: must have one of queries, single, support")
     for mode in config["test"]["normalise"]:
         if mode not in ("queries", "single", "support"):
             raise ConfigError(f"test.normalise={mode}: must be among queries, single, support")
@@ -117,6 +128,14 @@ def _check_ranges(config: dict[str, Any]) -> None:
         raise ConfigError(f"time_limit={config['time_limit']}: must be above 0 seconds")
     if str(config["device"]["precision"]) not in DTYPES:
         raise ConfigError(f"device.precision={config['device']['precision']}: must be one of {', '.join(DTYPES)}")
+
+
+def _check_queries(family: TaskFamily, learner: Any) -> None:
+    """Scores and losses of 0 queries are 0, which would look like the best there are."""
+    if family.sizes["test"]["queries"] == 0:
+        raise ConfigError("task.test.queries=0: nothing to test on; it must be at least 1")
+    if family.sizes["train"]["queries"] == 0 and learner.trains and learner.reads_queries:
+        raise ConfigError(f"task.queries=0: {type(learner).__name__} learns from the queries; it must be at least 1")
 
 
 def _check_metric(name: str | None, learner: Any) -> None:
@@ -152,7 +171,7 @@ def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> in
         if wanted < 1:
             raise ConfigError(f"device.threads={wanted}: must be at least 1")
         return wanted
-    return 1 if device.type == "cpu" and mapping != "loop" else torch.get_num_threads()
+    return 1 if device.type == "cpu" and mapping != "loop" else THREADS
 
 
 def _processes(settings: dict[str, Any]) -> int:

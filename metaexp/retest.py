@@ -23,6 +23,7 @@ from metaexp.runs import RunFolder
 from metaexp.session import make_trainer
 from metaexp.signals import StopFlag
 from metaexp.targets import instantiate
+from metaexp.tasks.absent import check_data
 from metaexp.testing import test
 from metaexp.training import Control
 
@@ -45,6 +46,8 @@ def retest(
     quiet()
     restored = restore(run, config)
     _check_split(saved, config, restored)
+    if restored.newest is not None:
+        check_data(restored.parts.family, restored.newest["metaexp"])
     folder = _claim(out or run / "evaluations")
     try:
         with StopFlag() as flag:

@@ -9,6 +9,7 @@ import yaml
 
 from metaexp.config import Settings, config_dir, instantiate, load
 from metaexp.errors import ConfigError
+from metaexp.parts import Parts
 from metaexp.schema import allowed, comments
 from metaexp.targets import Maker
 
@@ -261,3 +262,28 @@ def test_every_choice_has_a_line_for_help(settings: Settings) -> None:
             text = settings.composer.text(f"{group}/{option}")
             assert text.startswith("# "), f"{group}/{option} needs a first line that --help shows"
     assert config_dir().joinpath("train.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["task.test.queries=0"], "task.test.queries=0: nothing to test on"),
+        (["task.queries=0", "task.test.queries=9"], "task.queries=0: MAML learns from the queries"),
+        (["test.normalise=[]"], "test.normalise=[]: must have one of queries, single, support"),
+        (["stop.patience=0"], "stop.patience=0: must be at least 1, or null"),
+        (
+            ["optimizer.schedule={_target_:torch.optim.lr_scheduler.ReduceLROnPlateau}"],
+            "optimizer.schedule: ReduceLROnPlateau waits for a metric",
+        ),
+        (["task.x_range=[1.0,2.0,3.0]"], "task.x_range=[1.0, 2.0, 3.0]: must be two numbers"),
+        (["algo.test_steps=2.5"], "algo.test_steps=2.5: must be a whole number"),
+    ],
+)
+def test_what_would_fail_after_the_start_is_refused_before_it(typed: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Parts(load(["algo=maml", "task=sine", *typed]))
+    assert str(caught.value).startswith(says)
+
+
+def test_who_does_not_read_queries_may_have_none() -> None:
+    Parts(load(["algo=reptile", "task=sine", "task.queries=0", "task.test.queries=9"]))

@@ -13,12 +13,15 @@ from PIL import Image
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metaexp.errors import DataError
+from metaexp.tasks.absent import check_data
 from metaexp.tasks.arrays import Arrays
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes, rotate
 from metaexp.tasks.dataset import DatasetTasks
+from metaexp.tasks.gp import GP
 from metaexp.tasks.linear import Linear
 from metaexp.tasks.sine import Sine
+from metaexp.tasks.sine_line import SineLine
 from metaexp.tasks.splits import by_fractions
 
 SPLITS = ("train", "val", "test")
@@ -147,6 +150,24 @@ def test_sizes_out_of_range(settings, message):
         with pytest.raises(ValueError) as caught:
             family(**settings)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([5.0], "x_range=[5.0]: must be two numbers, [low, high]"),
+        ([-5.0, 0.0, 5.0], "x_range=[-5.0, 0.0, 5.0]: must be two numbers, [low, high]"),
+        ([0.0, math.inf], "x_range=[0.0, inf]: must be two numbers, [low, high]"),
+        (["a", 1.0], "x_range=['a', 1.0]: must be two numbers, [low, high]"),
+        (3.0, "x_range=3.0: must be two numbers, [low, high]"),
+        ([2.0, 1.0], "x_range=[2.0, 1.0]: the first number must not be above the second"),
+    ],
+)
+def test_ranges_are_two_numbers(value, says):
+    for family in (Sine, Linear, SineLine, GP):
+        with pytest.raises(ValueError) as caught:
+            family(x_range=value)
+        assert str(caught.value) == says
 
 
 # --- sine and linear ------------------------------------------------------------------------------------------------
@@ -376,6 +397,12 @@ def test_bad_files_are_named(tmp_path):
     np.savez(other, x=X, y=X, task=np.arange(30) // 15)
     with pytest.raises(DataError, match=r"other.npz: task 0 stands in .*good.npz too"):
         Arrays([str(good), str(other)])
+    np.savez(other, x=X, y=X, task=np.array([f"{i // 15}" for i in range(30)]))
+    with pytest.raises(DataError, match=r"other.npz: task 0 stands in .*good.npz too"):
+        Arrays([str(good), str(other)])
+    np.savez(other, x=X, y=X)
+    with pytest.raises(DataError, match=r"other.npz: stands in task.files twice"):
+        Arrays([str(other), str(tmp_path / "x" / ".." / "other.npz")])
     with pytest.raises(ValueError, match=r"files=\[\]: name at least one npz"):
         Arrays([])
 
@@ -457,6 +484,16 @@ class Blobs:
             return Image.fromarray(np.full((8, 8, 3), (c, e, 255), np.uint8)), f"class {c}"
         if self.kind == "bytes":
             return torch.tensor([[c, e], [0, 0]], dtype=torch.uint8), torch.tensor(c)
+        if self.kind == "palette":
+            image = Image.new("P", (2, 2))
+            image.putpalette([10 * c, 20, 30] + [0] * 765)
+            return image, c
+        if self.kind == "nan":
+            return np.array([c, e, np.nan if i == 7 else 0.25]), c
+        if self.kind == "damaged":
+            if i == 5:
+                raise Image.UnidentifiedImageError("cannot identify image file")
+            return np.zeros(3), c
         if self.kind == "ragged":
             return np.zeros(3 + c), c
         if self.kind == "unlabelled":
@@ -495,10 +532,42 @@ def test_listed_classes():
             DatasetTasks(Blobs(), 1, 2, 2, classes=listed | change)
 
 
+def test_pictures_with_a_palette_have_its_colours():
+    family = DatasetTasks(Blobs("palette"), shots=2, queries=3, ways=2)
+    assert family.x_shape == (3, 2, 2)
+    colours = {tuple(x[:, 0, 0].tolist()) for x in family.data}
+    assert colours == {(10 * c, 20, 30) for c in range(10)}
+
+
+def test_what_a_family_was_trained_on_is_known_by_names_and_contents(tmp_path):
+    class Fewer(Blobs):
+        def __init__(self):
+            super().__init__()
+            self.items = [(c, e) for c, e in self.items if c > 0]
+
+    whole, fewer = DatasetTasks(Blobs(), 1, 2, 2), DatasetTasks(Fewer(), 1, 2, 2)
+    assert whole.trained_on == DatasetTasks(Blobs(), 5, 1, 2).trained_on
+    assert whole.trained_on != fewer.trained_on
+    check_data(whole, {"trained_on": whole.trained_on})
+    check_data(whole, {})  # a checkpoint of before
+    with pytest.raises(DataError, match="not those that this run was trained on"):
+        check_data(fewer, {"trained_on": whole.trained_on})
+    (tmp_path / "moved").mkdir()
+    for folder, x in ((tmp_path, X), (tmp_path / "moved", X)):
+        np.savez(folder / "a.npz", x=x, y=x, task=np.arange(30) // 3)
+    first, moved = Arrays(str(tmp_path / "a.npz"), 1, 1), Arrays(str(tmp_path / "moved/a.npz"), 1, 1)
+    assert first.trained_on == moved.trained_on
+    np.savez(tmp_path / "a.npz", x=X + 1e-3, y=X, task=np.arange(30) // 3)
+    assert Arrays(str(tmp_path / "a.npz"), 1, 1).trained_on != moved.trained_on
+    assert Sine().trained_on is None
+
+
 def test_bad_data_sets_are_named():
     for dataset, message in (
         (Blobs("ragged"), r"item 1 of Blobs is \[4\], item 0 \[3\]"),
         (Blobs("unlabelled"), r"item 0 of Blobs is not \(input, label\)"),
+        (Blobs("nan"), "item 7 of Blobs has values that are inf or NaN"),
+        (Blobs("damaged"), "item 5 of Blobs cannot be read: cannot identify image file"),
         (iter([]), "is not map-style"),
         ([], "list is empty"),
     ):

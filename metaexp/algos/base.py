@@ -41,6 +41,7 @@ class MetaLearner(L.LightningModule):
     permutation_invariant = True  # adapt does not depend on the order of the support examples
     any_ways = False  # whether the number of classes may differ between training and test
     reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
+    reads_queries = True  # whether training looks at the queries of a task
     view_tasks = 8  # of which `views` is drawn
     test_steps = 0  # points of the adaptation curve after the first
 

@@ -35,6 +35,8 @@ class Joint(MetaLearner):
     any_ways = True
     test_lr: Tensor  # the fine-tuning rate in use
 
+    reads_queries = False
+
     def __init__(
         self,
         family: Any,

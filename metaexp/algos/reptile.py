@@ -34,6 +34,8 @@ class Reptile(MetaLearner):
         ValueError: a rate, a batch or a number of steps out of range, an unknown `state`.
     """
 
+    reads_queries = False
+
     def __init__(
         self,
         family: Any,

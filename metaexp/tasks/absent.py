@@ -27,6 +27,23 @@ def keep(family: TaskFamily) -> dict[str, Any] | None:
     }
 
 
+def check_data(family: TaskFamily, saved: dict[str, Any]) -> None:
+    """Refuse data other than those that a checkpoint was trained on: what was for training might now be for testing.
+
+    Args:
+        saved: the checkpoint's own state; one of an older version says nothing of its data.
+
+    Raises:
+        DataError: the classes or tasks for training are not those of then.
+    """
+    before = saved.get("trained_on")
+    if before is not None and family.trained_on != before:
+        raise DataError(
+            "task: the classes or tasks for training are not those that this run was trained on, so what it has seen "
+            "might be tested on; give it the data that it had, or train anew"
+        )
+
+
 class Absent(TaskFamily):
     """Has the sizes and units of the family that `kept` came from, and no task.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.arrays_data import Task, read_tasks
 from metaexp.tasks.base import TaskFamily
+from metaexp.tasks.splits import digest
 from metaexp.types import Episode, Examples
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Arrays(TaskFamily):
         self.names = [task.name for task in tasks]
         counts = [len(task.x) for task in tasks]
         members = self._members(tasks)
+        self.trained_on = digest(tasks[i].x.tobytes() + tasks[i].y.tobytes() for i in members["train"])
         self._least = {split: min(part, key=counts.__getitem__) for split, part in members.items()}  # smallest task
         self._most = {split: max(counts[i] for i in part) for split, part in members.items()}
         self._counts, self.counts = counts, torch.tensor(counts)

@@ -39,10 +39,14 @@ def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> l
     Raises DataError for a missing, damaged or inconsistent file.
     """
     tasks: list[Task] = []
+    paths = [Path(file).expanduser().resolve() for file in files]
+    for file, path in zip(files, paths, strict=True):
+        if paths.count(path) > 1:
+            raise DataError(f"{file}: stands in task.files twice, and would be training and test data at once")
     for i, file in enumerate(files):
         whole = "train" if i == 0 else "test"
         tasks.extend(_cut(file, _table(Path(file).expanduser()), whole))
-    first: dict[object, Task] = {}
+    first: dict[str, Task] = {}  # 7 of one file is "7" of another
     for task in tasks:
         for what in ("x", "y"):
             own, base = getattr(task, what).shape[1:], getattr(tasks[0], what).shape[1:]
@@ -50,8 +54,8 @@ def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> l
                 raise DataError(
                     f"{task.file}: a row of {what} is {list(own)}, in {tasks[0].file} {list(base)}; make them equal"
                 )
-        other = first.setdefault(task.value, task)
-        if task.value is not None and other is not task:
+        other = task if task.value is None else first.setdefault(str(task.value), task)
+        if other is not task:
             raise DataError(f"{task.file}: task {task.value} stands in {other.file} too; give tasks names of their own")
     free = [i for i, task in enumerate(tasks) if task.split is None]
     for split, members in by_fractions(len(free), fractions, seed).items():

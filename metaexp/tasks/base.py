@@ -43,6 +43,8 @@ class TaskFamily(ABC):
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: ClassVar[bool] = False
     bytes: bool = False  # inputs are kept as bytes, of which 255 is 1
+    # Of data from files: SHA-256 of the names or contents of what is for training; None: nothing can change.
+    trained_on: str | None = None
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     queries_in_support: bool = False  # the queries are no examples of their own
     # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from metaexp.errors import DataError
 from metaexp.tasks.classes import Classes
-from metaexp.tasks.splits import by_fractions
+from metaexp.tasks.splits import by_fractions, digest
 
 
 def _input(x: Any) -> Tensor:
     """One input as a tensor: an image [height, width(, channels)] becomes [channels, height, width]."""
     if isinstance(x, Image.Image):
-        pixels = torch.from_numpy(np.array(x.convert("L") if x.mode == "1" else x))
+        grey_or_colour = {"1": "L", "P": "RGB"}.get(x.mode)  # numbers of a palette are no colours
+        pixels = torch.from_numpy(np.array(x.convert(grey_or_colour) if grey_or_colour else x))
         return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
     x = torch.as_tensor(x)
     return x.unsqueeze(0) if x.dtype == torch.uint8 and x.dim() == 2 else x
@@ -39,6 +40,10 @@ def read(dataset: Any) -> tuple[Tensor, list[Any], list[int]]:
             rows.setdefault(label, []).append(x)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"task.dataset: item {i} of {name} is not (input, label): {error}") from error
+        except (OSError, SyntaxError, LookupError) as error:  # what Pillow raises of damaged files, among others
+            raise DataError(f"task.dataset: item {i} of {name} cannot be read: {error}") from error
+        if x.is_floating_point() and not x.isfinite().all():
+            raise DataError(f"task.dataset: item {i} of {name} has values that are inf or NaN")
         shape = x.shape if shape is None else shape
         if x.shape != shape:
             raise DataError(
@@ -90,6 +95,7 @@ class DatasetTasks(Classes):
         listed = {name: list(members) for name, members in (classes or {}).items() if members is not None}
         fractions = by_fractions(len(counts), split, eval_seed)
         splits = self._listed(listed) if listed else fractions
+        self.trained_on = digest(repr(self.names[i]) for i in splits["train"])
         super().__init__(data, counts, splits, shots, queries, ways, rotation, test, seed, eval_seed)
 
     def _listed(self, listed: dict[str, list[Any]]) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metaexp.checks import whole
+from metaexp.checks import interval, whole
 from metaexp.random import GAMMA, fold, normal, uniform
 from metaexp.tasks.base import TaskFamily, Varying
 from metaexp.types import Episode, Examples
@@ -98,8 +98,9 @@ class GP(TaskFamily):
                 raise ValueError(f"{name}={low}: must be above 0")
         if noise < 0:
             raise ValueError(f"noise={noise}: must be at least 0")
-        if not x_range[0] < x_range[1]:
-            raise ValueError(f"x_range=[{x_range[0]}, {x_range[1]}]: the first number must be below the second")
+        low, high = interval("x_range", x_range)
+        if low == high:
+            raise ValueError(f"x_range=[{low}, {high}]: the first number must be below the second")
         if bucket < 1:
             raise ValueError(f"bucket={bucket}: must be at least 1")
         self._shots = {"train": train, "val": tested, "test": tested}

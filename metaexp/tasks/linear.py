@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metaexp.checks import whole
+from metaexp.checks import interval, whole
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -46,8 +46,8 @@ class Linear(TaskFamily):
             if number < 0:
                 raise ValueError(f"{name}={number}: must be at least 0")
         for name, limits in {"weight_range": weight_range, "x_range": x_range}.items():
-            if limits is not None and not limits[0] <= limits[1]:
-                raise ValueError(f"{name}=[{limits[0]}, {limits[1]}]: the first number must not be above the second")
+            if limits is not None:
+                interval(name, limits)
         self.x_shape, self.y_dim = (inputs,), outputs
         self.weight_std, self.weight_range, self.bias = weight_std, weight_range, bias
         self.x_range, self.noise = x_range, noise

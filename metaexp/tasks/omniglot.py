@@ -10,7 +10,7 @@ import torch
 from metaexp.errors import DataError
 from metaexp.tasks import omniglot_data
 from metaexp.tasks.classes import Classes
-from metaexp.tasks.splits import by_counts
+from metaexp.tasks.splits import by_counts, digest
 
 SPLIT_SEED = 1623  # of the fixed shuffle of `random1200`
 
@@ -34,7 +34,10 @@ def vinyals(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
         listed = json.loads(path.read_text(encoding="utf-8"))
         parts = {split: [place[name] for name in listed[split]] for split in ("train", "val", "test")}
     except FileNotFoundError as error:
-        raise DataError(f"{path}: not there; split=vinyals reads it: put it there or take another split") from error
+        raise DataError(
+            f"{path}: not there; split=vinyals reads it: the lists train, val and test of Alphabet/characterNN that "
+            "the authors of prototypical networks publish; put it there or take another split"
+        ) from error
     except KeyError as error:
         raise DataError(f"{path}: {error} is not among the characters or keys of this copy") from error
     except (OSError, ValueError, TypeError) as error:
@@ -135,4 +138,5 @@ class Omniglot(Classes):
         data = torch.from_numpy(images if invert else 255 - images).view(-1, 1, size, size)
         counts = [omniglot_data.DRAWERS] * len(self.names)
         parts = SPLITTERS[split](names, folder)
+        self.trained_on = digest(self.names[i] for i in parts["train"])
         super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)

@@ -30,7 +30,8 @@ DRAWERS, SIDE = 20, 105  # drawings per character, pixels
 # sha256 of the packed bits of all drawings (background before evaluation, each by name, then by drawer)
 CONTENT = "75a36f7ce605ee617d0c45021613841aec979e079f71594e885aba52a7c003ce"
 SOURCE = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
+           Image.DecompressionBombError)  # fmt: skip
 _PNG = re.compile(r"(?:images_\w+/)?([^/]+/character\d\d)/(\d+_\d\d\.png)")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def read(root: Path, resize: str, size: int, verify: bool) -> tuple[dict[str, li
         root: the folder.
         resize: nearest (of the 1-bit drawing: binary images) | lanczos (of the drawing in grey: anti-aliased).
         size: pixels per side.
-        verify: refuse a copy that has not all characters, or whose drawings differ from the authors'.
+        verify: refuse a copy that has not all characters, or whose drawings differ from the authors'. Of pictures that
+            are resized already (omniglot28) the number of characters is looked at alone.
 
     Raises:
         DataError: a part is missing, incomplete or damaged.
@@ -115,6 +117,8 @@ def _load(path: Path, key: str, shape: tuple[int, ...]) -> tuple[list[str], np.n
         raise DataError(f"{path}: damaged or not an Omniglot npz ({error}); get a fresh copy") from error
     if array.dtype != np.uint8 or array.shape != (len(names), *shape):
         raise DataError(f"{path}: {key} is {array.dtype} {list(array.shape)}, expected uint8 {[len(names), *shape]}")
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a character stands in it twice; get a fresh copy")
     order = sorted(range(len(names)), key=names.__getitem__)
     return [names[i] for i in order], array[order]
 

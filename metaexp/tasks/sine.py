@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metaexp.checks import interval
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -45,9 +46,8 @@ class Sine(TaskFamily):
         eval_seed: int = 0,
     ):
         super().__init__(shots, queries, None, test, seed, eval_seed)
-        for name, (low, high) in {"amplitude": amplitude, "phase": phase, "x_range": x_range}.items():
-            if not low <= high:
-                raise ValueError(f"{name}=[{low}, {high}]: the first number must not be above the second")
+        for name, ends in {"amplitude": amplitude, "phase": phase, "x_range": x_range}.items():
+            interval(name, ends)
         if phase_sign not in (-1, 1):
             raise ValueError(f"phase_sign={phase_sign}: must be -1 (sin(x - phase)) or 1 (sin(x + phase))")
         if noise < 0:

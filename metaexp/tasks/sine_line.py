@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metaexp.checks import interval
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -63,9 +64,8 @@ class SineLine(TaskFamily):
         if not 0 <= line <= 1:
             raise ValueError(f"line={line}: must be a probability, from 0 to 1")
         ranges = {"amplitude": amplitude, "phase": phase, "slope": slope, "intercept": intercept, "x_range": x_range}
-        for name, (low, high) in ranges.items():
-            if not low <= high:
-                raise ValueError(f"{name}=[{low}, {high}]: the first number must not be above the second")
+        for name, ends in ranges.items():
+            interval(name, ends)
         if not noise >= 0:
             raise ValueError(f"noise={noise}: must be at least 0")
         self.line, self.amplitude, self.phase, self.slope, self.intercept = line, amplitude, phase, slope, intercept

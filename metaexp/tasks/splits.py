@@ -1,7 +1,8 @@
 """Which tasks or classes belong to training, validation and test."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -34,3 +35,9 @@ def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, lis
             counts[counts.index(max(counts))] -= 1
             counts[part] = 1
     return by_counts(n, counts, seed)
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """SHA-256 (hex) of several texts or bytes, in whatever order they come."""
+    each = sorted(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest() for part in parts)
+    return hashlib.sha256(b"".join(each)).hexdigest()
