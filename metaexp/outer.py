@@ -281,7 +281,8 @@ class OuterLoop:
             self.learner.set_mapping(self.learner.mapping, self.learner.family.device)
 
     def _compile_whole(self, index: int) -> bool:
-        flat = flatten(self.optimizer, self._params)
+        cycles = getattr(self.schedule, "cycle_momentum", False)  # in the graph all but the rate are constants
+        flat = None if cycles else flatten(self.optimizer, self._params)
         if flat is None:
             return False
 

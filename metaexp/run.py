@@ -127,9 +127,27 @@ def _continued(path: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"resume={path}: a run's settings must stay ({lines}); steps, test, device and out may change"
         )
     names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
-    kept = {key: config[key] for key in ("steps", "device", "time_limit") if key in names}
+    kept = {key: config[key] for key in ("steps", "time_limit") if key in names}
     kept["test"] = saved["test"] | {k: v for k, v in config["test"].items() if f"test.{k}" in config["typed"]}
+    kept["device"], kept["choices"] = _device(saved, config)
     return saved | kept | {"resume": config["resume"], "trusted": list(config["trust"])}
+
+
+def _device(saved: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Device and choices of a run that goes on: of another device group all but the precision, which is in what is
+    learned, and of single settings those that are typed."""
+    typed, choices = config["typed"], dict(saved["choices"])
+    device = dict(saved["device"])
+    if "choices.device" in typed:
+        device = config["device"] | {"precision": device["precision"]}
+        choices["device"] = config["choices"]["device"]
+    device |= {key: value for key, value in config["device"].items() if f"device.{key}" in typed}
+    if str(device["precision"]) != str(saved["device"]["precision"]):
+        raise ConfigError(
+            f"device.precision={device['precision']}: a run keeps the precision that it began with, "
+            f"{saved['device']['precision']}"
+        )
+    return device, choices
 
 
 def _open(config: dict[str, Any], folder: Path | None, resumed: tuple[Path, Path | None] | None) -> RunFolder:

@@ -175,13 +175,16 @@ class RunFolder:
         if self._metrics is not None:
             os.fsync(self._metrics)
 
-    def cut(self, step: int) -> int:
-        """Removes the rows with `step` above the given one, and torn lines; returns how many. The others stay."""
+    def cut(self, step: int, pending: bool = False) -> int:
+        """Removes the rows with `step` above the given one, and torn lines; returns how many. The others stay.
+
+        `pending`: the validation of the step is still to be made, so its row goes too.
+        """
         path = self.path / "metrics.jsonl"
         if not self.writes or not path.exists():
             return 0
         lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _row_is_kept(line, step)]
+        kept = [line for line in lines if _row_is_kept(line, step, pending)]
         if len(kept) < len(lines):
             replace_file(path, lambda file: file.writelines(kept))
             if self._metrics is not None:
@@ -261,12 +264,15 @@ def _busy(path: Path) -> str:
         return f"busy: another process is using {path}"
 
 
-def _row_is_kept(line: bytes, step: int) -> bool:
+def _row_is_kept(line: bytes, step: int, pending: bool) -> bool:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return line.endswith(b"\n") and isinstance(row, dict) and row.get("step", 0) <= step
+    if not line.endswith(b"\n") or not isinstance(row, dict):
+        return False
+    at: int = row.get("step", 0)
+    return at < step or (at == step and not (pending and row.get("kind") == "val"))
 
 
 def read_status(path: Path) -> dict[str, Any]:

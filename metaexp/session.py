@@ -17,6 +17,7 @@ from metaexp.errors import CheckpointError, Interrupted, TimeLimitError
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
+from metaexp.tasks.absent import check_data
 from metaexp.testing import metric_names, test
 from metaexp.training import Control
 
@@ -39,7 +40,7 @@ def execute(
         initial = {name: value.clone() for name, value in learner.state_dict().items()}
         if found:
             _restore(parts, control, found)
-            folder.cut(step)
+            folder.cut(step, control.pending)
             folder.status("running", step=step, exit_code=None, error=None)
             progress.note(f"resumed at step {step} of {config['steps']}")
         trainer = make_trainer(parts, control)
@@ -94,6 +95,7 @@ def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], dev
 
 
 def _restore(parts: Parts, control: Control, data: dict[str, Any]) -> None:
+    check_data(parts.family, data["metaexp"])
     parts.learner.load_state_dict(data["state_dict"])
     parts.learner.set_mapping(data["metaexp"]["mapping"], parts.device)
     parts.loop.compiled = data["metaexp"]["compiled"]

@@ -26,6 +26,8 @@ from metaexp.config import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
 from metaexp.runs import RunFolder, read_status, state_of
 
+SIGNALLED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
+
 
 class Job(NamedTuple):
     """One run of a sweep: its folder's name and its checked configuration."""
@@ -192,8 +194,9 @@ def run_job(_: DictConfig) -> float | None:
     """
     own = HydraConfig.get()
     folder, name = Path(own.sweep.dir), job_name(own.job.num, own.job.override_dirname)
-    if any(read_status(path.parent).get("state") == "interrupted" for path in folder.glob("*/status.json")):
-        return None
+    ended = [read_status(path.parent) for path in folder.glob("*/status.json")]
+    if any(status.get("state") == "interrupted" and status.get("exit_code") in SIGNALLED for status in ended):
+        return None  # not where a job's own time limit ended it
     print(f"run {name}", flush=True)
     try:
         result = _run(own, folder, name)
@@ -260,7 +263,7 @@ def _number(name: str) -> tuple[int, str]:
 
 def _worst(codes: Iterable[int]) -> int:
     codes = list(codes)
-    stopped = [code for code in codes if code in (130, 143)]
+    stopped = [code for code in codes if code in SIGNALLED]
     return max(stopped) if stopped else int(any(codes) or not codes)
 
 

@@ -98,6 +98,7 @@ class Control(L.Callback):
             "seconds": self.seconds(),
             "peak_mb": self.peak_mb(),
             "family": keep(self.learner.family),
+            "trained_on": self.learner.family.trained_on,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -283,10 +284,9 @@ class Control(L.Callback):
         if value is not None and stop["target"] is not None and self.sign * value >= self.sign * stop["target"]:
             self.reason = f"target: {name} {value:.6g} at step {self.step} (stop.target={stop['target']})"
         elif stop["patience"] is not None and self.best["waited"] >= stop["patience"]:
-            self.reason = (
-                f"patience: no better {name} in {stop['patience']} validations since step {self.best['step']} "
-                f"({self.best['value']:.6g})"
-            )
+            best = self.best["value"]
+            since = "; all had diverged tasks" if best is None else f" since step {self.best['step']} ({best:.6g})"
+            self.reason = f"patience: no better {name} in {stop['patience']} validations{since}"
         if self.reason:
             self.loop.stopped = True
             self._due = -1  # the reason must be in the checkpoint

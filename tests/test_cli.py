@@ -45,6 +45,9 @@ def run(config, folder=None):
     if seed == 14:
         end("interrupted", 143)
         raise errors.Terminated("stopped at step 3")
+    if seed == 15:
+        end("interrupted", 124, error="time_limit=1 s reached")
+        raise errors.TimeLimitError("time_limit=1 s reached")
     (place / "config.json").write_text(json.dumps(config))
     (place / "result.json").write_text(json.dumps({"test": {"mse": {"mean": 0.5, "ci95": 0.1}}}))
     end("finished", 0)
@@ -227,6 +230,13 @@ def test_interruption_ends_a_sweep(fake: Callable[..., Any], train: Command, lau
     assert states(sweep_folder(train.folder)) == {"0_seed=1": ("finished", 0), "1_seed=14": ("interrupted", 143)}
     assert "2_seed=2" in result.stdout
     assert "not started" in result.stdout
+
+
+def test_a_time_limit_ends_one_job_alone(fake: Callable[..., Any], train: Command) -> None:
+    result = fake("-m", "seed=15,2")
+    assert result.returncode == 1
+    assert states(sweep_folder(train.folder)) == {"0_seed=15": ("interrupted", 124), "1_seed=2": ("finished", 0)}
+    assert "not started" not in result.stdout
 
 
 def test_sweep_in_other_processes(fake: Callable[..., Any], train: Command) -> None:

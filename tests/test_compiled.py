@@ -221,6 +221,23 @@ def test_threads_do_not_change_a_result():
     assert largest_difference(*results) == 0
 
 
+@compiler
+def test_schedules_of_more_than_the_rate_are_followed():
+    """OneCycleLR changes the momentum too, which is a constant of the graph of a whole step."""
+    made = []
+    for wanted in (False, True):
+        torch.compiler.reset()
+        learner = new(LEARNERS["maml"], None)
+        chosen = torch.optim.Adam(learner.meta_parameters().values(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(chosen, 0.05, total_steps=10)
+        loop = OuterLoop(learner, chosen, schedule, meta_batch=4, compiled=wanted, tell=lambda line: None)
+        loop.run(Span(0, 4))
+        made.append(loop)
+    assert made[1].compiled
+    assert made[1].optimizer.param_groups[0]["betas"] == made[0].optimizer.param_groups[0]["betas"] != (0.9, 0.999)
+    assert largest_difference(ends(made[1]), ends(made[0])) < 1e-10
+
+
 def test_what_cannot_be_compiled_goes_on_without():
     class Odd(MAML):
         def meta_loss(self, episode):

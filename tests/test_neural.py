@@ -79,6 +79,19 @@ def test_the_best_checkpoint_follows_the_metric_that_judges(metric, value, bette
     assert control.best_value() == better
 
 
+def test_patience_where_every_validation_had_a_diverged_task():
+    config = {"stop": {"metric": None, "target": None, "patience": 2}}
+    none = SimpleNamespace()
+    loop = SimpleNamespace(stopped=False)
+    control = Control(config, new(lambda f: CNP(f, Linear), gp()), loop, none, none, none, none, none)
+    for step in range(3):
+        assert control.reason is None
+        control.step = step
+        control._judge({"kind": "val", "log_likelihood": {"mean": 1.0, "diverged": 1}})
+    assert control.reason == "patience: no better log_likelihood in 2 validations; all had diverged tasks"
+    assert loop.stopped
+
+
 def test_directions():
     assert [losses.larger(name) for name in ("accuracy_transductive", "log_likelihood", "mse", "nll")] == [1, 1, 0, 0]
     assert pictures().larger("accuracy_support")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from forks import Fault, Forks
 
 TINY = "task=sine device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=5".split()
@@ -161,6 +162,15 @@ STOPS = {
         "7/11/13",
         [Fault(VALIDATION, 1, INT), Fault(VALIDATION, 2, KILL), Fault(VALIDATION, 3, TERM), Fault(VALIDATION, 4, INT)],
     ),
+    "in a validation, then after its row": (
+        "7/11/13",
+        [
+            Fault(VALIDATION, 2, INT),
+            Fault(ROW, 1, KILL, after=True),
+            Fault(VALIDATION, 6, INT),
+            Fault(ROW, 1, KILL, after=True),
+        ],
+    ),
     "in the last validation": ("7/11/13", [Fault(VALIDATION, 7, INT)]),
     "between row and checkpoint": ("7/11/13", [Fault(ROW, 2, KILL, after=True), Fault(ROW, 5, KILL, after=True)]),
     # whole-file writes are those of status.json, config.yaml, the checkpoints and their check sums
@@ -290,6 +300,18 @@ def test_changed_setting_is_refused(forks: Forks, copy: Path, tmp_path: Path) ->
     assert "(algo.inner_lr: 0.02 -> 0.5; seed: 0 -> 3); steps, test, device and out may change" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
+
+
+def test_the_device_keeps_what_is_not_typed(forks: Forks, copy: Path, tmp_path: Path) -> None:
+    saved = yaml.safe_load((copy / "config.yaml").read_text())
+    ended = forks(f"resume={copy}", "device.precision=64-true", cwd=tmp_path)
+    assert ended.code == 2
+    assert "device.precision=64-true: a run keeps the precision that it began with, 32" in ended.err
+    ended = forks(f"resume={copy}", "device.threads=2", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    now = yaml.safe_load((copy / "config.yaml").read_text())
+    assert now["device"] == saved["device"] | {"threads": 2}
+    assert now["choices"] == saved["choices"]
 
 
 def test_more_steps(forks: Forks, references: dict[str, Path], copy: Path, tmp_path: Path) -> None:
