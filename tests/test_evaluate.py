@@ -18,7 +18,7 @@ from small_runs import TINY, contents, own_package, train
 from metaexp.boards.tensorboard import Board
 from metaexp.commandline import exit_code
 from metaexp.config import load
-from metaexp.errors import CheckpointError, ConfigError, TimeLimitError
+from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitError
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation import evaluate as scores_of
 from metaexp.parts import Parts
@@ -311,3 +311,23 @@ def test_the_shipped_run_names_no_machine_and_is_small() -> None:
         assert not [word for word in words if word in data], name
     assert not (SHIPPED / "run.lock").exists()
     assert "scripts/runs/*/evaluations/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_data_that_have_changed_since_are_refused_by_test_and_resume(tmp_path: Path) -> None:
+    """One task more draws the splits anew: what was for training would be tested on."""
+    file, draw = tmp_path / "a.npz", np.random.default_rng(0)
+    x = draw.normal(size=(31 * 12, 1))
+    np.savez(file, x=x[:-12], y=x[:-12], task=np.arange(30 * 12) // 12)
+    folder = train(
+        tmp_path / "out", "algo=maml", "task=arrays", f"task.files=['{file}']", "task.shots=3", "task.queries=3"
+    )
+    assert evaluate([f"run={folder}"]) == 0
+    np.savez(file, x=x, y=x, task=np.arange(31 * 12) // 12)
+    with pytest.raises(DataError, match="not those that this run was trained on"):
+        evaluate([f"run={folder}"])
+    assert [path.name for path in (folder / "evaluations").iterdir()] == ["1"]
+    before = contents(folder / "checkpoints")
+    (folder / "status.json").write_text(json.dumps({"state": "interrupted", "step": 6}))
+    with pytest.raises(DataError, match="not those that this run was trained on"):
+        run(load([f"resume={folder}", "steps=9"]))
+    assert contents(folder / "checkpoints") == before
