@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metaexp.allocator import keep_freed_memory
 from metaexp.boards.progress import Progress, print_result, quiet
 from metaexp.boards.tensorboard import Board
 from metaexp.errors import BusyError, ConfigError
@@ -43,6 +44,7 @@ def retest(
         SpaceError, Interrupted: likewise.
     """
     started = time.monotonic()
+    keep_freed_memory()
     quiet()
     restored = restore(run, config)
     _check_split(saved, config, restored)

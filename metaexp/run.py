@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from metaexp import files
+from metaexp.allocator import keep_freed_memory
 from metaexp.errors import (
     CheckpointError,
     ConfigError,
@@ -40,6 +41,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
         MetaexpError: by exit code, see `metaexp.errors`; Interrupted, Terminated after Ctrl-C, SIGTERM.
     """
     started = time.monotonic()
+    keep_freed_memory()
     resumed = _resumed(config) if folder is None else _joined(folder)
     if resumed is not None and folder is None:
         config = _continued(resumed[0], config)

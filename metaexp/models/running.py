@@ -36,6 +36,8 @@ class Running(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, *space] -> the same shape."""
         shape = (1, -1) + (1,) * (x.dim() - 2)
+        if not self.collects and self.native:
+            return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.eps)
         if not self.collects:
             y = (x - self.mean.view(shape)) * torch.rsqrt(self.variance.view(shape) + self.eps)
         else:
