@@ -228,7 +228,7 @@ class OuterLoop:
                 bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
                 self._bad = bad if self._bad is None else self._bad | bad
             for p, gradient in zip(self._params.values(), gradients, strict=True):
-                p.grad = gradient
+                p.grad = _laid_out_as(p, gradient)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             leaves, self._form = tree_flatten({"loss": loss, "norm": norm, "logs": self.learner.absorb(logs)})
@@ -351,6 +351,12 @@ class OuterLoop:
                 f"non-finite outer loss or meta-gradient before outer step {int(self.learner.meta_step)}: lower the "
                 "inner or outer rate, or set clip.norm or skips"
             )
+
+
+def _laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the memory layout of its parameter: torch's fused optimisers take that for granted, and go wrong
+    without a word where it is not so (a convolution's gradient may lie channels-last)."""
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
 
 
 def make_optimizer(make: Callable[..., Any], learner: Any) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from metaexp.errors import DataError
 from metaexp.tasks import omniglot_data
-from metaexp.tasks.omniglot import Omniglot
+from metaexp.tasks.omniglot import Omniglot, vinyals
 
 SPLITS = ("train", "val", "test")
 
@@ -161,7 +161,7 @@ def test_lake_holds_out_every_sixth_background_alphabet(fake):
 def test_vinyals_reads_the_file(fake, tmp_path):
     for part in ("background", "evaluation"):
         (tmp_path / f"omniglot28_{part}.npz").symlink_to(fake / f"omniglot28_{part}.npz")
-    with pytest.raises(DataError, match=r"splits_vinyals.json: not there; split=vinyals reads it"):
+    with pytest.raises(DataError, match=r"split=vinyals needs the authors' 1623 characters under their names"):
         Omniglot(root=str(tmp_path), split="vinyals")
     every = names("background") + names("evaluation")
     parts = {"train": every[::2], "val": every[1:400:2], "test": every[401::2]}
@@ -178,6 +178,27 @@ def test_vinyals_reads_the_file(fake, tmp_path):
     path.write_text("{")
     with pytest.raises(DataError, match="damaged"):
         Omniglot(root=str(tmp_path), split="vinyals")
+
+
+def test_vinyals_without_the_file_goes_by_alphabets(tmp_path):
+    sizes = {"Armenian": 41, "Bengali": 46, "Early_Aramaic": 22, "Hebrew": 22, "Mkhedruli_(Georgian)": 41}
+    sizes |= {"Kannada": 41, "Keble": 26, "Malayalam": 47, "Manipuri": 40, "Mongolian": 30, "Oriya": 46, "Sylheti": 28}
+    sizes |= {"Old_Church_Slavonic_(Cyrillic)": 45, "Syriac_(Serto)": 23, "Tengwar": 25, "Tibetan": 42, "ULOG": 26}
+    sizes |= {"Gurmukhi": 45, "Latin": 987}
+    every = [f"{alphabet}/character{i + 1:02d}" for alphabet, count in sizes.items() for i in range(count)]
+    parts = vinyals({"background": every[::2], "evaluation": every[1::2]}, tmp_path)
+    ordered = every[::2] + every[1::2]
+    found = {split: [ordered[i] for i in members] for split, members in parts.items()}
+    assert {name.split("/")[0] for name in found["train"]} == {"Gurmukhi", "Latin"}
+    assert {name.split("/")[0] for name in found["val"]} == set(list(sizes)[:5])
+    assert [name for name in found["test"] if "Gurmukhi" in name] == [f"Gurmukhi/character{i}" for i in range(42, 46)]
+    assert {split: (len(members), members == sorted(members)) for split, members in found.items()} == {
+        "train": (1028, True),
+        "val": (172, True),
+        "test": (423, True),
+    }
+    with pytest.raises(DataError, match="needs the authors' 1623 characters under their names"):
+        vinyals({"background": every[:-1], "evaluation": []}, tmp_path)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -485,9 +506,12 @@ def test_the_authors_zip_has_the_packed_drawings(real):
         assert np.array_equal(part.pixels, file["bits"][[place[name] for name in part.names]])
 
 
-def test_the_real_vinyals_split(real):
+def test_the_real_vinyals_split(real, tmp_path):
     family = Omniglot(root=str(real), split="vinyals")
     assert [family.count(split) for split in SPLITS] == [1028, 172, 423]
+    assert (real / "splits_vinyals.json").exists()  # the published list, which the family has read
+    without = vinyals({"all": family.names}, tmp_path)
+    assert without == {split: family.splits[split].tolist() for split in SPLITS}
     with np.load(real / "omniglot28_background.npz") as file:
         place = family.names.index(str(file["names"][17]))
         assert np.array_equal(family.data[place * 20 + 3, 0].numpy(), file["images"][17, 3])
