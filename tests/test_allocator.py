@@ -1,0 +1,39 @@
+"""Freed memory is kept: large blocks come back without new pages."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# 64 MB taken, written and freed ten times, by the C library itself -> whether it was told to keep them, page faults.
+ROUNDS = """
+import ctypes, resource
+from metaexp.allocator import keep_freed_memory
+kept = keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    block = libc.malloc(1 << 26)
+    libc.memset(block, 1, 1 << 26)
+    libc.free(block)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(**environment: str) -> tuple[str, int]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", ROUNDS], env=own | environment, capture_output=True, text=True)
+    kept, count = done.stdout.split()
+    return kept, int(count)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_large_blocks_come_back_without_new_pages():
+    told, kept = faults()
+    asked_not_to, given_back = faults(MALLOC_MMAP_THRESHOLD_=str(1 << 25))  # what is set in the environment stands
+    assert (told, asked_not_to) == ("True", "False")
+    assert kept < given_back / 5  # new pages once in place of ten times
