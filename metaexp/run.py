@@ -42,7 +42,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """
     started = time.monotonic()
     keep_freed_memory()
-    resumed = _resumed(config) if folder is None else _joined(folder)
+    resumed, sweep = _resumed(config) if folder is None else _joined(folder), config.get("sweep")
     if resumed is not None and folder is None:
         config = _continued(resumed[0], config)
         if state_of(resumed[0]) == "finished":
@@ -64,6 +64,8 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     finally:
         if folder is None:
             _leave_group()
+            if sweep and resumed is not None:
+                _stand_in(Path(sweep["folder"]) / sweep["job"], run_folder.path)
         run_folder.close()
 
 
@@ -165,6 +167,13 @@ def _open(config: dict[str, Any], folder: Path | None, resumed: tuple[Path, Path
         return RunFolder.claim_named(Path(sweep["folder"]) / sweep["job"])
     label = config["name"] or f"{config['choices']['algo']}_{config['choices']['task']}"
     return RunFolder.claim(Path(config["out"]), label)
+
+
+def _stand_in(job: Path, run_folder: Path) -> None:
+    """A link in the sweep's folder to the older run that a job went on with: its state counts in the sweep. Made when
+    that run has ended, else its old state would be taken for one of this sweep."""
+    with suppress(OSError):
+        job.symlink_to(os.path.relpath(run_folder, job.parent), target_is_directory=True)
 
 
 @contextmanager

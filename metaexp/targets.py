@@ -16,7 +16,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from metaexp.errors import ConfigError
+from metaexp.errors import ConfigError, DataError
+from metaexp.files import is_full
 
 PLACES = ("algos", "models", "tasks", "inner", "outer")  # of metaexp: packages and modules whose classes may be named
 METADATA = {"_target_", "_partial_", "_convert_", "_recursive_", "gives", "needs"}
@@ -137,6 +138,10 @@ class Maker:
             return self.target(*self.args, *args, **settings)
         except (ValueError, TypeError) as error:
             raise ConfigError(_complaint(error, self.group, self.target, settings)) from error
+        except OSError as error:  # a data set of the user's whose folder is not there
+            if is_full(error):
+                raise
+            raise DataError(f"{self.group}: {_name(self.target)} cannot read its data: {error}") from error
 
 
 def deepcopy_plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +197,12 @@ def _check_names(target: Callable[..., Any], group: str, settings: dict[str, Any
         return
     for name, value in settings.items():
         if name not in known:
-            label = getattr(target, "__qualname__", target)
             hint = nearest(name, known) or f"; it has {', '.join(known)}"
-            raise ConfigError(f"{group}.{name}={show(value)}: {label} has no such argument{hint}")
+            raise ConfigError(f"{group}.{name}={show(value)}: {_name(target)} has no such argument{hint}")
+
+
+def _name(target: Callable[..., Any]) -> str:
+    return str(getattr(target, "__qualname__", target))
 
 
 def _complaint(error: Exception, group: str, target: Callable[..., Any], settings: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from metaexp.calibration import calibration
 from metaexp.checkpoint import Checkpoints, versions
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
+from metaexp.machine import machine
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.saved_config import config_sha256
@@ -104,6 +105,7 @@ def test(
         "adapted_parameters": adapted,
         "versions": versions(),
         "device": str(parts.device),
+        "machine": machine(parts.device),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "config_sha256": config_sha256(config),

@@ -24,6 +24,7 @@ import numpy as np
 from metaexp.config import load
 from metaexp.files import plain
 from metaexp.losses import larger
+from metaexp.machine import processor
 from metaexp.saved_config import NOT_SET, differences, read_config
 from metaexp.targets import show
 
@@ -111,15 +112,10 @@ def command(config: dict[str, Any]) -> str:
     return shlex.join(["scripts/run.sh", *words])
 
 
-def cpu(host: str | None) -> str:
-    """The processor's name, where the run was made on this machine."""
-    if host != socket.gethostname():
-        return f"unknown (host {host})"
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+def cpu(result: dict[str, Any], host: str | None) -> str:
+    """The processor's name; a run that does not tell it (an older one) must have been made on this machine."""
+    told = result.get("machine", {}).get("cpu")
+    return told or (processor() if host == socket.gethostname() else f"unknown (host {host})")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -153,7 +149,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "meta_steps_per_s": result["speed"]["meta_steps_per_s"],
         "peak_mb": result["memory"]["peak_mb"],
         "device": result["device"],
-        "cpu": cpu(status.get("host")),
+        "cpu": cpu(result, status.get("host")),
         "threads": result["threads"],
         "precision": str(config["device"]["precision"]),
         "versions": result["versions"],

@@ -67,7 +67,8 @@ def test_a_step_is_the_optimisers_on_the_meta_gradient(make):
 
 @pytest.mark.parametrize("fused", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
 def test_fused_optimisers_meet_gradients_in_the_layout_of_the_parameters(fused):
-    net = partial(CNN4, filters=4, norm="layer")  # the gradient of a bias before a batch norm is rounding, which Adam shows
+    # No batch norm: the gradient of a bias before it is rounding alone, which Adam makes a step of.
+    net = partial(CNN4, filters=4, norm="layer")
     learner = new(lambda f: MAML(f, net, inner_lr=0.1, mapping="loop"), pictures(side=16))
     loop = loop_of(learner, partial(fused, lr=0.01, fused=True), meta_batch=2)
     theirs = {k: torch.nn.Parameter(p) for k, p in parameters(learner).items()}

@@ -102,11 +102,12 @@ def test_each_seed_stands_for_itself_and_their_mean_has_its_own_interval(tables:
     assert shown in tables["summary.md"]
 
 
-def test_commands_are_those_that_made_the_runs(tables: dict[str, Any]) -> None:
+def test_commands_are_those_that_made_the_runs(results: ModuleType, tables: dict[str, Any]) -> None:
     assert "`scripts/run.sh -m experiment=maml_sine seed=0,1,2`" in tables["summary.md"]
     assert "`scripts/run.sh algo=maml task=omniglot steps=7 seed=0`" in tables["summary.md"]
     assert "0123456789+" in tables["runs.md"]
     assert "unknown (host elsewhere)" in tables["runs.md"]
+    assert results.cpu({"machine": {"cpu": "Abacus"}}, "elsewhere") == "Abacus"
 
 
 def test_classification_has_a_column_for_every_way_to_normalise(tables: dict[str, Any]) -> None:

@@ -221,6 +221,19 @@ def test_killed_from_outside_again_and_again(forks: Forks, references: dict[str,
     assert_same_run(only_run(tmp_path), references["accumulate"])
 
 
+def test_a_sweep_goes_on_with_its_jobs_older_runs(forks: Forks, references: dict[str, Path], tmp_path: Path) -> None:
+    argv = KINDS["accumulate"]
+    assert forks(*argv, cwd=tmp_path, fault=Fault("metaexp.outer:OuterLoop.advance", 9, 15)).code == 143
+    old = only_run(tmp_path)
+    ended = forks("-m", *argv, "seed=0,1", "resume=auto", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    (sweep,) = tmp_path.glob("outputs/*_sweep_*")
+    table = [line.split()[:3] for line in ended.out.splitlines() if line.startswith(("0_seed", "1_seed"))]
+    assert table == [["0_seed=0", "finished", "0"], ["1_seed=1", "finished", "0"]]
+    assert (sweep / "0_seed=0").resolve() == old.resolve()
+    assert_same_run(old, references["accumulate"])
+
+
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from forks import Ended, Fault, Forks
 from metaexp.checkpoint import load
 from metaexp.config import load as load_config
 from metaexp.evaluation import summary
+from metaexp.machine import cores, processor
 from metaexp.run import _continued
 from metaexp.saved_config import config_sha256, dump_yaml, read_config
 
@@ -111,6 +112,7 @@ def test_result(finished: tuple[Ended, Path]) -> None:
     assert result["config_sha256"] == config_sha256(config)
     assert result["versions"]["torch"] == torch.__version__
     assert result["device"] == "cpu"
+    assert result["machine"] == {"cpu": processor(), "cores": cores()}
     assert (result["mapping"], result["compiled"], result["threads"]) == ("vmap", False, 1)
     assert result["speed"]["seconds"] > 0
     assert result["speed"]["meta_steps_per_s"] > 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from metaexp.config import instantiate
-from metaexp.errors import ConfigError
+from metaexp.errors import ConfigError, DataError
 from metaexp.targets import check_target, nearest
 
 MODULE = """
@@ -25,6 +25,10 @@ class Whole:
         if rate < 0:
             raise ValueError(f"Invalid learning rate: {rate}")
         self.first, self.part, self.items = first, part, items
+
+class Files:
+    def __init__(self, root):
+        self.names = os.listdir(root)
 
 def fails():
     raise RuntimeError("a fault of the program")
@@ -54,6 +58,13 @@ def test_instantiate_nested_partial_and_metadata(module: str) -> None:
     assert maker("a").items is not maker("b").items
     thing = object()
     assert make(module, "Whole", thing).first is thing
+
+
+def test_data_that_a_constructor_cannot_read(module: str, tmp_path: Path) -> None:
+    files = {"_target_": f"{module}.Files", "root": str(tmp_path / "nowhere")}
+    with pytest.raises(DataError, match=r"^task.first: Files cannot read its data: .*No such file.*nowhere"):
+        make(module, "Whole", first=files)
+    assert DataError.exit_code == 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metaexp.machine import cores, processor
+
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = 0.7  # load average from which other work falsifies the times
 
@@ -92,17 +94,11 @@ def stamp(command: str) -> dict[str, Any]:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip()
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain") else ""),
-        "cpu": model,
-        "cores": cores,
+        "cpu": processor(),
+        "cores": cores(),
         "python": platform.python_version(),
         "command": command,
     }

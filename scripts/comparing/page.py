@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benching.processes import stamp
 
 from comparing.plan import Comparison
 from metaexp.losses import larger
+from metaexp.machine import cores, processor
 from metaexp.reporting.grouping import compare
 from metaexp.reporting.pictures import draw
 from metaexp.reporting.reading import Run, find
@@ -85,8 +85,9 @@ def where(c: Comparison, command: str) -> str:
     runs = [run.result for round_ in TITLES for run in c.runs(round_)]
     versions = dict.fromkeys(f"torch {r['versions']['torch']}, Python {r['versions']['python']}" for r in runs)
     commits = dict.fromkeys(str(r.get("commit"))[:10] for r in runs)
-    here = stamp(command)
-    machine = f"{here['cpu']}, {here['cores']} cores, a thread per run"
+    here = {"cpu": processor(), "cores": cores()}  # of a run that does not tell it
+    machines = dict.fromkeys("{cpu}, {cores} cores".format(**here | r.get("machine", {})) for r in runs)
+    machine = f"{'; '.join(machines)}, a thread per run"
     return f"{date.today()}, commit {', '.join(commits)}, {machine}, {'; '.join(versions)}; `{command}`"
 
 
