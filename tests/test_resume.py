@@ -114,6 +114,7 @@ KINDS = {
         "optimizer.schedule={_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:60}",
     ],
     "carried": [*CARRIED, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13", "accumulate=2"],
+    "compiled": [*MAML, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13", "compile=true"],
 }
 
 
@@ -180,6 +181,7 @@ STOPS = {
     "in the test": ("7/11/13", [Fault(TEST, 1, INT), Fault(TEST, 2, KILL)]),
     "with accumulation": ("accumulate", [Fault(STEP, 49, INT), Fault(STEP, 30, KILL), Fault(STEP, 53, TERM)]),
     "with a schedule": ("schedule", [Fault(STEP, 15, KILL), Fault(STEP, 23, INT), Fault(STEP, 18, KILL)]),
+    "compiled": ("compiled", [Fault(STEP, 17, INT), Fault(STEP, 20, KILL)]),
     "with carried state": ("carried", [Fault(STEP, 17, INT), Fault(STEP, 20, KILL), Fault(STEP, 11, TERM)]),
 }
 
@@ -191,6 +193,7 @@ def test_stopped_and_resumed_is_bit_identical(
     kind, faults = STOPS[stop]
     run = stop_and_go(forks, tmp_path, KINDS[kind], faults)
     assert_same_run(run, references[kind])
+    assert json.loads((run / "result.json").read_text())["compiled"] == (kind == "compiled")
 
 
 def pids(cwd: Path) -> list[int]:
