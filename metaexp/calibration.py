@@ -20,7 +20,7 @@ def bin_sums(logits: Tensor, target: Tensor) -> Tensor:
     Rows: number of queries, sum of their confidences, number that are right. Bin b of 0 ... BINS - 1 holds confidences
     in (b / BINS, (b + 1) / BINS]. Queries without a finite confidence are in no bin.
     """
-    confidence, guess = torch.softmax(logits, -1).max(-1)  # [n] each
+    confidence, guess = torch.softmax(logits.to(target.dtype), -1).max(-1)  # [n] each
     place = ((confidence * BINS).ceil() - 1).clamp(max=BINS - 1)
     inside = place.unsqueeze(-1) == torch.arange(BINS, device=logits.device)  # [n, BINS]
     right = (guess == target.argmax(-1)).to(confidence.dtype)

@@ -73,7 +73,7 @@ class Estimator(ABC):
     """
 
     def __init__(self, learner: Any, device: torch.device, precision: str = "32", normalise: str = "single"):
-        self.learner, self.device, self.precision = learner, device, precision
+        self.learner, self.device, self.precision = learner.eval(), device, precision
         modes = learner.modes([normalise])
         self._mode = next(iter(modes.values()))
         self.x_shape: tuple[int, ...] = tuple(learner.family.x_shape)
@@ -103,7 +103,7 @@ class Estimator(ABC):
         support = Examples(inputs, targets.to(self.device, self.learner.family.dtype))
         key = task_keys(0, "test", torch.zeros(1, dtype=torch.int64, device=self.device))[0]
         with self._computing():
-            adapted = self.learner.path(support, key, self.learner.test_steps)[-1]
+            adapted = self.learner.path(support, key, self.learner.steps_at_test(len(inputs)))[-1]
         self._fitted = adapted, support
         for name, value in told.items():
             setattr(self, name, value)
@@ -132,7 +132,7 @@ class Estimator(ABC):
             raise ValueError(f"x has shape {list(array.shape)}: must be [{wanted}]{hint}")
         family = self.learner.family
         values = torch.from_numpy(array.astype(np.float64))
-        if array.dtype == np.uint8 and family.bytes:
+        if family.bytes and (array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.max(initial=0) > 1)):
             values = values / 255  # as the run's own pictures, which are bytes too
         if hasattr(family, "x_mean"):
             values = (values - family.x_mean) / family.x_std

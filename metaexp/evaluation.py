@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +63,7 @@ def evaluate(
             scores |= {name: value[None] for name, value in learner.diagnostics(episode).items()}
         return scores
 
-    with torch.no_grad():
+    with torch.no_grad(), _at_test(learner):
         for indices in chunks(learner.family, split, tasks, chunk):
             episode = learner.family.sample(split, indices, shots=shots)
             for digest, tensor in zip(digests, episode.query, strict=True):
@@ -73,6 +74,18 @@ def evaluate(
     query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
     sums = {suffix: arrays.pop("calibration" + suffix) for suffix in (chosen if tables else ())}
     return Scores(arrays, np.arange(tasks), query_sha256, sums)
+
+
+@contextmanager
+def _at_test(learner: Any) -> Iterator[None]:
+    """Inside, modules of the user's that behave otherwise in training do so no more."""
+    modes = {module: module.training for module in learner.modules()}
+    learner.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:

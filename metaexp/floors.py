@@ -38,7 +38,8 @@ def floors(
     """
     learners: dict[str, Any] = {name: FLOORS[name](family) for name in names if FLOORS[name].is_floor_of(family)}
     parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in learners}
-    with torch.no_grad():
+    # In full precision: an oracle that rounds is no floor.
+    with torch.no_grad(), torch.autocast(torch.device(family.device).type, enabled=False):
         for indices in chunks(family, split, tasks, chunk):
             episode = family.sample(split, indices, shots=shots)
             for name, learner in learners.items():

@@ -1,6 +1,7 @@
 """Losses and metrics of one task. Targets are float vectors (real values or one-hot classes).
 
-A Gaussian prediction is [n, 2 y_dim]: means, then standard deviations.
+A Gaussian prediction is [n, 2 y_dim]: means, then standard deviations. A prediction of another shape is refused by a
+ConfigError.
 """
 
 import math
@@ -10,6 +11,8 @@ from statistics import NormalDist
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from metaexp.errors import ConfigError
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 LARGER = ("accuracy", "log_likelihood", "coverage")  # words in the names of metrics that grow with quality
@@ -25,24 +28,37 @@ def _mean(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
+def _fitting(prediction: Tensor, target: Tensor, outputs: int = 1) -> Tensor:
+    """The prediction in the target's precision: sums and logarithms in half precision lose digits that count.
+
+    Raises ConfigError where it has not `outputs` numbers for each of the target's: differences would be broadcast.
+    """
+    wanted = [*target.shape[:-1], outputs * target.shape[-1]]
+    if list(prediction.shape) != wanted:
+        raise ConfigError(f"model: it gives {list(prediction.shape)} for so many inputs, the loss needs {wanted}")
+    return prediction.to(target.dtype)
+
+
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over all elements: [n, y_dim], [n, y_dim] -> []."""
-    return _mean((prediction - target) ** 2)
+    return _mean((_fitting(prediction, target) - target) ** 2)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy in nats against one-hot (or soft) targets: [n, ways], [n, ways] -> []."""
-    return _mean(-(target * F.log_softmax(logits, dim=-1)).sum(-1))
+    return _mean(-(target * F.log_softmax(_fitting(logits, target), dim=-1)).sum(-1))
 
 
 def accuracy(logits: Tensor, target: Tensor) -> Tensor:
     """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []; NaN if a logit is."""
-    right = (logits.argmax(-1) == target.argmax(-1)).to(logits.dtype)
+    logits = _fitting(logits, target)
+    right = (logits.argmax(-1) == target.argmax(-1)).to(target.dtype)
     return _mean(torch.where(logits.isnan().any(-1), math.nan, right))  # to argmax NaN is the largest
 
 
 def fair_accuracy(logits: Tensor, target: Tensor) -> Tensor:
     """Accuracy where k equal largest logits count as 1 / k each, not as the first: [n, ways], [n, ways] -> []."""
+    logits = _fitting(logits, target)
     best = (logits == logits.max(-1, keepdim=True).values).to(target.dtype)
     return _mean((best / best.sum(-1, keepdim=True) * target).sum(-1))
 
@@ -54,7 +70,7 @@ def as_logits(probability: Tensor) -> Tensor:
 
 def gaussian_nll(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean over targets of -log N(target; mean, sd^2), summed over y_dim, in nats: [n, 2 y_dim], [n, y_dim] -> []."""
-    mean, sd = prediction.chunk(2, -1)
+    mean, sd = _fitting(prediction, target, 2).chunk(2, -1)
     nll = 0.5 * ((target - mean) / sd) ** 2 + torch.log(sd) + 0.5 * math.log(2 * math.pi)
     return _mean(nll.sum(-1))
 
@@ -82,7 +98,7 @@ def coverage(level: float) -> Metric:
     width = NormalDist().inv_cdf((1 + level) / 2)  # half of the interval in standard deviations
 
     def metric(prediction: Tensor, target: Tensor) -> Tensor:
-        mean, sd = prediction.chunk(2, -1)
+        mean, sd = _fitting(prediction, target, 2).chunk(2, -1)
         inside = ((target - mean).abs() <= width * sd).to(mean.dtype)
         return _mean(torch.where(mean.isnan() | sd.isnan(), math.nan, inside))
 

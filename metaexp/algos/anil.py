@@ -10,6 +10,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head
 from metaexp.algos.maml import check_inner_loop
 from metaexp.inner import SGD, InnerOptimiser, Tree, descend
+from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode, Examples
 
 
@@ -64,6 +65,10 @@ class ANIL(FeatureLearner):
     def _head(self) -> nn.Module:
         head: nn.Module = self.model.head  # type: ignore[assignment]
         return head
+
+    def reads_batch(self) -> bool:
+        """See FeatureLearner: the head may have a batch norm."""
+        return depends_on_batch(self._head())
 
     def _loss(self, head: Tree, z: Tensor, y: Tensor) -> Tensor:
         return self.loss(self.read(head, z), y)

@@ -62,6 +62,12 @@ class MetaLearner(L.LightningModule):
             )
         made = model if isinstance(model, nn.Module) else model(family.x_shape, self.outputs(family))
         self.model = adopt(made)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 and layer.training:
+                raise ValueError(
+                    f"model: {layer} draws from torch's global generator, which no seed of a task reaches and no run "
+                    "could continue; leave it out, or call .eval() on it"
+                )
         self.loss = loss or family.loss
         self.register_buffer("meta_step", torch.zeros((), dtype=torch.int64))  # the only clock
         self.outer: Any = None  # set by the run: the outer loop that `training_step` drives
@@ -185,7 +191,11 @@ class MetaLearner(L.LightningModule):
 
     def test_path(self, episode: Episode) -> list[Any]:
         """The adapted values after 0, 1, ..., test_steps steps on an episode's support set; see `reads_info`."""
-        return self.path(episode.support, episode.key, self.test_steps)
+        return self.path(episode.support, episode.key, self.steps_at_test(len(episode.support.x)))
+
+    def steps_at_test(self, examples: int) -> int:
+        """Inner steps at test on a support set of so many examples."""
+        return self.test_steps
 
     def score(
         self,

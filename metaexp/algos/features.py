@@ -75,8 +75,15 @@ class FeatureLearner(MetaLearner):
         """See MetaLearner.predict_as; with running averages `predict` is all there is."""
         return self.predict(adapted, x) if mode == "running" else super().predict_as(mode, adapted, support, x)
 
+    def reads_batch(self) -> bool:
+        """Whether `read` depends on the other examples of its batch; `features` may in any case."""
+        return False
+
     def reader(self, mode: str, support: Examples, x: Tensor) -> Callable[[Any], Tensor]:
-        """See MetaLearner.reader: the features of the queries are computed once, however long the path."""
+        """See MetaLearner.reader: the features of the queries are computed once, however long the path, where `read`
+        looks at one example at a time."""
+        if mode != "running" and self.reads_batch():
+            return super().reader(mode, support, x)
         z = self.features(x) if mode == "running" else self.in_mode(mode, self.features, support, x)
         return lambda adapted: self.read(adapted, z)
 

@@ -12,6 +12,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head, feature_size, remove_head
 from metaexp.inner import Tree
 from metaexp.models.mlp import MLP
+from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode
 
 
@@ -93,6 +94,10 @@ class HyperNet(FeatureLearner):
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]: the inputs themselves where the whole network is generated."""
         return x if self.whole else super().features(x)
+
+    def reads_batch(self) -> bool:
+        """See FeatureLearner: what is generated may have a batch norm."""
+        return not self.classes and depends_on_batch(self._network())
 
     def generate(self, code: Tensor) -> Tree:
         """[k, code] -> what is added to the base, [k, *shape] by name."""

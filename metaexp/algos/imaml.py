@@ -83,7 +83,9 @@ class IMAML(MetaLearner):
         return {name: piece.view(p.shape) for (name, p), piece in zip(start.items(), pieces, strict=True)}
 
     def _loss(self, vector: Tensor, examples: Examples) -> Tensor:
-        return self.loss(self.predict(vector, examples.x), examples.y)
+        # Never in half precision: its rounding looks like a rise of the objective, and ruins the products H v.
+        with torch.autocast(vector.device.type, enabled=False):
+            return self.loss(self.predict(vector, examples.x), examples.y)
 
     def _centre(self) -> Tensor:
         return torch.cat([p.detach().flatten() for p in self._start().values()])

@@ -18,9 +18,11 @@ from metaexp.types import Episode, Examples
 class Joint(MetaLearner):
     """Train one network on the pooled data of all tasks, then fine-tune it on each test task's support set.
 
-    The "pretrained" baseline of Finn, Abbeel, Levine 2017 (section 5.1); for classification the baseline of Chen et
-    al. 2019, "A Closer Look at Few-shot Classification": a classifier over all training classes whose head (the
-    attribute `head` of the network, an `nn.Linear`) is drawn anew for every test task.
+    The "pretrained" baseline of Finn, Abbeel, Levine 2017 (section 5.1); for classification a classifier over all
+    training classes whose head (the attribute `head` of the network, an `nn.Linear`) is drawn anew for every test task,
+    as in "A Closer Look at Few-shot Classification", Chen et al. 2019. Their baseline trains the new head alone, on
+    frozen features; here the whole network is fine-tuned, its batch norms with the statistics of the batch at hand. The
+    rate is chosen with all queries in one batch, whatever `test.normalise` says.
 
     Args:
         batch: pooled examples per outer step and task of the meta-batch (with meta_batch=1: the batch size).
@@ -59,6 +61,7 @@ class Joint(MetaLearner):
             raise ValueError("model: joint training needs a network with a linear layer named head for new classes")
         self.permutation_invariant = test_batch is None
         n = family.sizes["test"]["shots"] * (family.sizes["test"]["ways"] or 1)
+        self.test_epochs = test_epochs
         self.test_steps = epochs_to_steps(test_epochs, test_batch, n)
         self.register_buffer("test_lr", torch.tensor(self.rates[0], dtype=family.dtype))
 
@@ -80,7 +83,12 @@ class Joint(MetaLearner):
 
     def adapt(self, support: Examples, key: Tensor) -> Tree:
         """The fine-tuned parameters."""
-        return self.path(support, key, self.test_steps)[-1]
+        return self.path(support, key, self.steps_at_test(len(support.x)))[-1]
+
+    def steps_at_test(self, examples: int) -> int:
+        """So many steps as the epochs take; of a family whose support sets vary, those of the test's size for all."""
+        varies = self.family.varying("test")
+        return self.test_steps if varies else epochs_to_steps(self.test_epochs, self.test_batch, examples)
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
         """The parameters after 0, 1, ..., steps fine-tuning steps."""

@@ -44,6 +44,7 @@ class Scratch(MetaLearner):
         self.test_batch, self.inner = test_batch, inner
         self.permutation_invariant = test_batch is None
         n = family.sizes["test"]["shots"] * (family.sizes["test"]["ways"] or 1)
+        self.test_epochs = test_epochs
         self.test_steps = epochs_to_steps(test_epochs, test_batch, n)
         self.register_buffer("test_lr", torch.tensor(self.rates[0], dtype=family.dtype))
 
@@ -53,7 +54,12 @@ class Scratch(MetaLearner):
 
     def adapt(self, support: Examples, key: Tensor) -> Tree:
         """The trained parameters."""
-        return self.path(support, key, self.test_steps)[-1]
+        return self.path(support, key, self.steps_at_test(len(support.x)))[-1]
+
+    def steps_at_test(self, examples: int) -> int:
+        """So many steps as the epochs take; of a family whose support sets vary, those of the test's size for all."""
+        varies = self.family.varying("test")
+        return self.test_steps if varies else epochs_to_steps(self.test_epochs, self.test_batch, examples)
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
         """The parameters after 0, 1, ..., steps steps."""

@@ -14,11 +14,15 @@ from metaexp.tasks.splits import by_fractions, digest
 
 
 def _input(x: Any) -> Tensor:
-    """One input as a tensor: an image [height, width(, channels)] becomes [channels, height, width]."""
+    """One input as a tensor: an image [height, width(, channels)] becomes [channels, height, width]; so does an array
+    of bytes whose last dimension alone can be one of channels."""
     if isinstance(x, Image.Image):
         grey_or_colour = {"1": "L", "P": "RGB"}.get(x.mode)  # numbers of a palette are no colours
         pixels = torch.from_numpy(np.array(x.convert(grey_or_colour) if grey_or_colour else x))
         return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+    colours = (1, 3, 4)
+    if isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3:
+        x = x.transpose(2, 0, 1) if x.shape[2] in colours and x.shape[0] not in colours else x
     x = torch.as_tensor(x)
     return x.unsqueeze(0) if x.dtype == torch.uint8 and x.dim() == 2 else x
 
