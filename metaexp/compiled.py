@@ -69,7 +69,8 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         orient(graph)
         for node in graph.graph.nodes:
             node.meta.clear()  # the compiler makes its own
-        call = inductor(graph, leaves, options=options)
+        with torch.autocast(leaves[0].device.type, enabled=False):  # the graph has its casts: they must not come twice
+            call = inductor(graph, leaves, options=options)
 
     def run(*args: Any) -> Any:
         with torch.no_grad():
@@ -126,7 +127,8 @@ def orient(graph: GraphModule) -> int:
             continue
         with graph.graph.inserting_before(node):
             straight = [graph.graph.call_function(aten.transpose.int, (x, -2, -1)) for x in operands]
-            made = graph.graph.call_function(node.target, (*straight, *(() if products else node.args[1:])))
+            rest = () if products else node.args[1:]
+            made = graph.graph.call_function(node.target, (*straight, *rest), dict(node.kwargs))
             new = graph.graph.call_function(aten.transpose.int, (made, -2, -1))
         new.meta["val"] = node.meta["val"].mT.contiguous().mT
         node.replace_all_uses_with(new)

@@ -69,15 +69,18 @@ def mean_gradient(
     A piece's graph is freed before the next piece starts, so memory is that of one piece. Sums over pieces run in
     task order: results of one mapping are bit-identical from run to run.
     """
-    tasks = episodes.key.shape[0]
+    tasks, kind = episodes.key.shape[0], episodes.key.device.type
+    cast, half = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
     def piece_sum(p: dict[str, Tensor], piece: Any) -> tuple[Tensor, Any]:
-        losses, logs = _over(lambda episode: function(p, episode), piece.key.shape[0])(piece)
+        with torch.autocast(kind, half, enabled=cast):  # not around the gradient: its products keep their precision
+            losses, logs = _over(lambda episode: function(p, episode), piece.key.shape[0])(piece)
         return losses.sum() / tasks, tree_map(lambda t: (t.sum(0) / tasks).detach(), logs)
 
     total: Any = None
     for piece in _pieces(episodes, tasks, mapping):
-        grads, (value, logs) = grad_and_value(piece_sum, has_aux=True)(params, piece)
+        with torch.autocast(kind, enabled=False):
+            grads, (value, logs) = grad_and_value(piece_sum, has_aux=True)(params, piece)
         part = (grads, value, logs)
         total = part if total is None else tree_map(torch.add, total, part)
     return total

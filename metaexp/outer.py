@@ -149,7 +149,7 @@ class OuterLoop:
             if self.after_step(step + 1):
                 self.stopped = True
                 break
-        self._check_late()
+        self.check_late()
 
     def step(self, index: int) -> Step:
         """Outer step number `index` (from 0): changes the learner, the optimiser, the schedule and the clock.
@@ -160,7 +160,7 @@ class OuterLoop:
         """
         self._begin(index)
         self.advance(index)
-        self._check_late()
+        self.check_late()
         values = self._whole.last if self._whole else self._last
         if values is None:  # the first step, skipped
             return Step(torch.tensor(math.nan), torch.tensor(math.nan), {})
@@ -334,7 +334,7 @@ class OuterLoop:
             f"{self.skipped} of at most {self.skips} so far"
         )
 
-    def _check_late(self) -> None:
+    def check_late(self) -> None:
         """The check of all steps since the last call, where it is not made at every step."""
         if self._whole and not self._whole.alive:
             self.skipped = self.skips

@@ -71,6 +71,9 @@ class Parts:
             if schedule
             else None
         )
+        total = getattr(self.schedule, "total_steps", None)  # OneCycleLR refuses to go on after its end
+        if isinstance(total, int) and total < config["steps"]:
+            raise ConfigError(f"optimizer.schedule.total_steps={total}: fewer than steps={config['steps']}")
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise ConfigError(
                 "optimizer.schedule: ReduceLROnPlateau waits for a metric; take a schedule that follows the steps"
@@ -104,12 +107,20 @@ def _check_ranges(config: dict[str, Any]) -> None:
         ("test.tasks", 1),
         ("log.every", 1),
         ("checkpoint.every", 1),
+        ("device.devices", 1),
     ):
         value: Any = config
         for name in key.split("."):
             value = value[name]
         if value < least:
             raise ConfigError(f"{key}={value}: must be at least {least}")
+    if not -(2**63) <= config["seed"] < 2**63:
+        raise ConfigError(f"seed={config['seed']}: must have at most 63 bits")
+    device = config["device"]
+    if device["strategy"] not in ("auto", "ddp"):
+        raise ConfigError(f"device.strategy={device['strategy']}: must be auto (one process) or ddp")
+    if device["strategy"] == "auto" and device["devices"] > 1:
+        raise ConfigError(f"device.devices={device['devices']}: device.strategy=auto is one process; use device=ddp")
     patience = config["stop"].get("patience")
     if patience is not None and patience < 1:
         raise ConfigError(f"stop.patience={patience}: must be at least 1, or null")

@@ -21,7 +21,7 @@ from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.parts import Parts
 from metaexp.runs import state_of
 from metaexp.saved_config import read_config
-from metaexp.targets import check_target, module_of, targets
+from metaexp.targets import check_target, module_of, targets, trusted_modules
 from metaexp.tasks.absent import absent
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
         raise CheckpointError(f"run={folder}: {what}")
     config = read_config(folder)
     _check_form(config, folder / "config.yaml")
-    named = {module_of(str(target)) for _, target in targets(config)}
-    trusted = {name for name in named if any(f"{name}.".startswith(f"{package}.") for package in trust)}
+    trusted = trusted_modules(config, trust)
     for path, target in targets(config):
         try:
             check_target(path, target, trusted)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import resource
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from metaexp.allocator import keep_freed_memory
 from metaexp.boards.progress import Progress, print_result, quiet
 from metaexp.boards.tensorboard import Board
 from metaexp.errors import BusyError, ConfigError
+from metaexp.machine import peak_mb
 from metaexp.reporting.reading import rows
 from metaexp.restore import Restored, restore, take
 from metaexp.runs import RunFolder
@@ -118,8 +118,7 @@ def _seconds(run: Path) -> float | None:
 
 def _own(result: dict[str, Any], restored: Restored, changed: dict[str, Any], seconds: float) -> None:
     """`speed` and `memory` are those of the training, as far as they are known; the evaluation's own stand apart."""
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    own = {"state": restored.state, "changed": changed, "seconds": seconds, "peak_mb": peak}
+    own = {"state": restored.state, "changed": changed, "seconds": seconds, "peak_mb": peak_mb()}
     told = _told(restored.folder)
     result["memory"] = told.get("memory") or {"peak_mb": None}
     result["speed"] = told.get("speed") or result["speed"]

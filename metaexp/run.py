@@ -22,10 +22,12 @@ from metaexp.errors import (
     SpaceError,
     TimeLimitError,
 )
+from metaexp.machine import forget_peak
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder, find_resumable, state_of
-from metaexp.saved_config import config_sha256, differences, read_config
+from metaexp.saved_config import differences, read_config
 from metaexp.signals import StopFlag
+from metaexp.targets import trusted_modules
 
 __all__ = ["Parts", "run"]
 
@@ -42,11 +44,12 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """
     started = time.monotonic()
     keep_freed_memory()
+    forget_peak()
     resumed, sweep = _resumed(config) if folder is None else _joined(folder), config.get("sweep")
     if resumed is not None and folder is None:
         config = _continued(resumed[0], config)
         if state_of(resumed[0]) == "finished":
-            return _finished(resumed[0])
+            return _finished(resumed[0], config["steps"])
     parts = Parts(config)
     from metaexp.boards.progress import quiet
     from metaexp.session import execute  # Lightning is imported here, after the configuration has passed
@@ -87,7 +90,7 @@ def _resumed(config: dict[str, Any]) -> tuple[Path, Path | None] | None:
     if wanted in (False, None, "false"):
         return None
     if wanted == "auto":
-        found = find_resumable(Path(config["out"]), config_sha256(config))
+        found = find_resumable(Path(config["out"]), config)
         if found is None:
             print("resume=auto: nothing to continue here, starting fresh", file=sys.stderr)
         return None if found is None else (found, None)
@@ -106,10 +109,12 @@ def _joined(folder: Path) -> tuple[Path, Path | None] | None:
     return (folder, Path(path)) if path else None
 
 
-def _finished(path: Path) -> dict[str, Any]:
+def _finished(path: Path, steps: int) -> dict[str, Any]:
     from metaexp.boards.progress import print_result
 
     result = json.loads((path / "result.json").read_text())
+    if steps > result["steps"] and not result.get("stopped"):
+        raise ConfigError(f"steps={steps}: {path} has ended with its {result['steps']} steps; begin a run of {steps}")
     print_result(result, str(path), str(path.parent))
     return result
 
@@ -134,7 +139,9 @@ def _continued(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: config[key] for key in ("steps", "time_limit") if key in names}
     kept["test"] = saved["test"] | {k: v for k, v in config["test"].items() if f"test.{k}" in config["typed"]}
     kept["device"], kept["choices"] = _device(saved, config)
-    return saved | kept | {"resume": config["resume"], "trusted": list(config["trust"])}
+    # What the saved configuration trusts is not trusted again, but what this command line's own group files name is.
+    trusted = trusted_modules(saved, config["trust"], config["trusted"])
+    return saved | kept | {"resume": config["resume"], "trusted": sorted(trusted)}
 
 
 def _device(saved: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.files import plain, remove_temporaries, replace_file, space_error
-from metaexp.saved_config import config_sha256, dump_yaml, read_config
+from metaexp.saved_config import dump_yaml, read_config, same_run
 
 FORMAT = 1
 STATES = ("running", "finished", "failed", "interrupted")
@@ -302,8 +302,8 @@ def state_of(path: Path) -> str:
     return state if state in ("failed", "interrupted") else "killed"
 
 
-def find_resumable(out: Path, sha: str) -> Path | None:
-    """The newest run under `out` (or in a sweep's folder there) with this `config_sha256` that can be continued.
+def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
+    """The newest run under `out` (or in a sweep's folder there) with these settings that can be continued.
 
     That is: unfinished, unlocked and with at least one checkpoint; a run killed before its first has nothing to offer.
     """
@@ -314,7 +314,7 @@ def find_resumable(out: Path, sha: str) -> Path | None:
             if not any((folder / "checkpoints").glob("*.ckpt")) or state_of(folder) in ("finished", "running"):
                 continue
             try:
-                if config_sha256(read_config(file)) == sha:
+                if same_run(read_config(file), config):
                     found.append((str(read_status(folder).get("started", "")), folder))
             except CheckpointError as error:
                 print(f"warning: resume=auto skips {error}", file=sys.stderr)

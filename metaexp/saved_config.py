@@ -79,6 +79,16 @@ def config_sha256(config: dict[str, Any]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def same_run(saved: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether the saved configuration asks for what `config` asks for: also as many steps, the same test, the same
+    precision, which a continuation that is named may change or must keep."""
+    if config_sha256(saved) != config_sha256(config) or saved.get("steps") != config["steps"]:
+        return False
+    tests = saved.get("test") or {}  # a run begun before there was a setting lacks it
+    alike = all(_canonical(config["test"].get(key)) == _canonical(value) for key, value in tests.items())
+    return alike and str((saved.get("device") or {}).get("precision")) == str(config["device"]["precision"])
+
+
 def differences(saved: dict[str, Any], typed: dict[str, Any], partial: bool = False) -> list[tuple[str, Any, Any]]:
     """(key, saved value, value now) of each setting that differs, CHANGEABLE ones left out.
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from metaexp.boards.progress import Progress, print_result
 from metaexp.boards.tensorboard import Board
 from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, load
-from metaexp.errors import CheckpointError, Interrupted, TimeLimitError
+from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
@@ -27,7 +26,7 @@ def execute(
 ) -> dict[str, Any]:
     config, learner = parts.config, parts.learner
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
-    found = _checkpoint(checkpoints, resumed, parts.device) if resumed else None
+    found = _checkpoint(checkpoints, resumed, parts) if resumed else None
     folder.write_config({key: value for key, value in config.items() if key != "typed"})
     step = found["metaexp"]["step"] if found else 0
     board = Board(folder.path, resumed_at=step if resumed else None, rank=parts.rank)
@@ -79,23 +78,29 @@ def _fit(trainer: L.Trainer, control: Control) -> None:
             raise error.__context__ from None
         if control.flag.requested is None:
             raise
+    finally:
+        gc.unfreeze()  # else a sweep in one process keeps every job's learner and data
 
 
-def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], device: torch.device) -> dict[str, Any]:
-    path = resumed[1]
+def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], parts: Parts) -> dict[str, Any]:
+    """What to go on from; nothing in the run's folder is changed before it has passed."""
+    path, steps = resumed[1], parts.config["steps"]
     if path is not None:
-        data = load(path, device)
-        checkpoints.cut(data["metaexp"]["step"])
-    elif found := checkpoints.latest(device):
+        data = load(path, parts.device)
+    elif found := checkpoints.latest(parts.device):
         data, path = found
     else:
         raise CheckpointError(f"{resumed[0]}: no checkpoint yet; start over with resume=false")
+    check_data(parts.family, data["metaexp"])
+    if steps < (step := data["metaexp"]["step"]):
+        raise ConfigError(f"steps={steps}: {resumed[0]} is at step {step} already; resume a checkpoint before it")
+    if resumed[1] is not None:
+        checkpoints.cut(step)
     os.environ["METAEXP_CHECKPOINT"] = str(path)  # further processes of a distributed run go on from the same
     return data
 
 
 def _restore(parts: Parts, control: Control, data: dict[str, Any]) -> None:
-    check_data(parts.family, data["metaexp"])
     parts.learner.load_state_dict(data["state_dict"])
     parts.learner.set_mapping(data["metaexp"]["mapping"], parts.device)
     parts.loop.compiled = data["metaexp"]["compiled"]

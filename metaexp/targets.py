@@ -54,6 +54,12 @@ def module_of(target: str) -> str:
     return target.rpartition(".")[0]
 
 
+def trusted_modules(node: Any, packages: Collection[str], modules: Collection[str] = ()) -> set[str]:
+    """The modules that a tree of plain containers names and that lie in these packages, or are among these modules."""
+    named = {module_of(str(target)) for _, target in targets(node)}
+    return {n for n in named if n in modules or any(f"{n}.".startswith(f"{package}.") for package in packages)}
+
+
 def _ours(module: str) -> bool:
     # The module must be a file in one of the places: a path THROUGH one of them (metaexp.inner.torch) is none.
     root, *parts = module.split(".")

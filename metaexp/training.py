@@ -1,7 +1,6 @@
 """What happens between outer steps: rows of metrics, validation, checkpoints, early stop, signals, time limit."""
 
 import math
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from metaexp.checkpoint import Checkpoints
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
+from metaexp.machine import peak_mb
 from metaexp.outer import OuterLoop, Span, Spans
 from metaexp.runs import RunFolder
 from metaexp.signals import StopFlag
@@ -119,7 +119,7 @@ class Control(L.Callback):
 
     def peak_mb(self) -> int:
         """The most memory that a process of this run has had."""
-        return max(self.peak, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        return max(self.peak, peak_mb())
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: adds our state to its checkpoint."""
@@ -148,7 +148,19 @@ class Control(L.Callback):
         self.progress.update(step, self.loop.loss)
         limit = self.config["time_limit"]
         self.over_time = limit is not None and time.monotonic() - self._started > limit
+        if self._late() and not self._ends_span(step):  # there the checkpoint follows the row and the validation
+            self.loop.check_late()
+            self._save()
         return self._agree() if self.loop.world > 1 else self.flag.requested is not None or self.over_time
+
+    def _late(self) -> bool:
+        seconds = self.config["checkpoint"]["seconds"]
+        return self.loop.world == 1 and seconds is not None and time.monotonic() - self._saved > seconds
+
+    def _ends_span(self, step: int) -> bool:
+        c = self.config
+        every = (c["val"]["every"], c["log"]["every"], c["checkpoint"]["every"])
+        return step == c["steps"] or any(step % interval == 0 for interval in every)
 
     def _agree(self) -> bool:
         """Ranks must leave at the same step and for the same reason: a signal may reach one of them, or each late."""
@@ -173,10 +185,8 @@ class Control(L.Callback):
         if self.step % self.config["val"]["every"] == 0 or self.step == self.config["steps"]:
             self.pending = True
             self._validate()
-        seconds = self.config["checkpoint"]["seconds"]
-        late = self.loop.world == 1 and seconds is not None and time.monotonic() - self._saved > seconds
         last = self.step == self.config["steps"] or self.loop.stopped
-        if self._due != self.step and (last or late or self.step % self.config["checkpoint"]["every"] == 0):
+        if self._due != self.step and (last or self._late() or self.step % self.config["checkpoint"]["every"] == 0):
             self._save()
         trainer.should_stop = self.loop.stopped  # thousands of empty spans may be left
 

@@ -175,6 +175,15 @@ def test_the_neighbour_is_no_floor_where_the_queries_stand_in_the_support_set():
     assert fresh["neighbour"]["mse"].min() > 0
 
 
+def test_oracles_do_not_round_in_half_precision():
+    family = Quadratic().to("cpu", torch.float32)
+    exact = floors(family, "test", 20)["oracle"]["mse"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = floors(family, "test", 20)["oracle"]["mse"]
+    assert np.array_equal(found, exact)
+    assert exact.max() < 1e-6
+
+
 def test_what_adapt_returns_is_counted():
     family, classes = Sine(5, 20).to("cpu", F64), pictures(side=4, ways=3, shots=2)
     whole = 6 + 6 + 6 + 1

@@ -354,6 +354,8 @@ def test_bytes_are_scaled_as_the_runs_own_pictures(place: Any) -> None:
     proba = made.fit(x, [0, 0, 1, 1, 2, 2]).predict_proba(x)  # type: ignore[union-attr]
     scaled = made.fit(x / 255, [0, 0, 1, 1, 2, 2]).predict_proba(x / 255)  # type: ignore[union-attr]
     assert np.array_equal(proba, scaled)
+    for same in (x.astype(np.int64), x.tolist()):  # whole numbers are bytes, whatever holds them
+        assert np.array_equal(proba, made.fit(same, [0, 0, 1, 1, 2, 2]).predict_proba(same))  # type: ignore[union-attr]
     assert not np.allclose(proba, made.predict_proba(x.astype(float)))  # type: ignore[union-attr]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.anil import ANIL
 from metaexp.algos.boil import BOIL
+from metaexp.algos.hypernet import HyperNet
 from metaexp.algos.maml import MAML
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
@@ -28,6 +29,7 @@ from metaexp.models.mlp import MLP
 from metaexp.outer import OuterLoop
 from metaexp.targets import instantiate
 from metaexp.tasks.linear import Linear as LinearTasks
+from metaexp.types import Examples
 
 F64 = torch.float64
 NET = partial(MLP, hidden=[8, 6], activation="tanh")
@@ -53,6 +55,43 @@ def same_gradient(found: dict[str, Tensor], exact: dict[str, Tensor], tolerance:
     assert scale > 1e-3
     for name, g in found.items():
         assert (g - exact[name]).abs().max() < tolerance * scale, name
+
+
+class NormedHead(nn.Module):
+    """A network whose head has a batch norm: what is read depends on the batch."""
+
+    def __init__(self, x_shape, out):
+        super().__init__()
+        self.body = nn.Linear(x_shape[0], 6)
+        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, out))
+
+    def features(self, x):
+        return torch.tanh(self.body(x))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: ANIL(f, NormedHead, inner_lr=0.1, test_steps=2),
+        lambda f: HyperNet(f, NormedHead, encoder=(8,), generator=()),
+    ],
+)
+def test_every_mode_of_a_test_is_that_of_predict_as_where_the_head_has_a_norm(make):
+    learner = shaken(new(make, sines()))
+    found = evaluate(learner, "test", 20, ["queries", "single", "support"]).arrays
+    episodes = learner.family.sample("test", torch.arange(20))
+    for suffix, mode in learner.modes(["queries", "single", "support"]).items():
+        for i in range(20):
+            support, query = (Examples(part.x[i], part.y[i]) for part in episodes[:2])
+            with torch.no_grad():
+                adapted = learner.path(support, episodes.key[i], learner.test_steps)[-1]
+                error = ((learner.predict_as(mode, adapted, support, query.x) - query.y) ** 2).mean()
+            assert float(error) == pytest.approx(found["mse" + suffix][i, -1], rel=1e-12)
+    means = [float(found[name][:, -1].mean()) for name in ("mse", "mse_support", "mse_transductive")]
+    assert len({round(mean, 6) for mean in means}) == 3  # else nothing was told apart
 
 
 # --- ANIL and BOIL against a loop of torch.autograd -------------------------------------------------------------------

@@ -11,8 +11,10 @@ import torch
 from contract import new, pictures
 from forks import Fault, Forks
 
+from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import Mother
+from metaexp.algos.scratch import Scratch
 from metaexp.config import load
 from metaexp.errors import ConfigError, Interrupted
 from metaexp.evaluation import evaluate, summary
@@ -54,6 +56,22 @@ def test_a_column_is_a_test_with_so_many_shots():
     assert told["tasks"] == 12
     assert told["metrics"]["mse"][1]["mean"] == pytest.approx(curve.arrays["mse"][:, 1].mean(), rel=1e-12)
     assert told["floors"]["mean"]["mse"][3] == summary(curve.floors["mean"]["mse"][:, 3:])["per_step"][0]
+
+
+@pytest.mark.parametrize("make", [Joint, Scratch])
+def test_epochs_are_those_of_the_support_set_at_hand(make):
+    """A column is what the method scores that was made for so many shots."""
+
+    def made(shots: int):
+        family = Sine(shots, 10).to("cpu", F64)
+        return new(lambda f: make(f, NET, test_lr=0.02, test_epochs=3, test_batch=4), family)
+
+    curve = shots_curve(made(8), [2, 8, 21], 12, "queries", quiet)
+    for column, shots in enumerate(curve.shots):
+        learner = made(shots)
+        assert learner.test_steps == {2: 3, 8: 6, 21: 18}[shots]
+        own = evaluate(learner, "test", 12, ["queries"]).arrays["mse"][:, -1]
+        assert abs(curve.arrays["mse"][:, column] - own).max() < 1e-12
 
 
 @pytest.mark.parametrize("make", [MAML, Mother])
