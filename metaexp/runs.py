@@ -131,6 +131,11 @@ class RunFolder:
         self._metrics = self._lock = None
         self.writes = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether its status was written by this process."""
+        return bool(self._status)
+
     def __enter__(self) -> "RunFolder":
         return self
 

@@ -1,4 +1,4 @@
-"""Freed memory is kept: large blocks come back without new pages."""
+"""Freed memory is kept: large blocks come back without new pages; the peak is that of the process itself."""
 
 import os
 import platform
@@ -37,3 +37,25 @@ def test_large_blocks_come_back_without_new_pages():
     asked_not_to, given_back = faults(MALLOC_MMAP_THRESHOLD_=str(1 << 25))  # what is set in the environment stands
     assert (told, asked_not_to) == ("True", "False")
     assert kept < given_back / 5  # new pages once in place of ten times
+
+
+PEAKS = """
+from metaexp.machine import forget_peak, peak_mb
+own = peak_mb()
+block = b"1" * (300 << 20)
+large = peak_mb()
+del block
+forget_peak()
+print(own, large, peak_mb())
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_a_peak_is_that_of_the_process_itself_and_may_begin_anew():
+    start = f"print(subprocess.check_output([sys.executable, '-c', {PEAKS!r}], text=True))"
+    parent = f"import subprocess, sys; kept = b'1' * (900 << 20); {start}"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    own, large, after = map(int, done.stdout.split())
+    assert own < 800  # getrusage tells 900 here: what the process had that started this one
+    assert 290 < large - own < 310
+    assert after < own + 50

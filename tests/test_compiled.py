@@ -9,6 +9,7 @@ import torch
 from contract import largest_difference, new, parameters, pictures
 from torch.utils._pytree import tree_leaves, tree_map
 
+from metaexp.algos.features import full_precision
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.compiled import aten, compiled, decide_compile, orient
@@ -311,16 +312,35 @@ def test_products_and_sums_of_transposed_matrices_are_turned():
     a, b, c = torch.randn(5, 7, 3), torch.randn(5, 4, 7), torch.randn(5, 7, 4)
 
     def function(a, b, c):
-        return a.mT @ b.mT, a.mT @ c, a[0].t() @ b[0].t(), a.mT.sum(0), a.sum(0), a.mT.sum((0,), keepdim=True)
+        wide = a.mT.sum(0, dtype=torch.float64)
+        return a.mT @ b.mT, a.mT @ c, a[0].t() @ b[0].t(), a.mT.sum(0), a.sum(0), a.mT.sum((0,), keepdim=True), wide
 
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(function)(a, b, c)
-    assert orient(graph) == 4
+    assert orient(graph) == 5
     assert sum(node.target in (aten.mm.default, aten.bmm.default) for node in graph.graph.nodes) == 3
     for turned, straight in zip(graph(a, b, c), function(a, b, c), strict=True):
         assert (turned - straight).abs().max() < 1e-6
-        assert turned.shape == straight.shape
+        assert (turned.shape, turned.dtype) == (straight.shape, straight.dtype)
+
+
+@compiler
+def test_casts_come_once():
+    """What a function takes out of half precision stays out of it, though the compiler traces it once more."""
+    x, y = torch.randn(30, 16).bfloat16(), torch.randn(20, 16).bfloat16()
+
+    def function(x, y):
+        with full_precision(x, y) as (a, b):
+            exact = a @ b.T
+        return exact, x.float() @ y.float().T
+
+    with torch.autocast("cpu", torch.bfloat16):
+        exact, half = compiled(function, x, y)(x, y)
+    assert (exact.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    wanted = x.double() @ y.double().T
+    assert (exact - wanted).abs().max() < 1e-5
+    assert (half - wanted).abs().max() > 1e-3
 
 
 @compiler

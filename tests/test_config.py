@@ -276,6 +276,14 @@ def test_every_choice_has_a_line_for_help(settings: Settings) -> None:
             "optimizer.schedule: ReduceLROnPlateau waits for a metric",
         ),
         (["task.x_range=[1.0,2.0,3.0]"], "task.x_range=[1.0, 2.0, 3.0]: must be two numbers"),
+        (["seed=99999999999999999999"], "seed=99999999999999999999: must have at most 63 bits"),
+        (["device.devices=0"], "device.devices=0: must be at least 1"),
+        (["device.devices=2"], "device.devices=2: device.strategy=auto is one process; use device=ddp"),
+        (["device.strategy=fsdp"], "device.strategy=fsdp: must be auto (one process) or ddp"),
+        (
+            ["optimizer.schedule={_target_:torch.optim.lr_scheduler.OneCycleLR,max_lr:0.1,total_steps:10}", "steps=11"],
+            "optimizer.schedule.total_steps=10: fewer than steps=11",
+        ),
         (["algo.test_steps=2.5"], "algo.test_steps=2.5: must be a whole number"),
     ],
 )

@@ -1,5 +1,6 @@
 """`python -m metaexp.evaluate`: the same numbers as the run's, what may be changed, what is refused."""
 
+import gc
 import json
 import os
 import re
@@ -276,6 +277,12 @@ def test_a_changed_rate_is_used(tmp_path: Path) -> None:
     assert np.allclose(scores[:, 0], arrays(folder)["mse"][:, 0])
     assert np.allclose(scores[:, -1], scores[:, 0], rtol=1e-4)
     assert not np.allclose(arrays(folder)["mse"][:, -1], scores[:, 0], rtol=1e-2)
+
+
+def test_a_run_leaves_nothing_frozen(tmp_path: Path) -> None:
+    """Else a sweep in one process keeps every job's learner and data."""
+    train(tmp_path, "algo=maml", "task=sine")
+    assert gc.get_freeze_count() == 0
 
 
 # --- the run that is shipped

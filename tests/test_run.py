@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Command
 from forks import Ended, Fault, Forks
+from small_runs import own_package
 
 from metaexp.checkpoint import load
 from metaexp.config import load as load_config
@@ -355,6 +356,56 @@ def test_resume_may_change_test_settings_and_keeps_the_others(tmp_path):
     assert continued["test"] == saved["test"] | {"tasks": 7}
     assert continued["steps"] == 9
     assert continued["algo"] == saved["algo"]
+
+
+def test_a_shorter_run_does_not_end_a_longer_one(forks: Forks, tmp_path: Path) -> None:
+    argv = [*TINY, "checkpoint.every=2"]
+    assert forks(*argv, "steps=40", cwd=tmp_path, fault=Fault(STEP, 12, 15)).code == 143
+    (long,) = (tmp_path / "outputs").glob("2*")
+    before = read(long, "status.json"), (long / "config.yaml").read_text(), sorted((long / "checkpoints").iterdir())
+    ended = forks(*argv, "steps=4", "resume=auto", cwd=tmp_path)
+    assert (ended.code, "nothing to continue here" in ended.err) == (0, True)
+    for typed in (f"resume={long}", f"resume='{long}/checkpoints/step=000000012.ckpt'"):
+        ended = forks(typed, "steps=4", cwd=tmp_path)
+        assert ended.code == 2
+        assert ended.err.splitlines()[-1].startswith(f"metaexp: steps=4: {long} is at step 12 already")
+    assert read(long, "status.json")["step"] == before[0]["step"] == 12
+    assert ((long / "config.yaml").read_text(), sorted((long / "checkpoints").iterdir())) == before[1:]
+    assert forks(*argv, "steps=40", "resume=auto", cwd=tmp_path).code == 0
+    assert read(long, "result.json")["steps"] == 40
+    ended = forks(f"resume={long}", "steps=50", cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err == f"metaexp: steps=50: {long} has ended with its 40 steps; begin a run of 50\n"
+
+
+def test_a_run_of_own_parts_goes_on_where_they_are_named_or_trusted(tmp_path: Path) -> None:
+    package, groups = own_package(tmp_path)
+    saved = load_config(["algo=gauss", "task=sine", "steps=5"], str(groups))
+    (tmp_path / "config.yaml").write_text(dump_yaml({key: saved[key] for key in saved if key != "typed"}))
+    resume = f"resume={tmp_path}"
+    for typed, extra, wanted in (
+        ([resume], None, []),  # what the folder itself trusts is not trusted
+        ([resume, "trust=[os]"], None, []),
+        ([resume, f"trust=[{package}]"], None, [f"{package}.parts"]),
+        ([resume, f"trust=[{package}.parts]"], None, [f"{package}.parts"]),
+        ([resume, "algo=gauss"], str(groups), [f"{package}.parts"]),
+    ):
+        assert _continued(tmp_path, load_config(typed, extra))["trusted"] == wanted
+
+
+def test_a_checkpoint_comes_after_its_seconds_within_a_span(forks: Forks, tmp_path: Path) -> None:
+    rare = ["log.every=1000", "val.every=1000", "checkpoint.every=1000"]
+    assert forks(*TINY, "steps=40", *rare, "checkpoint.seconds=0", cwd=tmp_path, fault=Fault(STEP, 13, 9)).code == -9
+    run = only_run(tmp_path)
+    assert read(run, "status.json")["step"] == 12
+    ended = forks(f"resume={run}", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "resumed at step 12 of 40" in ended.err + ended.out
+    other = tmp_path / "other"
+    other.mkdir()
+    assert forks(*TINY, "steps=40", *rare, cwd=other).code == 0
+    with np.load(run / "test_scores.npz") as one, np.load(only_run(other) / "test_scores.npz") as two:
+        assert np.array_equal(one["mse"], two["mse"])
 
 
 def test_skipped_steps_are_counted_on_resume(forks: Forks, tmp_path: Path) -> None:

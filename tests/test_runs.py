@@ -21,7 +21,8 @@ from metaexp.files import replace_file
 from metaexp.runs import RunFolder, find_resumable, read_status, state_of
 from metaexp.saved_config import config_sha256, differences, read_config
 
-CONFIG = {"seed": 0, "steps": 10, "algo": {"inner_lr": 0.01, "steps": 5}, "out": "outputs", "device": {"threads": 1}}
+CONFIG = {"seed": 0, "steps": 10, "algo": {"inner_lr": 0.01, "steps": 5}, "out": "outputs"}
+CONFIG |= {"device": {"threads": 1, "precision": 32}, "test": {"tasks": 9}}
 
 
 def forked(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -439,8 +440,6 @@ def test_differences_are_named() -> None:
 
 
 def test_find_resumable_takes_the_newest_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sha = config_sha256(CONFIG)
-
     def make(name: str, state: str, config: dict[str, Any] = CONFIG, checkpoint: bool = True) -> RunFolder:
         run = RunFolder.claim_named(tmp_path / name)
         run.write_config(config)
@@ -452,18 +451,21 @@ def test_find_resumable_takes_the_newest_that_can_go_on(tmp_path: Path, capsys: 
         time.sleep(0.002)
         return run
 
-    assert find_resumable(tmp_path / "nope", sha) is None
+    assert find_resumable(tmp_path / "nope", CONFIG) is None
     make("z_old", "interrupted")
-    make("a_newer", "running", CONFIG | {"steps": 5})
+    make("a_newer", "running", CONFIG | {"device": {"threads": 2, "precision": "32"}, "out": "elsewhere"})
     make("sweep/0_newest", "failed")
+    make("longer", "interrupted", CONFIG | {"steps": 11})  # to go on with it for 10 steps would end it
+    make("tested otherwise", "interrupted", CONFIG | {"test": {"tasks": 8}})
+    make("another precision", "interrupted", CONFIG | {"device": {"threads": 1, "precision": "64-true"}})
     make("other", "interrupted", CONFIG | {"seed": 1})
     make("done", "finished")
     make("early", "running", checkpoint=False)
     damaged = make("damaged", "failed")
     (damaged.path / "config.yaml").write_text("[")
-    assert find_resumable(tmp_path, sha) == tmp_path / "sweep" / "0_newest"
+    assert find_resumable(tmp_path, CONFIG) == tmp_path / "sweep" / "0_newest"
     assert "resume=auto skips" in capsys.readouterr().err
     locked = RunFolder.reopen(tmp_path / "sweep" / "0_newest")
-    assert find_resumable(tmp_path, sha) == tmp_path / "a_newer"
+    assert find_resumable(tmp_path, CONFIG) == tmp_path / "a_newer"
     locked.close()
-    assert find_resumable(tmp_path, "0" * 64) is None
+    assert find_resumable(tmp_path, CONFIG | {"seed": 2}) is None
