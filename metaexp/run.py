@@ -16,6 +16,7 @@ from metaexp.allocator import keep_freed_memory
 from metaexp.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     Interrupted,
     MetaexpError,
     NonFiniteError,
@@ -195,8 +196,8 @@ def _states(folder: RunFolder) -> Iterator[None]:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not folder.begun:  # a continuation that was refused leaves the run as it found it
-            raise error
+        if not folder.begun and isinstance(error, ConfigError | DataError):
+            raise error  # a continuation that was refused leaves the run as it found it
         with suppress(SpaceError):  # on a full disk the first error is the one to show
             folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)
         raise error

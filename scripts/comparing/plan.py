@@ -87,9 +87,14 @@ class Comparison:
         own = self.methods[method].get("meta_batch")
         return int(self.spec["meta_batch"] if own is None else own)
 
-    def words(self, method: str, steps: int, seed: int, chosen: list[str]) -> list[str]:
+    def otherwise(self, round_: str) -> dict[str, Any]:
+        """What the round at equal time has otherwise: `time: {validations: 2, again: false}`."""
+        return self.spec.get("time") or {} if round_ == "time" else {}
+
+    def words(self, method: str, steps: int, seed: int, chosen: list[str], round_: str = "") -> list[str]:
         batch = self.batch(method)
-        every = max(1, steps // self.spec.get("validations", 20))
+        own = self.otherwise(round_)
+        every = max(1, steps // own.get("validations", self.spec.get("validations", 20)))
         rows = [f"steps={steps}", f"meta_batch={batch}", f"seed={seed}", f"val.every={every}", f"log.every={every}"]
         rows += [f"checkpoint.every={every}", "device=cpu", "device.threads=1"]
         return [*self.spec["common"], *self.data, *self.methods[method]["settings"], *chosen, *rows]
@@ -140,8 +145,9 @@ class Comparison:
             made[method] = []
             for seed in self.spec["seeds"] if chosen is not None and steps else []:
                 folder = self.folder / round_ / method / str(seed)
-                again = tuple(self.methods[method].get("again", ()))
-                words = self.words(method, steps, seed, chosen)
+                tested = self.otherwise(round_).get("again", True)
+                again = tuple(self.methods[method].get("again", ())) if tested else ()
+                words = self.words(method, steps, seed, chosen, round_)
                 if round_ == "time" and self._compiled(method):
                     words.append("compile=true")  # the speed that the budget was made of, however few the steps
                 made[method].append(Job(folder, words, again))
