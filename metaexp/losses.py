@@ -35,7 +35,10 @@ def _fitting(prediction: Tensor, target: Tensor, outputs: int = 1) -> Tensor:
     """
     wanted = [*target.shape[:-1], outputs * target.shape[-1]]
     if list(prediction.shape) != wanted:
-        raise ConfigError(f"model: it gives {list(prediction.shape)} for so many inputs, the loss needs {wanted}")
+        raise ConfigError(
+            f"model: the prediction has the shape {list(prediction.shape)}, the loss needs {wanted}; look at what the "
+            "network gives, and at the method's predict"
+        )
     return prediction.to(target.dtype)
 
 

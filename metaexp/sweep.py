@@ -180,7 +180,8 @@ def call_hydra(argv: Sequence[str]) -> int:
 
 def job_name(number: int, values: str) -> str:
     """A folder's name from a job's number and the values in which it differs, e.g. 0_algo=maml,seed=1."""
-    safe = re.sub(r"[^\w.,=-]+", "-", values.replace("++", ""))[:80].rstrip("-,.")
+    # The sign of an exponent stays: 1e+30 is not 1e-30.
+    safe = re.sub(r"(?:[^\w.,=+-]|(?<!\de)\+)+", "-", values.replace("++", ""))[:80].rstrip("-,.")
     return f"{number}_{safe}" if safe else str(number)
 
 

@@ -1,4 +1,4 @@
-"""python scripts/results.py FOLDER... [--out scripts/results] [--readme README.md]: run folders -> committed tables.
+"""python scripts/results.py FOLDER... [--out FOLDER] [--readme README.md] [--replace]: run folders -> committed tables.
 
 Reads every finished run under the folders and writes
     results.json  every run and every group of runs that differ in the seed alone
@@ -331,17 +331,29 @@ def _provenance(run: dict[str, Any]) -> list[str]:
     return [str(run["seed"]), f"{run['outer_steps']:,}", weights, *speed, hardware, versions, run["date"], short]
 
 
+def _lost(file: Path, runs: list[dict[str, Any]]) -> list[str]:
+    """What the tables there report and these runs do not."""
+    if not file.exists():
+        return []
+    there = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    return sorted({run["label"] for run in there} - {run["label"] for run in runs})
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
     parser.add_argument("--readme", type=Path, help="a file to paste the summary into")
+    parser.add_argument("--replace", action="store_true", help="drop what stands in the tables and not in the folders")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders)
     if not runs:
         parser.error("no finished run there")
     groups = group(runs)
+    if not arguments.replace and (lost := _lost(arguments.out / "results.json", runs)):
+        told = f"{arguments.out}: its tables have {', '.join(lost)}, of which there is no run here"
+        parser.error(f"{told}; write elsewhere with --out FOLDER, or drop them with --replace")
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = json.dumps(plain({"format": 1, "runs": runs, "groups": groups}), indent=1, allow_nan=False)
     shown = summary(groups)

@@ -231,6 +231,18 @@ def test_minimise_never_rises_whatever_the_rate(inner):
             assert (grad(objective)(p)["a"] - gradient["a"]).abs().max() < 1e-12
 
 
+def test_the_inner_problem_is_never_in_half_precision():
+    family = Sine(10, 10).to("cpu", torch.float32)
+    learner = IMAML(family, partial(MLP, hidden=[16]), inner_lr=0.1, inner_steps=8)
+    one = task(family.sample("train", torch.arange(1)), 0)
+    exact = learner.adapt(one.support, one.key)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = learner.adapt(one.support, one.key)
+        assert learner.predict(found, one.query.x).dtype == torch.bfloat16
+    assert torch.equal(found, exact)
+    assert (exact - learner._centre()).norm() > 1e-3
+
+
 def test_minimise_is_plain_descent_where_the_rate_is_small():
     def objective(p):
         return torch.cosh(p["a"]).sum()

@@ -22,13 +22,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("loss", PLAIN)
 @pytest.mark.parametrize("shape", [(6,), (6, 1, 3), (6, 1), (6, 6)])
 def test_a_prediction_that_would_be_broadcast_is_refused(loss, shape):
-    with pytest.raises(ConfigError, match=r"^model: it gives \[.*\] for so many inputs, the loss needs \[6, 3\]"):
+    with pytest.raises(ConfigError, match=r"^model: the prediction has the shape \[.*\], the loss needs \[6, 3\]"):
         loss(normal(*shape), normal(6, 3))
 
 
 @pytest.mark.parametrize("loss", GAUSSIAN)
 def test_gaussian_predictions_have_two_numbers_for_each_target(loss):
-    with pytest.raises(ConfigError, match=r"gives \[6, 3\] for so many inputs, the loss needs \[6, 6\]"):
+    with pytest.raises(ConfigError, match=r"has the shape \[6, 3\], the loss needs \[6, 6\]"):
         loss(normal(6, 3), normal(6, 3))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from contract import largest_difference, new, parameters, pictures
 
+from metaexp.algos.features import full_precision
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
@@ -16,6 +17,7 @@ from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import Norm
 from metaexp.tasks.sine import Sine
+from metaexp.types import Episode, Examples
 
 F64 = torch.float64
 MAPPINGS = ("vmap", 1, 4, 7, 100, "loop")  # of 10 tasks: even and uneven chunks, and one larger than all
@@ -37,6 +39,24 @@ def made(name: str, mapping: str | int):
     learner = new(MAKE[name], family)
     learner.set_mapping(mapping, "cpu")
     return learner
+
+
+@pytest.mark.parametrize("mapping", ["vmap", 4, "loop"])
+def test_the_gradient_of_what_is_in_full_precision_is_too(mapping):
+    """Forwards nothing is in half precision here; the way back was, for autocast stood around it."""
+    draw = torch.Generator().manual_seed(0)
+    episodes = Episode(*(Examples(torch.randn(10, 6, 5, generator=draw), torch.randn(10, 6, 3)) for _ in range(2)),
+                       torch.arange(10), {})  # fmt: skip
+
+    def function(params, episode):
+        with full_precision(episode.support.x, params["w"]) as (x, w):
+            return torch.sin(x @ w).square().mean(), {}
+
+    params = {"w": torch.randn(5, 3, generator=draw)}
+    exact = mean_gradient(function, params, episodes, mapping)[0]["w"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mean_gradient(function, params, episodes, mapping)[0]["w"]
+    assert (found - exact).abs().max() < 1e-6 * exact.abs().max()
 
 
 @pytest.mark.parametrize("name", MAKE)

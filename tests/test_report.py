@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 from small_runs import train
@@ -90,6 +91,17 @@ def test_groups_means_and_both_intervals(runs: Path, tmp_path: Path, capsys: pyt
     assert number(abs(mean)) in line
     assert number(half, 2) in line
     assert ("< 0.0001" if p < 1e-4 else f"{p:.2g}") in line.split()
+
+
+def test_settings_of_the_curve_against_shots_are_none_of_the_method(runs: Path, tmp_path: Path) -> None:
+    folder = copied(runs, tmp_path / "runs", "_maml")
+    for seed, shots in enumerate(([], [1, 2], [1])):
+        file = only(folder, f"_maml{seed}_") / "config.yaml"
+        config = yaml.safe_load(file.read_text())
+        config["test"] |= {"curve_shots": shots, "curve_tasks": 3 + seed}
+        file.write_text(yaml.safe_dump(config))
+    lines = [line for line in table(folder) if not line["floor"]]
+    assert [(line["algo"], line["seeds"]) for line in lines] == [("maml", "3")]
 
 
 def test_what_one_interval_shows_may_not_be_shown_among_many(runs: Path) -> None:

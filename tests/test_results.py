@@ -79,6 +79,21 @@ def tables(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return {**texts, "data": json.loads(texts["results.json"]), "readme": readme.read_text()}
 
 
+def test_tables_do_not_drop_what_they_report(
+    results: ModuleType, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    command = ["results.py", str(tmp_path / "one"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        results.main()
+    assert ended.value.code == 2
+    assert "its tables have maml_sine, of which there is no run here" in capsys.readouterr().err
+    assert (tmp_path / "out/results.json").read_text() == tables["results.json"]
+    monkeypatch.setattr(sys, "argv", [*command, "--replace"])
+    results.main()
+    assert [run["experiment"] for run in json.loads((tmp_path / "out/results.json").read_text())["runs"]] == [None]
+
+
 def test_each_seed_stands_for_itself_and_their_mean_has_its_own_interval(tables: dict[str, Any]) -> None:
     runs = [run for run in tables["data"]["runs"] if run["experiment"] == "maml_sine"]
     assert [run["seed"] for run in runs] == [0, 1, 2]

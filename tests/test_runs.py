@@ -20,6 +20,7 @@ from metaexp.errors import BusyError, CheckpointError, ConfigError, SpaceError
 from metaexp.files import replace_file
 from metaexp.runs import RunFolder, find_resumable, read_status, state_of
 from metaexp.saved_config import config_sha256, differences, read_config
+from metaexp.sweep import job_name
 
 CONFIG = {"seed": 0, "steps": 10, "algo": {"inner_lr": 0.01, "steps": 5}, "out": "outputs"}
 CONFIG |= {"device": {"threads": 1, "precision": 32}, "test": {"tasks": 9}}
@@ -437,6 +438,20 @@ def test_differences_are_named() -> None:
         ("algo.name", "(not set)", "x"),
     ]
     assert differences(CONFIG, {"steps": 1, "algo": {"inner_lr": 9}}, partial=True) == [("algo.inner_lr", 0.01, 9)]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ("algo.inner_lr=1e+30,seed=1", "3_algo.inner_lr=1e+30,seed=1"),  # not 1e-30
+        ("algo.inner_lr=1e-30", "3_algo.inner_lr=1e-30"),
+        ("++algo.inner={a:1},seed=2", "3_algo.inner=-a-1-,seed=2"),
+        ("name=a+b", "3_name=a-b"),
+        ("", "3"),
+    ],
+)
+def test_a_job_is_named_by_its_values(values: str, name: str) -> None:
+    assert job_name(3, values) == name
 
 
 def test_find_resumable_takes_the_newest_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from metaexp.tasks.absent import check_data
 from metaexp.tasks.arrays import Arrays
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes, rotate
-from metaexp.tasks.dataset import DatasetTasks
+from metaexp.tasks.dataset import DatasetTasks, _input
 from metaexp.tasks.gp import GP
 from metaexp.tasks.linear import Linear
 from metaexp.tasks.sine import Sine
@@ -577,3 +577,22 @@ def test_bad_data_sets_are_named():
         DatasetTasks()
     with pytest.raises(ValueError, match=r'ways=5: split "val" has 2 classes'):
         DatasetTasks(Blobs(), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ((6, 8, 3), (3, 6, 8)),
+        ((6, 8, 1), (1, 6, 8)),
+        ((3, 6, 8), (3, 6, 8)),
+        ((1, 6, 4), (1, 6, 4)),
+        ((6, 8), (1, 6, 8)),
+    ],
+)
+def test_arrays_of_bytes_with_channels_last_are_pictures(shape, wanted):
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    found = _input(array)
+    assert found.shape == wanted
+    straight = array if array.ndim == 3 else array[None]
+    assert np.array_equal(found.numpy(), straight if straight.shape == wanted else straight.transpose(2, 0, 1))
+    assert _input(torch.from_numpy(array)).shape == (shape if len(shape) == 3 else wanted)  # a tensor's are first

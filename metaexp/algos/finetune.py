@@ -17,6 +17,14 @@ def epochs_to_steps(epochs: int, batch: int | None, n: int) -> int:
     return epochs * (1 if batch is None else math.ceil(n / max(1, min(batch, n))))
 
 
+def steps_on(learner: Any, examples: int) -> int:
+    """Steps that the learner's `test_epochs` take over so many support examples; of a family whose support sets vary
+    those of the test's size for all, since the tasks of a test share one number of steps."""
+    if learner.family.varying("test"):
+        return int(learner.test_steps)
+    return epochs_to_steps(learner.test_epochs, learner.test_batch, examples)
+
+
 def fine_tune(
     loss: Callable[[Tree, Examples], Tensor],
     params: Tree,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
-from metaexp.algos.finetune import check_fine_tuning, choose_rate, epochs_to_steps, fine_tune
+from metaexp.algos.finetune import check_fine_tuning, choose_rate, epochs_to_steps, fine_tune, steps_on
 from metaexp.inner import Adam, InnerOptimiser, Tree
 from metaexp.types import Examples
 
@@ -57,9 +57,8 @@ class Scratch(MetaLearner):
         return self.path(support, key, self.steps_at_test(len(support.x)))[-1]
 
     def steps_at_test(self, examples: int) -> int:
-        """So many steps as the epochs take; of a family whose support sets vary, those of the test's size for all."""
-        varies = self.family.varying("test")
-        return self.test_steps if varies else epochs_to_steps(self.test_epochs, self.test_batch, examples)
+        """See `finetune.steps_on`."""
+        return steps_on(self, examples)
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
         """The parameters after 0, 1, ..., steps steps."""

@@ -24,6 +24,7 @@ HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
 )
+_BESIDE = ("test.curve_shots", "test.curve_tasks")  # measured beside the scores, which do not depend on it
 
 
 class Run(NamedTuple):
@@ -195,7 +196,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     for key, value in _leaves({k: v for k, v in config.items() if k != "choices"}):
         top = key.split(".")[0]
         names = key.split(".")[1:]
-        if top in _TECHNICAL or key in HERE or any(name.startswith("_") for name in names):
+        if top in _TECHNICAL or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue
