@@ -241,6 +241,12 @@ def test_the_inner_problem_is_never_in_half_precision():
         assert learner.predict(found, one.query.x).dtype == torch.bfloat16
     assert torch.equal(found, exact)
     assert (exact - learner._centre()).norm() > 1e-3
+    batch = family.sample("train", torch.arange(8))
+    exact = learner.meta_gradient(parameters(learner), batch)[0]
+    with torch.autocast("cpu", torch.bfloat16):  # the query loss alone is in half precision
+        found = learner.meta_gradient(parameters(learner), batch)[0]
+    scale = max(float(g.norm()) for g in exact.values())
+    assert max(float((found[name] - g).norm()) for name, g in exact.items()) < 0.03 * scale
 
 
 def test_minimise_is_plain_descent_where_the_rate_is_small():

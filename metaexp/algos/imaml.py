@@ -83,9 +83,11 @@ class IMAML(MetaLearner):
         return {name: piece.view(p.shape) for (name, p), piece in zip(start.items(), pieces, strict=True)}
 
     def _loss(self, vector: Tensor, examples: Examples) -> Tensor:
-        # Never in half precision: its rounding looks like a rise of the objective, and ruins the products H v.
-        with torch.autocast(vector.device.type, enabled=False):
-            return self.loss(self.predict(vector, examples.x), examples.y)
+        return self.loss(self.predict(vector, examples.x), examples.y)
+
+    def _exact(self) -> torch.autocast:
+        """Around the inner problem: rounding to half precision looks like a rise of its objective, and ruins H v."""
+        return torch.autocast(next(self.model.parameters()).device.type, enabled=False)
 
     def _centre(self) -> Tensor:
         return torch.cat([p.detach().flatten() for p in self._start().values()])
@@ -103,11 +105,13 @@ class IMAML(MetaLearner):
 
     def adapt(self, support: Examples, key: Tensor) -> Tensor:
         """phi after `inner_steps` steps on the proximal objective: a vector, constant in theta."""
-        return _last(self._minimise(support, self.inner_lr, self.inner_steps))[0]
+        with self._exact():
+            return _last(self._minimise(support, self.inner_lr, self.inner_steps))[0]
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tensor]:
         """phi after 0, 1, ..., steps steps at the test rate."""
-        return [phi for phi, _ in self._minimise(support, self.test_lr, steps)]
+        with self._exact():
+            return [phi for phi, _ in self._minimise(support, self.test_lr, steps)]
 
     def predict(self, adapted: Tensor, x: Tensor) -> Tensor:
         """The network with the adapted parameters in place of its own."""
@@ -128,18 +132,20 @@ class IMAML(MetaLearner):
             def slope(vector: Tensor) -> Tensor:
                 return grad(self._loss)(vector, episode.support)
 
-            hessian = vjp(slope, adapted)[1]  # v -> H v; its graph is made once
+            with self._exact():
+                hessian = vjp(slope, adapted)[1]  # v -> H v; its graph is made once
 
-            def system(v: Tensor) -> Tensor:
-                return (1 + self.damping) * v + hessian(v)[0] / self.strength
+                def system(v: Tensor) -> Tensor:
+                    return (1 + self.damping) * v + hessian(v)[0] / self.strength
 
-            gradient = conjugate_gradient(system, gradient, self.cg_steps, least=self.least_curvature)
+                gradient = conjugate_gradient(system, gradient, self.cg_steps, least=self.least_curvature)
         return with_gradient(value, self._start(), self._tree(gradient)), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """Where the inner loop ends: `inner_gradient_norm` of the proximal objective, which would be 0 at its minimum,
         and `distance` |phi - theta|."""
-        phi, gradient = _last(self._minimise(episode.support, self.test_lr, self.test_steps))
+        with self._exact():
+            phi, gradient = _last(self._minimise(episode.support, self.test_lr, self.test_steps))
         return {"inner_gradient_norm": gradient.norm(), "distance": (phi - self._centre()).norm()}
 
 
