@@ -27,7 +27,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
 from metaexp.errors import CheckpointError
-from metaexp.files import remove_temporaries, replace_file, space_error
+from metaexp.system.files import remove_temporaries, replace_file, space_error
 
 FORMAT = 1
 _STEP = re.compile(r"step=(\d+)\.ckpt")

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from metaexp.commandline import complain, exit_code
 from metaexp.errors import ConfigError, DataError
-from metaexp.files import replace_file
+from metaexp.system.files import replace_file
 
 
 def main() -> None:

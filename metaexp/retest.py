@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaexp.allocator import keep_freed_memory
 from metaexp.boards.progress import Progress, print_result, quiet
 from metaexp.boards.tensorboard import Board
 from metaexp.errors import BusyError, ConfigError
-from metaexp.machine import peak_mb
 from metaexp.reporting.reading import rows
 from metaexp.restore import Restored, restore, take
 from metaexp.runs import RunFolder
 from metaexp.session import make_trainer
-from metaexp.signals import StopFlag
+from metaexp.system.allocator import keep_freed_memory
+from metaexp.system.machine import peak_mb
+from metaexp.system.signals import StopFlag
 from metaexp.targets import instantiate
 from metaexp.tasks.absent import check_data
 from metaexp.testing import test

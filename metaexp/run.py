@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from metaexp import files
-from metaexp.allocator import keep_freed_memory
 from metaexp.errors import (
     CheckpointError,
     ConfigError,
@@ -23,11 +21,13 @@ from metaexp.errors import (
     SpaceError,
     TimeLimitError,
 )
-from metaexp.machine import forget_peak
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder, find_resumable, state_of
 from metaexp.saved_config import differences, read_config
-from metaexp.signals import StopFlag
+from metaexp.system import files
+from metaexp.system.allocator import keep_freed_memory
+from metaexp.system.machine import forget_peak
+from metaexp.system.signals import StopFlag
 from metaexp.targets import trusted_modules
 
 __all__ = ["Parts", "run"]

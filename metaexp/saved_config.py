@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from metaexp.errors import CheckpointError
-from metaexp.files import plain
+from metaexp.system.files import plain
 
 # What may differ between a run and its continuation: how long, where, on what; never what is learned.
 CHANGEABLE = frozenset(

@@ -15,7 +15,7 @@ from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, load
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
-from metaexp.signals import StopFlag
+from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import check_data
 from metaexp.testing import metric_names, test
 from metaexp.training import Control

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from metaexp.errors import ConfigError, DataError
-from metaexp.files import is_full
+from metaexp.system.files import is_full
 
 PLACES = ("algos", "models", "tasks", "inner", "outer")  # of metaexp: packages and modules whose classes may be named
 METADATA = {"_target_", "_partial_", "_convert_", "_recursive_", "gives", "needs"}

@@ -19,11 +19,11 @@ from metaexp.calibration import calibration
 from metaexp.checkpoint import Checkpoints, versions
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
-from metaexp.machine import machine
 from metaexp.parts import Parts
 from metaexp.runs import RunFolder
 from metaexp.saved_config import config_sha256
 from metaexp.shots import ShotsCurve, shots_curve
+from metaexp.system.machine import machine
 from metaexp.training import Control
 from metaexp.types import Examples
 

@@ -18,10 +18,10 @@ from metaexp.checkpoint import Checkpoints
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
-from metaexp.machine import peak_mb
 from metaexp.outer import OuterLoop, Span, Spans
 from metaexp.runs import RunFolder
-from metaexp.signals import StopFlag
+from metaexp.system.machine import peak_mb
+from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import keep
 
 FORMAT = 1  # of what `state` returns

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.config import load
-from metaexp.files import plain
 from metaexp.losses import larger
-from metaexp.machine import processor
 from metaexp.saved_config import NOT_SET, differences, read_config
+from metaexp.system.files import plain
+from metaexp.system.machine import processor
 from metaexp.targets import show
 
 START, END = "<!-- results -->", "<!-- end of results -->"

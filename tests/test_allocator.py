@@ -10,7 +10,7 @@ import pytest
 # 64 MB taken, written and freed ten times, by the C library itself -> whether it was told to keep them, page faults.
 ROUNDS = """
 import ctypes, resource
-from metaexp.allocator import keep_freed_memory
+from metaexp.system.allocator import keep_freed_memory
 kept = keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -40,7 +40,7 @@ def test_large_blocks_come_back_without_new_pages():
 
 
 PEAKS = """
-from metaexp.machine import forget_peak, peak_mb
+from metaexp.system.machine import forget_peak, peak_mb
 own = peak_mb()
 block = b"1" * (300 << 20)
 large = peak_mb()

@@ -28,7 +28,7 @@ import torch
 from metaexp import checkpoint as module
 from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, DamagedCheckpoint, load, sidecar_of, verify, versions
 from metaexp.errors import CheckpointError, Interrupted, SpaceError
-from metaexp.signals import StopFlag
+from metaexp.system.signals import StopFlag
 
 io_plugin = AtomicCheckpointIO()
 

@@ -16,9 +16,9 @@ from small_runs import own_package
 from metaexp.checkpoint import load
 from metaexp.config import load as load_config
 from metaexp.evaluation import summary
-from metaexp.machine import cores, processor
 from metaexp.run import _continued
 from metaexp.saved_config import config_sha256, dump_yaml, read_config
+from metaexp.system.machine import cores, processor
 
 TINY = (
     "task=sine algo=maml device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=7 algo.test_steps=3".split()

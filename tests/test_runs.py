@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from metaexp.errors import BusyError, CheckpointError, ConfigError, SpaceError
-from metaexp.files import replace_file
 from metaexp.runs import RunFolder, find_resumable, read_status, state_of
 from metaexp.saved_config import config_sha256, differences, read_config
 from metaexp.sweep import job_name
+from metaexp.system.files import replace_file
 
 CONFIG = {"seed": 0, "steps": 10, "algo": {"inner_lr": 0.01, "steps": 5}, "out": "outputs"}
 CONFIG |= {"device": {"threads": 1, "precision": 32}, "test": {"tasks": 9}}

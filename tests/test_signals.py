@@ -9,12 +9,12 @@ import time
 import pytest
 
 from metaexp.errors import Interrupted, Terminated
-from metaexp.signals import StopFlag
+from metaexp.system.signals import StopFlag
 
 # Steps of 50 ms; the exit code says what was requested, stdout how many steps were finished.
 CHILD = """
 import signal, sys, time
-from metaexp.signals import StopFlag
+from metaexp.system.signals import StopFlag
 seconds = float(sys.argv[1])
 print("ready", flush=True)
 try:

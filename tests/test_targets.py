@@ -107,7 +107,7 @@ def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) 
      "metaexp", "metaexp.nothing.Here", "metaexp..x.Y", "torch.optim.adam.torch.load", "torch.load", None, 3,
      "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X",
      "metaexp.targets.locate", "metaexp.targets.Maker", "metaexp.targets.instantiate", "metaexp.parts._located",
-     "metaexp.parts.Parts", "metaexp.files.write", "metaexp.train.main"],
+     "metaexp.parts.Parts", "metaexp.system.files.write", "metaexp.train.main"],
 )  # fmt: skip
 def test_hostile_targets(target: Any) -> None:
     with pytest.raises(ConfigError):

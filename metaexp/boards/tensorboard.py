@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from metaexp.files import replace_file, space_error
+from metaexp.system.files import replace_file, space_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metaexp.machine import cores, processor
+from metaexp.system.machine import cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = 0.7  # load average from which other work falsifies the times

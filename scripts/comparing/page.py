@@ -10,13 +10,13 @@ import numpy as np
 
 from comparing.plan import Comparison
 from metaexp.losses import larger
-from metaexp.machine import cores, processor
 from metaexp.reporting.grouping import compare
 from metaexp.reporting.pictures import draw
 from metaexp.reporting.reading import Run, find
 from metaexp.reporting.statistics import difference, holm, over_seeds, over_tasks
 from metaexp.reporting.tables import blocks, number
 from metaexp.reporting.text import text
+from metaexp.system.machine import cores, processor
 
 TITLES = {"tasks": "Equal numbers of training tasks", "time": "Equal training time"}
 
