@@ -28,7 +28,7 @@ from metaexp.targets import nearest
 
 GROUPS = ("algo", "task", "model", "device", "optimizer", "experiment")
 VERSION_BASE = "1.3"
-# Run folders are claimed by this program (see metaexp.runs); Hydra would make its own, shared by runs of one second.
+# Run folders are claimed by this program (see metaexp.storage.run_folder); Hydra would make its own, shared by runs of one second.
 _FOLDERS = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
 
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from metaexp.checkpoint import Checkpoints
 from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.parts import Parts
-from metaexp.runs import state_of
-from metaexp.saved_config import read_config
+from metaexp.storage.checkpoint_file import Checkpoints
+from metaexp.storage.run_folder import state_of
+from metaexp.storage.saved_config import read_config
 from metaexp.targets import check_target, module_of, targets, trusted_modules
 from metaexp.tasks.absent import absent
 

@@ -18,8 +18,8 @@ from metaexp.boards.tensorboard import Board
 from metaexp.errors import BusyError, ConfigError
 from metaexp.reporting.reading import rows
 from metaexp.restore import Restored, restore, take
-from metaexp.runs import RunFolder
 from metaexp.session import make_trainer
+from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag

@@ -22,8 +22,8 @@ from metaexp.errors import (
     TimeLimitError,
 )
 from metaexp.parts import Parts
-from metaexp.runs import RunFolder, find_resumable, state_of
-from metaexp.saved_config import differences, read_config
+from metaexp.storage.run_folder import RunFolder, find_resumable, state_of
+from metaexp.storage.saved_config import differences, read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import forget_peak

@@ -11,10 +11,10 @@ import lightning as L
 
 from metaexp.boards.progress import Progress, print_result
 from metaexp.boards.tensorboard import Board
-from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, load
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.parts import Parts
-from metaexp.runs import RunFolder
+from metaexp.storage.checkpoint_file import AtomicCheckpointIO, Checkpoints, load
+from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import check_data
 from metaexp.testing import metric_names, test

@@ -24,7 +24,7 @@ from metaexp.commandline import complain
 from metaexp.compose import VERSION_BASE, config_dir, parse
 from metaexp.config import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
-from metaexp.runs import RunFolder, read_status, state_of
+from metaexp.storage.run_folder import RunFolder, read_status, state_of
 
 SIGNALLED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 

@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_leaves
 from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.boards.tensorboard import Board
 from metaexp.calibration import calibration
-from metaexp.checkpoint import Checkpoints, versions
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
 from metaexp.parts import Parts
-from metaexp.runs import RunFolder
-from metaexp.saved_config import config_sha256
 from metaexp.shots import ShotsCurve, shots_curve
+from metaexp.storage.checkpoint_file import Checkpoints, versions
+from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_config import config_sha256
 from metaexp.system.machine import machine
 from metaexp.training import Control
 from metaexp.types import Examples

@@ -59,7 +59,7 @@ def _hydra(argv: Sequence[str]) -> int | None:
 def _join(folder: Path) -> None:
     # A further process of a distributed run, started by the first with the same command line: same settings.
     from metaexp.run import run
-    from metaexp.saved_config import read_config
+    from metaexp.storage.saved_config import read_config
 
     run(read_config(folder), folder)
 

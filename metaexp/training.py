@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_map
 from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.boards.progress import Progress
 from metaexp.boards.tensorboard import Board, validation_scalars
-from metaexp.checkpoint import Checkpoints
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
 from metaexp.outer import OuterLoop, Span, Spans
-from metaexp.runs import RunFolder
+from metaexp.storage.checkpoint_file import Checkpoints
+from metaexp.storage.run_folder import RunFolder
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import keep

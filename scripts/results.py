@@ -23,7 +23,7 @@ import numpy as np
 
 from metaexp.config import load
 from metaexp.losses import larger
-from metaexp.saved_config import NOT_SET, differences, read_config
+from metaexp.storage.saved_config import NOT_SET, differences, read_config
 from metaexp.system.files import plain
 from metaexp.system.machine import processor
 from metaexp.targets import show

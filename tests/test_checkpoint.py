@@ -25,9 +25,17 @@ import lightning as L
 import pytest
 import torch
 
-from metaexp import checkpoint as module
-from metaexp.checkpoint import AtomicCheckpointIO, Checkpoints, DamagedCheckpoint, load, sidecar_of, verify, versions
 from metaexp.errors import CheckpointError, Interrupted, SpaceError
+from metaexp.storage import checkpoint_file as module
+from metaexp.storage.checkpoint_file import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    DamagedCheckpoint,
+    load,
+    sidecar_of,
+    verify,
+    versions,
+)
 from metaexp.system.signals import StopFlag
 
 io_plugin = AtomicCheckpointIO()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Command
 
-from metaexp.runs import state_of
+from metaexp.storage.run_folder import state_of
 
 ARGV = "task=sine algo=maml algo.test_steps=2 model.hidden=[8,8] meta_batch=4 accumulate=2 val.tasks=5".split()
 ARGV += "test.tasks=5 device.precision=64-true log.every=7 val.every=11 checkpoint.every=13 optimizer.lr=0.01".split()

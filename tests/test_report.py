@@ -25,7 +25,7 @@ from metaexp.reporting.pictures import spread
 from metaexp.reporting.reading import find, rows
 from metaexp.reporting.statistics import crossed
 from metaexp.reporting.tables import _pairs, blocks, number
-from metaexp.runs import RunFolder
+from metaexp.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

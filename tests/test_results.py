@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from metaexp.config import load
 from metaexp.evaluation import summary
-from metaexp.saved_config import dump_yaml
+from metaexp.storage.saved_config import dump_yaml
 
 
 @pytest.fixture(scope="module")

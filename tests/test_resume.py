@@ -35,7 +35,7 @@ STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.outer:OuterLoop.advance",
     "metaexp.training:evaluate",
     "os:replace",
-    "metaexp.runs:RunFolder.log",
+    "metaexp.storage.run_folder:RunFolder.log",
 )
 TEST = "metaexp.testing:evaluate"
 OF_THE_MACHINE = ("rates", "seconds", "peak_mb")

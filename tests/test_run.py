@@ -13,11 +13,11 @@ from conftest import Command
 from forks import Ended, Fault, Forks
 from small_runs import own_package
 
-from metaexp.checkpoint import load
 from metaexp.config import load as load_config
 from metaexp.evaluation import summary
 from metaexp.run import _continued
-from metaexp.saved_config import config_sha256, dump_yaml, read_config
+from metaexp.storage.checkpoint_file import load
+from metaexp.storage.saved_config import config_sha256, dump_yaml, read_config
 from metaexp.system.machine import cores, processor
 
 TINY = (

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from metaexp.errors import BusyError, CheckpointError, ConfigError, SpaceError
-from metaexp.runs import RunFolder, find_resumable, read_status, state_of
-from metaexp.saved_config import config_sha256, differences, read_config
+from metaexp.storage.run_folder import RunFolder, find_resumable, read_status, state_of
+from metaexp.storage.saved_config import config_sha256, differences, read_config
 from metaexp.sweep import job_name
 from metaexp.system.files import replace_file
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.errors import ConfigError, MetaexpError
-from metaexp.runs import read_status, state_of
-from metaexp.saved_config import read_config
+from metaexp.storage.run_folder import read_status, state_of
+from metaexp.storage.saved_config import read_config
 
 FORMAT = 1  # the newest result.json that is understood
 MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size

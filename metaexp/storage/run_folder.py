@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from metaexp.errors import BusyError, CheckpointError, ConfigError
-from metaexp.saved_config import dump_yaml, read_config, same_run
+from metaexp.storage.saved_config import dump_yaml, read_config, same_run
 from metaexp.system.files import plain, remove_temporaries, replace_file, space_error
 
 FORMAT = 1
