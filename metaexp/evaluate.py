@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # torch and lightning are imported only when what was typed has passed.
-from metaexp.commandline import exit_code
-from metaexp.compose import parse
+from metaexp.config.command_line import exit_code
+from metaexp.config.compose import parse
+from metaexp.config.instantiate import nearest, show
+from metaexp.config.schema import convert
 from metaexp.errors import ConfigError
-from metaexp.schema import convert
-from metaexp.targets import nearest, show
 
 SIZES = ("shots", "queries", "ways", "rotation")
 HELP = """usage: python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from metaexp.compiled import decide_compile
+from metaexp.config.instantiate import instantiate
 from metaexp.errors import ConfigError
 from metaexp.outer import OuterLoop, make_optimizer
-from metaexp.targets import instantiate
 from metaexp.tasks.base import TaskFamily
 
 THREADS = torch.get_num_threads()  # of the process as it began: another run of a sweep may have changed them since

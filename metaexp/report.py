@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from metaexp.commandline import complain, exit_code
+from metaexp.config.command_line import complain, exit_code
 from metaexp.errors import ConfigError, DataError
 from metaexp.system.files import replace_file
 

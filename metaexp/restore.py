@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from metaexp.config.instantiate import check_target, module_of, targets, trusted_modules
 from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.parts import Parts
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import state_of
 from metaexp.storage.saved_config import read_config
-from metaexp.targets import check_target, module_of, targets, trusted_modules
 from metaexp.tasks.absent import absent
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ import torch
 
 from metaexp.boards.progress import Progress, print_result, quiet
 from metaexp.boards.tensorboard import Board
+from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, ConfigError
 from metaexp.reporting.reading import rows
 from metaexp.restore import Restored, restore, take
@@ -23,7 +24,6 @@ from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
-from metaexp.targets import instantiate
 from metaexp.tasks.absent import check_data
 from metaexp.testing import test
 from metaexp.training import Control

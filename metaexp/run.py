@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from metaexp.config.instantiate import trusted_modules
 from metaexp.errors import (
     CheckpointError,
     ConfigError,
@@ -28,7 +29,6 @@ from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import forget_peak
 from metaexp.system.signals import StopFlag
-from metaexp.targets import trusted_modules
 
 __all__ = ["Parts", "run"]
 
@@ -37,7 +37,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """Train, test and write one run; returns the content of result.json.
 
     Args:
-        config: the resolved configuration (`metaexp.config.load`), with `choices` and, in a sweep, `sweep`.
+        config: the resolved configuration (`metaexp.config.settings.load`), with `choices` and, in a sweep, `sweep`.
         folder: for the processes of a distributed run after the first: the claimed folder.
 
     Raises:

@@ -20,9 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 
-from metaexp.commandline import complain
-from metaexp.compose import VERSION_BASE, config_dir, parse
-from metaexp.config import Settings
+from metaexp.config.command_line import complain
+from metaexp.config.compose import VERSION_BASE, config_dir, parse
+from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
 from metaexp.storage.run_folder import RunFolder, read_status, state_of
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # torch and lightning are imported only when a configuration has passed: a typing error is answered at once.
-from metaexp.commandline import exit_code, help_text, parse_arguments
-from metaexp.config import Settings
+from metaexp.config.command_line import exit_code, help_text, parse_arguments
+from metaexp.config.settings import Settings
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def plain(parts: Any) -> Callable[[int], None]:
 
 def measure(method: str, overrides: list[str]) -> dict[str, float]:
     """MB by which the resident memory of this process grows in the second outer step."""
-    from metaexp.config import load
+    from metaexp.config.settings import load
     from metaexp.parts import Parts
 
     parts = Parts(load(overrides))

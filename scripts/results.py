@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.config import load
+from metaexp.config.instantiate import show
+from metaexp.config.settings import load
 from metaexp.losses import larger
 from metaexp.storage.saved_config import NOT_SET, differences, read_config
 from metaexp.system.files import plain
 from metaexp.system.machine import processor
-from metaexp.targets import show
 
 START, END = "<!-- results -->", "<!-- end of results -->"
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.

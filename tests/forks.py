@@ -139,7 +139,7 @@ def _no_pictures() -> None:
 
 
 def _child(request: dict[str, Any]) -> int:
-    from metaexp.commandline import exit_code
+    from metaexp.config.command_line import exit_code
     from metaexp.train import train
 
     os.setsid()

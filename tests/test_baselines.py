@@ -13,7 +13,7 @@ from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
 from metaexp.algos.protonet import ProtoNet
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate
 from metaexp.floors import floors

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from metaexp.config import load
+from metaexp.config.settings import load
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from benching import checks, ours, peers, processes, tables, works

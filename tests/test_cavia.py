@@ -10,14 +10,14 @@ from contract import finite_differences, largest_difference, new, parameters, pi
 from torch import Tensor
 
 from metaexp.algos.cavia import CAVIA
-from metaexp.compose import config_dir
-from metaexp.config import Settings
+from metaexp.config.compose import config_dir
+from metaexp.config.instantiate import instantiate
+from metaexp.config.settings import Settings
 from metaexp.evaluation import evaluate
 from metaexp.inner import Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.targets import instantiate
 from metaexp.tasks.sine import Sine
 
 F64 = torch.float64

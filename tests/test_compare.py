@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT
 
 from metaexp.boards.tensorboard import Board
-from metaexp.config import Settings, load
+from metaexp.config.settings import Settings, load
 from metaexp.errors import MetaexpError
 from metaexp.evaluate import evaluate
 from metaexp.losses import larger

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from metaexp.config import Settings, config_dir, instantiate, load
+from metaexp.config.instantiate import Maker
+from metaexp.config.schema import allowed, comments
+from metaexp.config.settings import Settings, config_dir, instantiate, load
 from metaexp.errors import ConfigError
 from metaexp.parts import Parts
-from metaexp.schema import allowed, comments
-from metaexp.targets import Maker
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ BAD = [
     ("hydra.searchpath=[file:///no/such/folder]", "/no/such/folder does not exist"),
     ("optimizer._target_=os.system", "optimizer._target_=os.system: must be a class of metaexp.* or torch.optim.*"),
     ("algo._target_=logging.os.system", "algo._target_=logging.os.system: must be a class of"),
-    ("algo._target_=metaexp.config.os.system", "must be a class of"),
+    ("algo._target_=metaexp.config.settings.os.system", "must be a class of"),
     ("algo._target_=torch.optim.adam.torch.load", "must be a class of"),
     ("algo._target_=torch.hub.load", "must be a class of"),
     ("algo._target_=3", "must be a class of"),

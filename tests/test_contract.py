@@ -43,8 +43,8 @@ from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.r2d2 import R2D2
 from metaexp.algos.reptile import Reptile
 from metaexp.algos.scratch import Scratch
-from metaexp.compose import config_dir
-from metaexp.config import Settings
+from metaexp.config.compose import config_dir
+from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate
 from metaexp.inner import SGD, Adam

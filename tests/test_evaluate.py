@@ -17,8 +17,8 @@ from conftest import ROOT, Command
 from small_runs import TINY, contents, own_package, train
 
 from metaexp.boards.tensorboard import Board
-from metaexp.commandline import exit_code
-from metaexp.config import load
+from metaexp.config.command_line import exit_code
+from metaexp.config.settings import load
 from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitError
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation import evaluate as scores_of
@@ -208,7 +208,9 @@ def test_weights_of_another_network_are_refused(maml: Path, tmp_path: Path) -> N
         evaluate([f"run={copy}"])
 
 
-@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "evil.parts.Algo", "metaexp.config.os.system"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "evil.parts.Algo", "metaexp.config.settings.os.system"]
+)
 def test_a_strangers_run_runs_no_code(maml: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil/parts.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -226,8 +228,13 @@ def test_a_strangers_run_runs_no_code(maml: Path, tmp_path: Path, target: str, m
 
 def test_no_chain_of_the_programs_own_functions_runs_code(maml: Path, tmp_path: Path) -> None:
     """Each link is metaexp's: one that imports what it is told to, one that packs a call, one that makes it."""
-    call = {"_target_": "metaexp.targets.locate", "path": "p", "target": "subprocess.call", "trusted": ["subprocess"]}
-    pack = {"_target_": "metaexp.targets.Maker", "target": call, "group": "g", "settings": {}}
+    call = {
+        "_target_": "metaexp.config.instantiate.locate",
+        "path": "p",
+        "target": "subprocess.call",
+        "trusted": ["subprocess"],
+    }
+    pack = {"_target_": "metaexp.config.instantiate.Maker", "target": call, "group": "g", "settings": {}}
     copy = shutil.copytree(maml, tmp_path / "copy")
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["task"] |= {

@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metaexp.algos.maml import MAML
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.losses import mse
 from metaexp.models.linear import Linear as LinearMap
 from metaexp.tasks.clusters import Clusters

@@ -15,13 +15,13 @@ from torch.func import hessian, jacrev, vmap
 from metaexp.algos.hypernet import HyperNet
 from metaexp.algos.incontext import InContext
 from metaexp.algos.protonet import ProtoNet
-from metaexp.compose import config_dir
-from metaexp.config import Settings
+from metaexp.config.compose import config_dir
+from metaexp.config.instantiate import instantiate
+from metaexp.config.settings import Settings
 from metaexp.evaluation import evaluate
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.outer import OuterLoop
-from metaexp.targets import instantiate
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.types import Episode, Examples
 

@@ -13,7 +13,7 @@ from metaexp import losses
 from metaexp.algos.cnp import CNP
 from metaexp.algos.r2d2 import R2D2
 from metaexp.compiled import decide_compile
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate
 from metaexp.floors import floors

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from metaexp.algos.imaml import IMAML
-from metaexp.compose import config_dir
-from metaexp.config import Settings
+from metaexp.config.compose import config_dir
+from metaexp.config.instantiate import instantiate
+from metaexp.config.settings import Settings
 from metaexp.evaluation import evaluate
 from metaexp.inner import SGD, Adam, conjugate_gradient, descend, minimise
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.targets import instantiate
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
 

@@ -18,8 +18,9 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.r2d2 import R2D2, ridge
-from metaexp.compose import config_dir
-from metaexp.config import Settings
+from metaexp.config.compose import config_dir
+from metaexp.config.instantiate import instantiate
+from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate
 from metaexp.losses import accuracy
@@ -27,7 +28,6 @@ from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.outer import OuterLoop
-from metaexp.targets import instantiate
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.types import Examples
 

@@ -21,7 +21,7 @@ from contract import check_family, check_learner, check_model
 from PIL import Image
 
 from metaexp import errors
-from metaexp.config import Settings, load
+from metaexp.config.settings import Settings, load
 from metaexp.evaluation import evaluate
 from metaexp.models.mlp import MLP
 from metaexp.parts import Parts

@@ -15,7 +15,7 @@ from PIL import Image
 from small_runs import train
 
 from metaexp.boards.tensorboard import Board
-from metaexp.commandline import exit_code
+from metaexp.config.command_line import exit_code
 from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
 from metaexp.report import report

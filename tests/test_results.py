@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.evaluation import summary
 from metaexp.storage.saved_config import dump_yaml
 

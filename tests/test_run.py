@@ -13,7 +13,7 @@ from conftest import Command
 from forks import Ended, Fault, Forks
 from small_runs import own_package
 
-from metaexp.config import load as load_config
+from metaexp.config.settings import load as load_config
 from metaexp.evaluation import summary
 from metaexp.run import _continued
 from metaexp.storage.checkpoint_file import load

@@ -15,7 +15,7 @@ from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import Mother
 from metaexp.algos.scratch import Scratch
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.errors import ConfigError, Interrupted
 from metaexp.evaluation import evaluate, summary
 from metaexp.floors import floors

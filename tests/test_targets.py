@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from metaexp.config import instantiate
+from metaexp.config.instantiate import check_target, nearest
+from metaexp.config.settings import instantiate
 from metaexp.errors import ConfigError, DataError
-from metaexp.targets import check_target, nearest
 
 MODULE = """
 import os
@@ -103,10 +103,10 @@ def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "posix.system", "metaexp.config.os.system", "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
+    ["os.system", "posix.system", "metaexp.config.settings.os.system", "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
      "metaexp", "metaexp.nothing.Here", "metaexp..x.Y", "torch.optim.adam.torch.load", "torch.load", None, 3,
      "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X",
-     "metaexp.targets.locate", "metaexp.targets.Maker", "metaexp.targets.instantiate", "metaexp.parts._located",
+     "metaexp.config.instantiate.locate", "metaexp.config.instantiate.Maker", "metaexp.config.instantiate.instantiate", "metaexp.parts._located",
      "metaexp.parts.Parts", "metaexp.system.files.write", "metaexp.train.main"],
 )  # fmt: skip
 def test_hostile_targets(target: Any) -> None:
@@ -129,9 +129,9 @@ def test_only_classes_that_live_there(target: str) -> None:
 
 
 def test_trust_never_reaches_the_programs_own_machinery() -> None:
-    for target in ("metaexp.targets.locate", "metaexp.parts._located"):
+    for target in ("metaexp.config.instantiate.locate", "metaexp.parts._located"):
         with pytest.raises(ConfigError):
-            instantiate({"_target_": target}, group="task", trusted=["metaexp.targets", "metaexp.parts"])
+            instantiate({"_target_": target}, group="task", trusted=["metaexp.config.instantiate", "metaexp.parts"])
 
 
 def test_good_targets() -> None:

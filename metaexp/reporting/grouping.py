@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaexp.config.instantiate import nearest, show
 from metaexp.errors import ConfigError
 from metaexp.reporting.reading import HERE, UNKNOWN, Run
-from metaexp.targets import nearest, show
 
 CHOICES = ("algo", "task", "model", "optimizer", "experiment")
 _OWN = ("normalise", "test_steps", "query_sha256")  # of a protocol: columns, not the test itself

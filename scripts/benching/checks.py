@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from benching.processes import run
 from benching.works import WORKS, Settings, overrides
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.inner import minibatches
 from metaexp.outer import Span
 from metaexp.parts import Parts

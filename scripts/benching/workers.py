@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from benching.works import overrides
 from metaexp.ahead import Ahead
-from metaexp.config import load
+from metaexp.config.settings import load
 from metaexp.outer import Span
 from metaexp.parts import Parts
 

@@ -4,7 +4,7 @@
 modules of metaexp that hold what a configuration describes (PLACES), torch.optim.*, and modules that the user's own
 group files name. Of the first two it must be a class: a function, or this module's own machinery, could be led to call
 something else. The resolved object's module is checked again, because a dotted path may lead through one module into
-another (`metaexp.config.os.system`).
+another (`metaexp.config.settings.os.system`).
 """
 
 import importlib

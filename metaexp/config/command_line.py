@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from hydra._internal.utils import get_args_parser
 
-from metaexp.compose import GROUPS, Composer, parse
+from metaexp.config.compose import GROUPS, Composer, parse
+from metaexp.config.instantiate import nearest
 from metaexp.errors import ConfigError, Interrupted, MetaexpError
-from metaexp.targets import nearest
 
 _FLAGS = """
 Flags:

@@ -7,10 +7,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metaexp.compose import GROUPS, Composer, File, config_dir, parse
+from metaexp.config.compose import GROUPS, Composer, File, config_dir, parse
+from metaexp.config.instantiate import Maker, check_target, instantiate, module_of, targets
+from metaexp.config.schema import Schema, comments
 from metaexp.errors import ConfigError
-from metaexp.schema import Schema, comments
-from metaexp.targets import Maker, check_target, instantiate, module_of, targets
 
 __all__ = ["GROUPS", "Maker", "Settings", "config_dir", "instantiate", "load"]
 

@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from metaexp.config.instantiate import nearest
 from metaexp.errors import ConfigError, MetaexpError
-from metaexp.targets import nearest
 
 GROUPS = ("algo", "task", "model", "device", "optimizer", "experiment")
 VERSION_BASE = "1.3"

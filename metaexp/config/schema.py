@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from metaexp.config.instantiate import check_target, is_optim, nearest, show
 from metaexp.errors import ConfigError
-from metaexp.targets import check_target, is_optim, nearest, show
 
 NUMBER = "a number"
 
