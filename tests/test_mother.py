@@ -11,7 +11,7 @@ from test_algos import F64, NET, close, cross_entropy, mlp, sines
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import TINY, Mother
 from metaexp.evaluation import evaluate
-from metaexp.inner import Adam
+from metaexp.inner.descent import Adam
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

@@ -118,9 +118,9 @@ def test_hostile_targets(target: Any) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["metaexp.inner.Any", "metaexp.outer.make_optimizer", "metaexp.outer.compile_pieces", "metaexp.algos.r2d2.ridge",
+    ["metaexp.inner.descent.Any", "metaexp.outer.make_optimizer", "metaexp.outer.compile_pieces", "metaexp.algos.r2d2.ridge",
      "metaexp.models.norms.prepare", "metaexp.tasks.absent.DataError", "metaexp.outer.ConfigError",
-     "metaexp.inner.torch", "torch.optim.adam.adam", "torch.optim.adam.Any"],
+     "metaexp.inner.descent.torch", "torch.optim.adam.adam", "torch.optim.adam.Any"],
 )  # fmt: skip
 def test_only_classes_that_live_there(target: str) -> None:
     check_target("algo._target_", target)

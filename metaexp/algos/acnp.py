@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.neural import NeuralProcess
-from metaexp.inner import Tree
+from metaexp.inner.descent import Tree
 from metaexp.models.sets import CrossAttention, ResidualBlock, perceptron
 from metaexp.types import Episode
 from metaexp.views import Heatmap, View

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
-from metaexp.inner import SGD, Descent, Tree, descend
+from metaexp.inner.descent import SGD, Descent, Tree, descend
 from metaexp.types import Episode, Examples
 from metaexp.views import Bars, View
 

@@ -61,7 +61,7 @@ def trusted_modules(node: Any, packages: Collection[str], modules: Collection[st
 
 
 def _ours(module: str) -> bool:
-    # The module must be a file in one of the places: a path THROUGH one of them (metaexp.inner.torch) is none.
+    # The module must be a file in one of the places: a path THROUGH one of them (metaexp.inner.descent.torch) is none.
     root, *parts = module.split(".")
     if root != "metaexp" or not parts or parts[0] not in PLACES or not all(part.isidentifier() for part in parts):
         return False
