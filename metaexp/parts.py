@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from metaexp.compiled import decide_compile
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import ConfigError
-from metaexp.outer import OuterLoop, make_optimizer
+from metaexp.outer.compiler import decide_compile
+from metaexp.outer.loop import OuterLoop, make_optimizer
 from metaexp.tasks.base import TaskFamily
 
 THREADS = torch.get_num_threads()  # of the process as it began: another run of a sweep may have changed them since

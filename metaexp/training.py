@@ -17,7 +17,7 @@ from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation import Scores, evaluate, summary
 from metaexp.floors import floors
-from metaexp.outer import OuterLoop, Span, Spans
+from metaexp.outer.loop import OuterLoop, Span, Spans
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.machine import peak_mb

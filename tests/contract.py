@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from metaexp.algos.base import MODES, MetaLearner
 from metaexp.evaluation import evaluate
 from metaexp.mapping import map_tasks
-from metaexp.outer import OuterLoop
+from metaexp.outer.loop import OuterLoop
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples

@@ -7,10 +7,10 @@ import torch
 from contract import new, pictures
 from torch.utils._pytree import tree_leaves
 
-from metaexp.ahead import Ahead
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.models.linear import Linear
+from metaexp.outer.batches import Ahead
 from metaexp.tasks.clusters import Clusters
 from metaexp.tasks.gp import GP
 from metaexp.tasks.quadratic import Quadratic
@@ -32,7 +32,7 @@ CASES = {  # a family, and how many steps of 4 tasks are drawn at once where 14 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("stride", [4, 12])
 def test_meta_batches_are_their_tasks(monkeypatch, name, stride):
-    monkeypatch.setattr("metaexp.ahead.TASKS", 14)
+    monkeypatch.setattr("metaexp.outer.batches.TASKS", 14)
     family, steps = CASES[name]
     learner = new(MAKE, family().to("cpu", torch.float64))
     ahead = Ahead(learner, 4, stride)
@@ -48,9 +48,9 @@ def test_meta_batches_are_their_tasks(monkeypatch, name, stride):
 def test_few_bytes_are_drawn_ahead(monkeypatch):
     learner = new(MAKE, Sine().to("cpu", torch.float64))
     each = 4 * (40 * 8 + 8)  # 10 + 10 pairs and a key for each of 4 tasks
-    monkeypatch.setattr("metaexp.ahead.BYTES", 5 * each + 1)
+    monkeypatch.setattr("metaexp.outer.batches.BYTES", 5 * each + 1)
     assert Ahead(learner, 4, 4).steps == 5
-    monkeypatch.setattr("metaexp.ahead.BYTES", each // 2)
+    monkeypatch.setattr("metaexp.outer.batches.BYTES", each // 2)
     assert Ahead(learner, 4, 4).steps == 1
 
 

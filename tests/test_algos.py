@@ -17,7 +17,7 @@ from metaexp.inner.descent import SGD, Adam, minibatches
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer import OuterLoop
+from metaexp.outer.loop import OuterLoop
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
 

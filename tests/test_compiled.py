@@ -12,17 +12,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 from metaexp.algos.features import full_precision
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
-from metaexp.compiled import aten, compiled, decide_compile, orient
 from metaexp.errors import NonFiniteError
 from metaexp.inner.descent import Adam
 from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import prepare
-from metaexp.outer import LinearToZero, OuterLoop, Span, make_optimizer
+from metaexp.outer.compiler import aten, compiled, decide_compile, orient
+from metaexp.outer.loop import LinearToZero, OuterLoop, Span, make_optimizer
+from metaexp.outer.optimisers import flatten
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
-from metaexp.update import flatten
 
 F64 = torch.float64
 NET = partial(MLP, hidden=[3], activation="tanh")
@@ -289,7 +289,7 @@ def test_whether_to_compile():
 @compiler
 def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch):
     """Tasks are drawn for three steps at once, here, and from wherever a run goes on."""
-    monkeypatch.setattr("metaexp.ahead.TASKS", 12)
+    monkeypatch.setattr("metaexp.outer.batches.TASKS", 12)
     made = []
     for wanted in (False, True):
         learner = new(lambda f: MAML(f, Linear), Sine(shots=4, queries=3).to("cpu", F64))

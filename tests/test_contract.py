@@ -51,7 +51,7 @@ from metaexp.inner.descent import SGD, Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer import Span
+from metaexp.outer.loop import Span
 from metaexp.parts import Parts
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples

@@ -21,7 +21,7 @@ from metaexp.config.settings import Settings
 from metaexp.evaluation import evaluate
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
-from metaexp.outer import OuterLoop
+from metaexp.outer.loop import OuterLoop
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.types import Episode, Examples
 

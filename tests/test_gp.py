@@ -12,13 +12,13 @@ from torch.func import vmap
 from metaexp import losses
 from metaexp.algos.cnp import CNP
 from metaexp.algos.r2d2 import R2D2
-from metaexp.compiled import decide_compile
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError
 from metaexp.evaluation import evaluate
 from metaexp.floors import floors
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
+from metaexp.outer.compiler import decide_compile
 from metaexp.parts import Parts
 from metaexp.tasks.gp import GP, KERNELS
 

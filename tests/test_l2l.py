@@ -15,7 +15,7 @@ from metaexp.evaluation import evaluate
 from metaexp.inner.descent import SGD, Adam, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear
-from metaexp.outer import OuterLoop, Span
+from metaexp.outer.loop import OuterLoop, Span
 
 LINE = partial(Linear, bias=False)
 SMALL = partial(LSTMRule, hidden=5)

@@ -21,7 +21,7 @@ from metaexp.evaluation import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.sets import CrossAttention, attention, means
-from metaexp.outer import OuterLoop
+from metaexp.outer.loop import OuterLoop
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
 from metaexp.training import Control

@@ -13,7 +13,7 @@ from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.inner.descent import Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
-from metaexp.outer import LinearToZero, OuterLoop, Span, Spans, make_optimizer
+from metaexp.outer.loop import LinearToZero, OuterLoop, Span, Spans, make_optimizer
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 

@@ -18,7 +18,7 @@ from benching.processes import run
 from benching.works import WORKS, Settings, overrides
 from metaexp.config.settings import load
 from metaexp.inner.descent import minibatches
-from metaexp.outer import Span
+from metaexp.outer.loop import Span
 from metaexp.parts import Parts
 from metaexp.types import Episode, Examples
 

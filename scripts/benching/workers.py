@@ -17,9 +17,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from benching.works import overrides
-from metaexp.ahead import Ahead
 from metaexp.config.settings import load
-from metaexp.outer import Span
+from metaexp.outer.batches import Ahead
+from metaexp.outer.loop import Span
 from metaexp.parts import Parts
 
 

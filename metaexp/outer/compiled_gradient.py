@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metaexp.compiled import compiled
 from metaexp.mapping import mean_over_pieces
+from metaexp.outer.compiler import compiled
 
 
 def compile_pieces(

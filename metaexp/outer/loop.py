@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from metaexp.ahead import Ahead
-from metaexp.clip import Clip
 from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.mapping import piece_size
 from metaexp.models.norms import prepare
-from metaexp.pieces import compile_pieces
-from metaexp.update import flatten
-from metaexp.whole import WholeStep
+from metaexp.outer.batches import Ahead
+from metaexp.outer.clip import Clip
+from metaexp.outer.compiled_gradient import compile_pieces
+from metaexp.outer.compiled_step import WholeStep
+from metaexp.outer.optimisers import flatten
 
 
 class Span(NamedTuple):

@@ -9,9 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
-from metaexp.ahead import Ahead
-from metaexp.compiled import compiled
-from metaexp.update import Flat
+from metaexp.outer.batches import Ahead
+from metaexp.outer.compiler import compiled
+from metaexp.outer.optimisers import Flat
 
 Clip = Callable[[Tensor], tuple[Tensor, Tensor]]  # gradient [n] -> (its norm before, the clipped gradient)
 
