@@ -15,8 +15,8 @@ from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.boards.progress import Progress
 from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
-from metaexp.evaluation import Scores, evaluate, summary
-from metaexp.floors import floors
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.scores import Scores, evaluate, summary
 from metaexp.outer.loop import OuterLoop, Span, Spans
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import RunFolder

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.base import MODES, MetaLearner
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.mapping import map_tasks
 from metaexp.outer.loop import OuterLoop
 from metaexp.tasks.base import TaskFamily

@@ -15,8 +15,8 @@ from metaexp.algos.oracle import Oracle
 from metaexp.algos.protonet import ProtoNet
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError
-from metaexp.evaluation import evaluate
-from metaexp.floors import floors
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.scores import evaluate
 from metaexp.losses import as_logits, fair_accuracy
 from metaexp.models.mlp import MLP
 from metaexp.tasks.linear import Linear as LinearTasks

@@ -13,7 +13,7 @@ from metaexp.algos.cavia import CAVIA
 from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear

@@ -46,7 +46,7 @@ from metaexp.algos.scratch import Scratch
 from metaexp.config.compose import config_dir
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import SGD, Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear

@@ -21,7 +21,7 @@ from metaexp.config.command_line import exit_code
 from metaexp.config.settings import load
 from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitError
 from metaexp.evaluate import allowed, evaluate, read
-from metaexp.evaluation import evaluate as scores_of
+from metaexp.evaluation.scores import evaluate as scores_of
 from metaexp.parts import Parts
 from metaexp.restore import open_config, restore
 from metaexp.run import run

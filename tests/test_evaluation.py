@@ -14,9 +14,9 @@ from torch.func import functional_call
 from metaexp.algos.maml import MAML
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.reptile import Reptile
-from metaexp.calibration import calibration
-from metaexp.evaluation import Scores, evaluate, summary
-from metaexp.floors import floors
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.calibration import calibration
+from metaexp.evaluation.scores import Scores, evaluate, summary
 from metaexp.losses import accuracy, coverage, cross_entropy, mse
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

@@ -18,7 +18,7 @@ from metaexp.algos.protonet import ProtoNet
 from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.outer.loop import OuterLoop

@@ -14,8 +14,8 @@ from metaexp.algos.cnp import CNP
 from metaexp.algos.r2d2 import R2D2
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError
-from metaexp.evaluation import evaluate
-from metaexp.floors import floors
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.outer.compiler import decide_compile

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from metaexp.reporting.statistics import crossed, difference, holm, over_seeds, over_tasks, t_quantile, t_tails
+from metaexp.evaluation.intervals import crossed, difference, holm, over_seeds, over_tasks, t_quantile, t_tails
 
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 15: 2.131, 30: 2.042, 1000: 1.962}  # any printed table
 

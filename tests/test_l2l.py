@@ -11,7 +11,7 @@ from test_algos import F64, NET, close, lines, mlp, sines
 from torch import Tensor, nn
 
 from metaexp.algos.l2l import L2L, LSTMRule
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import SGD, Adam, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from metaexp import losses
-from metaexp.calibration import bin_sums
 from metaexp.errors import ConfigError
+from metaexp.evaluation.calibration import bin_sums
 
 F64 = torch.float64
 GAUSSIAN = (losses.gaussian_nll, losses.log_likelihood, losses.coverage(0.9))

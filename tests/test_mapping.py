@@ -10,7 +10,7 @@ from metaexp.algos.features import full_precision
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import Adam
 from metaexp.mapping import choose, map_tasks, mean_gradient, mean_over_pieces
 from metaexp.models.cnn4 import CNN4

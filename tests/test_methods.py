@@ -22,7 +22,7 @@ from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.losses import accuracy
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear

@@ -10,7 +10,7 @@ from test_algos import F64, NET, close, cross_entropy, mlp, sines
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import TINY, Mother
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import Adam
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear

@@ -17,7 +17,7 @@ from metaexp.algos.acnp import ACNP
 from metaexp.algos.cnp import CNP
 from metaexp.algos.maml import MAML
 from metaexp.boards.pictures import curves
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.sets import CrossAttention, attention, means

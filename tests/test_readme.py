@@ -22,7 +22,7 @@ from PIL import Image
 
 from metaexp import errors
 from metaexp.config.settings import Settings, load
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
 from metaexp.parts import Parts
 from metaexp.sweep import _jobs

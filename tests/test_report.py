@@ -18,12 +18,12 @@ from metaexp.boards.tensorboard import Board
 from metaexp.config.command_line import exit_code
 from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
+from metaexp.evaluation.intervals import crossed
 from metaexp.report import report
 from metaexp.reporting import pictures
 from metaexp.reporting.grouping import compare, differing
 from metaexp.reporting.pictures import spread
 from metaexp.reporting.reading import find, rows
-from metaexp.reporting.statistics import crossed
 from metaexp.reporting.tables import _pairs, blocks, number
 from metaexp.storage.run_folder import RunFolder
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from metaexp.config.settings import load
-from metaexp.evaluation import summary
+from metaexp.evaluation.scores import summary
 from metaexp.storage.saved_config import dump_yaml
 
 

@@ -14,7 +14,7 @@ from forks import Ended, Fault, Forks
 from small_runs import own_package
 
 from metaexp.config.settings import load as load_config
-from metaexp.evaluation import summary
+from metaexp.evaluation.scores import summary
 from metaexp.run import _continued
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.saved_config import config_sha256, dump_yaml, read_config

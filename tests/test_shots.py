@@ -17,11 +17,11 @@ from metaexp.algos.mother import Mother
 from metaexp.algos.scratch import Scratch
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError, Interrupted
-from metaexp.evaluation import evaluate, summary
-from metaexp.floors import floors
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.scores import evaluate, summary
+from metaexp.evaluation.shots_curve import series, shots_curve
 from metaexp.models.mlp import MLP
 from metaexp.parts import _check_ranges
-from metaexp.shots import series, shots_curve
 from metaexp.tasks.sine import Sine
 
 F64 = torch.float64
@@ -175,7 +175,7 @@ def test_a_run_that_is_stopped_in_the_curve_ends_with_the_same_result(forks, tmp
         cwd = tmp_path / name
         cwd.mkdir()
         if name == "stopped":
-            fault = Fault("metaexp.shots:evaluate", 2, 15)
+            fault = Fault("metaexp.evaluation.shots_curve:evaluate", 2, 15)
             assert forks(*TINY, "algo=metasgd", cwd=cwd, fault=fault).code == 143
             assert forks(f"resume={next((cwd / 'outputs').iterdir())}", cwd=cwd).code == 0
         else:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from metaexp.checks import whole
-from metaexp.evaluation import evaluate
+from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import InnerOptimiser, Tree, descend, minibatches
 from metaexp.types import Examples
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from metaexp.boards.floors import draw_floors, floor_levels
 from metaexp.boards.pictures import band
 from metaexp.boards.style import BLACK, BLUE, SKY, VERMILION, legend, new_figure, tidy
-from metaexp.calibration import calibration, curve, whole
+from metaexp.evaluation.calibration import calibration, curve, whole
 
 NAMES = {
     "": "support and one query at a time",
@@ -67,7 +67,7 @@ def reliability(sums: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """Accuracy against confidence, bin by bin, with the share of queries in each; a panel per mode of the test.
 
     Args:
-        sums: suffix of the mode -> bin sums of every task, [tasks, 3, bins], see `metaexp.calibration`.
+        sums: suffix of the mode -> bin sums of every task, [tasks, 3, bins], see `metaexp.evaluation.calibration`.
         title: of the figure.
     """
     figure = new_figure(max(5.4, 3.9 * len(sums)), 5.4, title)

@@ -24,9 +24,9 @@ from metaexp.boards.style import (
     tidy,
     whole_numbers,
 )
+from metaexp.evaluation.intervals import over_seeds, over_tasks
 from metaexp.reporting.grouping import Group
 from metaexp.reporting.reading import Run, rows
-from metaexp.reporting.statistics import over_seeds, over_tasks
 from metaexp.reporting.tables import Block, floor_label
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.config.instantiate import show
+from metaexp.evaluation.intervals import difference, holm, over_seeds
 from metaexp.reporting.grouping import Compared, Group, Section, scores_of
 from metaexp.reporting.reading import Run
-from metaexp.reporting.statistics import difference, holm, over_seeds
 
 MOST_PAIRS = 10  # groups are all compared with each other up to so many pairs, else each with the best
 UNSHOWN = "no difference shown"

@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from metaexp.evaluation.intervals import LEAST_SEEDS
 from metaexp.reporting.grouping import Compared, Section
 from metaexp.reporting.reading import Found
-from metaexp.reporting.statistics import LEAST_SEEDS
 from metaexp.reporting.tables import Block, Row, floor_label, number
 
 LEGEND = {

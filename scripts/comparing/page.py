@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from comparing.plan import Comparison
+from metaexp.evaluation.intervals import difference, holm, over_seeds, over_tasks
 from metaexp.losses import larger
 from metaexp.reporting.grouping import compare
 from metaexp.reporting.pictures import draw
 from metaexp.reporting.reading import Run, find
-from metaexp.reporting.statistics import difference, holm, over_seeds, over_tasks
 from metaexp.reporting.tables import blocks, number
 from metaexp.reporting.text import text
 from metaexp.system.machine import cores, processor

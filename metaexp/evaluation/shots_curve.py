@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from metaexp.evaluation import evaluate, summary
-from metaexp.floors import floors
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.scores import evaluate, summary
 
 Tick = Callable[[int], None]
 

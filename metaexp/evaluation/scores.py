@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaexp.calibration import bin_sums
+from metaexp.evaluation.calibration import bin_sums
 from metaexp.mapping import map_tasks
 from metaexp.types import Episode
 
@@ -49,7 +49,7 @@ def evaluate(
         final: only after the last step, arrays [tasks, 1].
         tick: called after every chunk with the number of tasks done; may raise to stop.
         shots: support examples (per class); None: the split's.
-        calibrate: also the bin sums of `metaexp.calibration`, where there are classes.
+        calibrate: also the bin sums of `metaexp.evaluation.calibration`, where there are classes.
     """
     chunk = chunk or (10 if learner.mapping == "loop" else 100)
     tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}

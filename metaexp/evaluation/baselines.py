@@ -11,7 +11,7 @@ from torch import Tensor
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
-from metaexp.evaluation import chunks
+from metaexp.evaluation.scores import chunks
 from metaexp.mapping import map_tasks
 
 FLOORS: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
