@@ -166,9 +166,9 @@ def _pictures(
     step: int,
     config: dict[str, Any],
 ) -> None:
-    from metaexp.boards.floors import near  # matplotlib takes half a second to import
-    from metaexp.boards.outcomes import reliability, shots_picture
-    from metaexp.boards.pictures import adaptation_curve, training_curve
+    from metaexp.plots.baselines import near  # matplotlib takes half a second to import
+    from metaexp.plots.episodes import adaptation_curve, training_curve
+    from metaexp.plots.reliability import reliability, shots_picture
 
     title = f"{config['choices']['algo']} on {config['choices']['task']}"
     for name, values in scores.arrays.items():

@@ -254,7 +254,7 @@ class Control(L.Callback):
         last = self.step == self.config["steps"] or self.loop.stopped
         if not self.folder.writes or not (last or time.monotonic() - self._drawn > PICTURES):
             return
-        from metaexp.boards.pictures import adaptation_curve  # matplotlib takes half a second to import
+        from metaexp.plots.episodes import adaptation_curve  # matplotlib takes half a second to import
 
         self.board.figure("val/episodes", draw_episodes(self.learner, "val", 4), self.step)
         for name in [name for name in scores.arrays if name.startswith(self.metric)]:

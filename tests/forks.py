@@ -177,7 +177,7 @@ def _serve() -> None:
 
     import metaexp.algos.maml
     import metaexp.algos.reptile
-    import metaexp.boards.pictures
+    import metaexp.plots.episodes
     import metaexp.session
     import metaexp.tasks.sine  # noqa: F401
 

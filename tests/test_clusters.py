@@ -9,9 +9,9 @@ from contract import check_learner
 from torch.func import vmap
 
 from metaexp.algos.protonet import ProtoNet
-from metaexp.boards.points import SIDE, points
 from metaexp.losses import accuracy
 from metaexp.models.mlp import MLP
+from metaexp.plots.regions import SIDE, points
 from metaexp.tasks.clusters import Clusters
 
 

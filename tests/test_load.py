@@ -364,7 +364,7 @@ def test_importing_metaexp_and_reporting_need_no_torch() -> None:
 import sys, metaexp
 from metaexp.report import report
 report([{str(SHIPPED)!r}])
-import metaexp.boards.style, metaexp.reporting.pictures
+import metaexp.plots.style, metaexp.reporting.pictures
 heavy = [name for name in ("torch", "lightning", "tensorboard") if name in sys.modules]
 assert not heavy, heavy
 """

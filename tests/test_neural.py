@@ -16,12 +16,12 @@ from metaexp import losses
 from metaexp.algos.acnp import ACNP
 from metaexp.algos.cnp import CNP
 from metaexp.algos.maml import MAML
-from metaexp.boards.pictures import curves
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.sets import CrossAttention, attention, means
 from metaexp.outer.loop import OuterLoop
+from metaexp.plots.episodes import curves
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
 from metaexp.training import Control

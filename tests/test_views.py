@@ -16,13 +16,13 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin, _rea
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
 from metaexp.boards.episodes import show_views
-from metaexp.boards.floors import near
-from metaexp.boards.outcomes import shots_picture
-from metaexp.boards.pictures import adaptation_curve
 from metaexp.boards.tensorboard import Board
-from metaexp.boards.views import bars, draw, heatmap, principal, scatter
 from metaexp.errors import SpaceError
 from metaexp.models.mlp import MLP
+from metaexp.plots.baselines import near
+from metaexp.plots.episodes import adaptation_curve
+from metaexp.plots.reliability import shots_picture
+from metaexp.plots.views import bars, draw, heatmap, principal, scatter
 from metaexp.tasks.sine import Sine
 from metaexp.views import Bars, Heatmap, Scatter
 

@@ -51,7 +51,7 @@ def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable
         return found
 
     def show(name: str, view: View) -> None:
-        from metaexp.boards.views import draw  # matplotlib takes half a second to import
+        from metaexp.plots.views import draw  # matplotlib takes half a second to import
 
         board.figure(f"{split}/view_{name}", draw(view), step)
         if isinstance(view, Scatter) and view.points.shape[1] > 2:

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metaexp.boards.floors import far_below
-from metaexp.boards.style import (
+from metaexp.evaluation.intervals import over_seeds, over_tasks
+from metaexp.plots.baselines import far_below
+from metaexp.plots.style import (
     BLACK,
     BLUE,
     GREEN,
@@ -24,7 +25,6 @@ from metaexp.boards.style import (
     tidy,
     whole_numbers,
 )
-from metaexp.evaluation.intervals import over_seeds, over_tasks
 from metaexp.reporting.grouping import Group
 from metaexp.reporting.reading import Run, rows
 from metaexp.reporting.tables import Block, floor_label

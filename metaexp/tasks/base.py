@@ -13,7 +13,7 @@ from metaexp.random import task_keys
 from metaexp.types import Episode, Examples
 
 if TYPE_CHECKING:
-    from metaexp.boards.pictures import Picture
+    from metaexp.plots.episodes import Picture
 
 
 class Varying(NamedTuple):
@@ -99,8 +99,8 @@ class TaskFamily(ABC):
 
     @property
     def picture(self) -> "Picture":
-        """Draws episodes (see `metaexp.boards.pictures`); by default what fits the family's shapes."""
-        from metaexp.boards.pictures import picture_for  # matplotlib is needed only where a picture is drawn
+        """Draws episodes (see `metaexp.plots.episodes`); by default what fits the family's shapes."""
+        from metaexp.plots.episodes import picture_for  # matplotlib is needed only where a picture is drawn
 
         return picture_for(self.x_shape, self.classification)
 

@@ -14,7 +14,7 @@ from metaexp.types import Episode, Examples
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metaexp.boards.pictures import Picture, Predict
+    from metaexp.plots.episodes import Picture, Predict
 
 
 class Clusters(TaskFamily):
@@ -108,7 +108,7 @@ class Clusters(TaskFamily):
         """In two dimensions the plane with its regions, and the best possible borders; else the default."""
         if self.x_shape != (2,):
             return super().picture
-        from metaexp.boards.points import points  # matplotlib is needed only where a picture is drawn
+        from metaexp.plots.regions import points  # matplotlib is needed only where a picture is drawn
 
         def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
             return points(episode, predict, shown, title, lambda x: self._logits(x, episode.info["centres"]))

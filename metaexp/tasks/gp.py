@@ -15,7 +15,7 @@ from metaexp.types import Episode, Examples
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metaexp.boards.pictures import Picture, Predict
+    from metaexp.plots.episodes import Picture, Predict
 
 KERNELS = ("eq", "matern52", "periodic")
 FIRST = 16  # support points that are always drawn, before the queries
@@ -165,7 +165,7 @@ class GP(TaskFamily):
     @property
     def picture(self) -> "Picture":
         """Curves with the exact posterior and its 95 % band."""
-        from metaexp.boards.pictures import curves  # matplotlib is needed only where a picture is drawn
+        from metaexp.plots.episodes import curves  # matplotlib is needed only where a picture is drawn
 
         def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
             def truth(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from metaexp.types import Episode, Examples
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metaexp.boards.pictures import Picture, Predict
+    from metaexp.plots.episodes import Picture, Predict
 
 
 class Sine(TaskFamily):
@@ -85,7 +85,7 @@ class Sine(TaskFamily):
     @property
     def picture(self) -> "Picture":
         """Curves with the true sinusoid."""
-        from metaexp.boards.pictures import curves  # matplotlib is needed only where a picture is drawn
+        from metaexp.plots.episodes import curves  # matplotlib is needed only where a picture is drawn
 
         def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
             amplitude, phase = (episode.info[name].view(-1, 1, 1) for name in ("amplitude", "phase"))

@@ -15,7 +15,7 @@ from metaexp.types import Episode, Examples
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metaexp.boards.pictures import Picture, Predict
+    from metaexp.plots.episodes import Picture, Predict
 
 # The functions of a batch of tasks: which are lines (bool), then a and b of the lines, A and phase of the sinusoids,
 # each [*tasks, 1, 1]
@@ -105,7 +105,7 @@ class SineLine(TaskFamily):
     @property
     def picture(self) -> "Picture":
         """Curves with the true function."""
-        from metaexp.boards.pictures import curves  # matplotlib is needed only where a picture is drawn
+        from metaexp.plots.episodes import curves  # matplotlib is needed only where a picture is drawn
 
         def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
             columns = episode._replace(info={name: value.view(-1, 1, 1) for name, value in episode.info.items()})

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benching.tables import OURS, median, rows
-from metaexp.boards.style import (
+from metaexp.plots.style import (
     BLACK,
     BLUE,
     GREEN,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from metaexp.boards.style import GREEN, GREY, ORANGE, PURPLE, VERMILION, log_if_wide
+from metaexp.plots.style import GREEN, GREY, ORANGE, PURPLE, VERMILION, log_if_wide
 
 LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every picture
     "mean": (VERMILION, (0, (6, 2))),

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from metaexp.boards.floors import draw_floors, floor_levels, near
-from metaexp.boards.style import (
+from metaexp.plots.baselines import draw_floors, floor_levels, near
+from metaexp.plots.style import (
     BLACK,
     BLUE,
     GREEN,

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from metaexp.boards.floors import draw_floors, floor_levels
-from metaexp.boards.pictures import band
-from metaexp.boards.style import BLACK, BLUE, SKY, VERMILION, legend, new_figure, tidy
 from metaexp.evaluation.calibration import calibration, curve, whole
+from metaexp.plots.baselines import draw_floors, floor_levels
+from metaexp.plots.episodes import band
+from metaexp.plots.style import BLACK, BLUE, SKY, VERMILION, legend, new_figure, tidy
 
 NAMES = {
     "": "support and one query at a time",

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from metaexp.boards.pictures import Predict
-from metaexp.boards.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, array, new_figure, step_name, tidy
+from metaexp.plots.episodes import Predict
+from metaexp.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, array, new_figure, step_name, tidy
 from metaexp.types import Episode
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, "#8B6914")
@@ -33,7 +33,7 @@ def points(
 
     Args:
         episode: x [tasks, n, 2], y [tasks, n, ways] one-hot; the first 3 tasks are drawn.
-        predict: [tasks, m, 2] -> [tasks, len(shown), m, ways], see `metaexp.boards.pictures`.
+        predict: [tasks, m, 2] -> [tasks, len(shown), m, ways], see `metaexp.plots.episodes`.
         shown: inner steps, ascending; 0 is the prediction before adaptation.
         title: of the figure.
         truth: [tasks, m, 2] -> [tasks, m, ways], the best possible classifier, whose borders are drawn.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from metaexp.boards.style import (
+from metaexp.plots.style import (
     BLACK,
     BLUE,
     GREEN,
