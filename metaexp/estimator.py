@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metaexp.algos.base import MODES
-from metaexp.boards.progress import quiet
+from metaexp.loggers.progress import quiet
 from metaexp.random import task_keys
 from metaexp.restore import open_config, restore, take
 from metaexp.types import Examples

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaexp.boards.progress import Progress, print_result, quiet
-from metaexp.boards.tensorboard import Board
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, ConfigError
+from metaexp.loggers.progress import Progress, print_result, quiet
+from metaexp.loggers.tensorboard import Board
 from metaexp.reporting.reading import rows
 from metaexp.restore import Restored, restore, take
 from metaexp.session import make_trainer

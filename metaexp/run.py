@@ -52,7 +52,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
         if state_of(resumed[0]) == "finished":
             return _finished(resumed[0], config["steps"])
     parts = Parts(config)
-    from metaexp.boards.progress import quiet
+    from metaexp.loggers.progress import quiet
     from metaexp.session import execute  # Lightning is imported here, after the configuration has passed
 
     quiet()
@@ -111,7 +111,7 @@ def _joined(folder: Path) -> tuple[Path, Path | None] | None:
 
 
 def _finished(path: Path, steps: int) -> dict[str, Any]:
-    from metaexp.boards.progress import print_result
+    from metaexp.loggers.progress import print_result
 
     result = json.loads((path / "result.json").read_text())
     if steps > result["steps"] and not result.get("stopped"):

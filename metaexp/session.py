@@ -9,9 +9,9 @@ from typing import Any
 
 import lightning as L
 
-from metaexp.boards.progress import Progress, print_result
-from metaexp.boards.tensorboard import Board
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
+from metaexp.loggers.progress import Progress, print_result
+from metaexp.loggers.tensorboard import Board
 from metaexp.parts import Parts
 from metaexp.storage.checkpoint_file import AtomicCheckpointIO, Checkpoints, load
 from metaexp.storage.run_folder import RunFolder

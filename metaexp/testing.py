@@ -14,11 +14,11 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from metaexp.boards.episodes import draw_episodes, show_views
-from metaexp.boards.tensorboard import Board
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.calibration import calibration
 from metaexp.evaluation.scores import Scores, evaluate, summary
 from metaexp.evaluation.shots_curve import ShotsCurve, shots_curve
+from metaexp.loggers.tensorboard import Board
 from metaexp.parts import Parts
 from metaexp.storage.checkpoint_file import Checkpoints, versions
 from metaexp.storage.run_folder import RunFolder

@@ -12,11 +12,11 @@ import torch.distributed
 from torch.utils._pytree import tree_map
 
 from metaexp.boards.episodes import draw_episodes, show_views
-from metaexp.boards.progress import Progress
-from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import Scores, evaluate, summary
+from metaexp.loggers.progress import Progress
+from metaexp.loggers.tensorboard import Board, validation_scalars
 from metaexp.outer.loop import OuterLoop, Span, Spans
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import RunFolder

@@ -133,7 +133,7 @@ def _install(fault: Fault) -> None:
 def _no_pictures() -> None:
     from matplotlib import pyplot
 
-    from metaexp.boards.tensorboard import Board
+    from metaexp.loggers.tensorboard import Board
 
     Board.figure = lambda board, tag, figure, step: pyplot.close(figure)  # type: ignore[method-assign]
 

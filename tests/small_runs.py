@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from unittest.mock import patch
 
-from metaexp.boards.tensorboard import Board
 from metaexp.config.settings import load
+from metaexp.loggers.tensorboard import Board
 from metaexp.run import run
 
 TINY = "device=cpu device.threads=1 compile=false meta_batch=4 steps=6 val.every=3 val.tasks=5 test.tasks=40".split()

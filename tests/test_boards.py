@@ -24,9 +24,9 @@ from tensorboard.plugins.hparams import backend_context
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metaexp.boards import pictures
-from metaexp.boards.progress import Progress, print_result, quiet
-from metaexp.boards.tensorboard import Board, validation_scalars
 from metaexp.errors import SpaceError
+from metaexp.loggers.progress import Progress, print_result, quiet
+from metaexp.loggers.tensorboard import Board, validation_scalars
 from metaexp.types import Episode, Examples
 
 

@@ -10,10 +10,10 @@ from contract import new, pictures
 from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
-from metaexp.boards.progress import _result_rows
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.calibration import BINS, bin_sums, calibration, curve, error
 from metaexp.evaluation.scores import evaluate
+from metaexp.loggers.progress import _result_rows
 from metaexp.losses import as_logits
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from metaexp.boards.tensorboard import Board
 from metaexp.config.settings import Settings, load
 from metaexp.errors import MetaexpError
 from metaexp.evaluate import evaluate
+from metaexp.loggers.tensorboard import Board
 from metaexp.losses import larger
 from metaexp.reporting.tables import number
 from metaexp.run import run

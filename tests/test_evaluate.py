@@ -16,12 +16,12 @@ import yaml
 from conftest import ROOT, Command
 from small_runs import TINY, contents, own_package, train
 
-from metaexp.boards.tensorboard import Board
 from metaexp.config.command_line import exit_code
 from metaexp.config.settings import load
 from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitError
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation.scores import evaluate as scores_of
+from metaexp.loggers.tensorboard import Board
 from metaexp.parts import Parts
 from metaexp.restore import open_config, restore
 from metaexp.run import run

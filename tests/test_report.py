@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from small_runs import train
 
-from metaexp.boards.tensorboard import Board
 from metaexp.config.command_line import exit_code
 from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
 from metaexp.evaluation.intervals import crossed
+from metaexp.loggers.tensorboard import Board
 from metaexp.report import report
 from metaexp.reporting import pictures
 from metaexp.reporting.grouping import compare, differing

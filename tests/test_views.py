@@ -16,8 +16,8 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin, _rea
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
 from metaexp.boards.episodes import show_views
-from metaexp.boards.tensorboard import Board
 from metaexp.errors import SpaceError
+from metaexp.loggers.tensorboard import Board
 from metaexp.models.mlp import MLP
 from metaexp.plots.baselines import near
 from metaexp.plots.episodes import adaptation_curve
@@ -175,7 +175,7 @@ def test_a_full_disk_is_no_failed_view(tmp_path, monkeypatch):
     with pytest.raises(SpaceError):
         show_views(Shown(lambda episode: {"a": Bars(torch.ones(1), ["a"])}), "test", board, 1, print)
     real = Board(tmp_path / "run")
-    monkeypatch.setattr("metaexp.boards.tensorboard.replace_file", lambda *a, **k: (_ for _ in ()).throw(_no_space()))
+    monkeypatch.setattr("metaexp.loggers.tensorboard.replace_file", lambda *a, **k: (_ for _ in ()).throw(_no_space()))
     with pytest.raises(SpaceError):
         real.embedding("a", torch.ones(2, 3), {"kind": ["a", "b"]})
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metaexp.boards.tensorboard import Board
 from metaexp.errors import MetaexpError
+from metaexp.loggers.tensorboard import Board
 from metaexp.views import Scatter, View
 
 if TYPE_CHECKING:
