@@ -17,7 +17,7 @@ from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, ConfigError
 from metaexp.loggers.progress import Progress, print_result, quiet
 from metaexp.loggers.tensorboard import Board
-from metaexp.reporting.reading import rows
+from metaexp.report.reading import rows
 from metaexp.restore import Restored, restore, take
 from metaexp.session import make_trainer
 from metaexp.storage.run_folder import RunFolder

@@ -19,7 +19,7 @@ from metaexp.errors import MetaexpError
 from metaexp.evaluate import evaluate
 from metaexp.loggers.tensorboard import Board
 from metaexp.losses import larger
-from metaexp.reporting.tables import number
+from metaexp.report.tables import number
 from metaexp.run import run
 
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -362,9 +362,9 @@ def test_bytes_are_scaled_as_the_runs_own_pictures(place: Any) -> None:
 def test_importing_metaexp_and_reporting_need_no_torch() -> None:
     code = f"""
 import sys, metaexp
-from metaexp.report import report
+from metaexp.report.command import report
 report([{str(SHIPPED)!r}])
-import metaexp.plots.style, metaexp.reporting.pictures
+import metaexp.plots.style, metaexp.report.pictures
 heavy = [name for name in ("torch", "lightning", "tensorboard") if name in sys.modules]
 assert not heavy, heavy
 """

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from metaexp.reporting import pictures
 from PIL import Image
 from small_runs import train
 
@@ -19,12 +20,11 @@ from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
 from metaexp.evaluation.intervals import crossed
 from metaexp.loggers.tensorboard import Board
-from metaexp.report import report
-from metaexp.reporting import pictures
-from metaexp.reporting.grouping import compare, differing
-from metaexp.reporting.pictures import spread
-from metaexp.reporting.reading import find, rows
-from metaexp.reporting.tables import _pairs, blocks, number
+from metaexp.report.command import report
+from metaexp.report.grouping import compare, differing
+from metaexp.report.pictures import spread
+from metaexp.report.reading import find, rows
+from metaexp.report.tables import _pairs, blocks, number
 from metaexp.storage.run_folder import RunFolder
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from comparing.plan import Comparison
 from metaexp.evaluation.intervals import difference, holm, over_seeds, over_tasks
 from metaexp.losses import larger
-from metaexp.reporting.grouping import compare
-from metaexp.reporting.pictures import draw
-from metaexp.reporting.reading import Run, find
-from metaexp.reporting.tables import blocks, number
-from metaexp.reporting.text import text
+from metaexp.report.grouping import compare
+from metaexp.report.pictures import draw
+from metaexp.report.reading import Run, find
+from metaexp.report.tables import blocks, number
+from metaexp.report.text import text
 from metaexp.system.machine import cores, processor
 
 TITLES = {"tasks": "Equal numbers of training tasks", "time": "Equal training time"}

@@ -17,7 +17,7 @@ import yaml
 
 from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.losses import larger
-from metaexp.reporting.reading import Run, find
+from metaexp.report.reading import Run, find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINED = ("tasks", "time")  # rounds whose runs count

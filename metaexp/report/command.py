@@ -51,10 +51,10 @@ def report(argv: Sequence[str]) -> int:
         "--plots", metavar="FOLDER", type=Path, help="write adaptation curves and error against seconds"
     )
     arguments = parser.parse_intermixed_args(list(argv))
-    from metaexp.reporting.grouping import compare
-    from metaexp.reporting.reading import find
-    from metaexp.reporting.tables import blocks
-    from metaexp.reporting.text import csv_text, text
+    from metaexp.report.grouping import compare
+    from metaexp.report.reading import find
+    from metaexp.report.tables import blocks
+    from metaexp.report.text import csv_text, text
 
     found = find([_path(word) for word in arguments.paths])
     if not found.runs:
@@ -76,7 +76,7 @@ def report(argv: Sequence[str]) -> int:
     if arguments.csv:
         _write(arguments.csv, csv_text(made, compared.keys))
     if arguments.plots:
-        from metaexp.reporting.pictures import draw  # matplotlib takes half a second to import
+        from metaexp.report.pictures import draw  # matplotlib takes half a second to import
 
         for name, png in draw(made):
             _write(arguments.plots / name, png)

@@ -8,7 +8,7 @@ import numpy as np
 
 from metaexp.config.instantiate import nearest, show
 from metaexp.errors import ConfigError
-from metaexp.reporting.reading import HERE, UNKNOWN, Run
+from metaexp.report.reading import HERE, UNKNOWN, Run
 
 CHOICES = ("algo", "task", "model", "optimizer", "experiment")
 _OWN = ("normalise", "test_steps", "query_sha256")  # of a protocol: columns, not the test itself

@@ -7,8 +7,8 @@ import numpy as np
 
 from metaexp.config.instantiate import show
 from metaexp.evaluation.intervals import difference, holm, over_seeds
-from metaexp.reporting.grouping import Compared, Group, Section, scores_of
-from metaexp.reporting.reading import Run
+from metaexp.report.grouping import Compared, Group, Section, scores_of
+from metaexp.report.reading import Run
 
 MOST_PAIRS = 10  # groups are all compared with each other up to so many pairs, else each with the best
 UNSHOWN = "no difference shown"

@@ -25,9 +25,9 @@ from metaexp.plots.style import (
     tidy,
     whole_numbers,
 )
-from metaexp.reporting.grouping import Group
-from metaexp.reporting.reading import Run, rows
-from metaexp.reporting.tables import Block, floor_label
+from metaexp.report.grouping import Group
+from metaexp.report.reading import Run, rows
+from metaexp.report.tables import Block, floor_label
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up

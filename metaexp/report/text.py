@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable, Sequence
 
 from metaexp.evaluation.intervals import LEAST_SEEDS
-from metaexp.reporting.grouping import Compared, Section
-from metaexp.reporting.reading import Found
-from metaexp.reporting.tables import Block, Row, floor_label, number
+from metaexp.report.grouping import Compared, Section
+from metaexp.report.reading import Found
+from metaexp.report.tables import Block, Row, floor_label, number
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
