@@ -18,11 +18,11 @@ from torch import Tensor
 
 from metaexp.config.instantiate import check_target, module_of, targets, trusted_modules
 from metaexp.errors import CheckpointError, ConfigError, DataError
-from metaexp.parts import Parts
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import state_of
 from metaexp.storage.saved_config import read_config
 from metaexp.tasks.absent import absent
+from metaexp.training.build import Parts
 
 log = logging.getLogger(__name__)
 # What every run's configuration has, since 0.1.0: groups with these names in them, and single settings.

@@ -19,14 +19,14 @@ from metaexp.loggers.progress import Progress, print_result, quiet
 from metaexp.loggers.tensorboard import Board
 from metaexp.report.reading import rows
 from metaexp.restore import Restored, restore, take
-from metaexp.session import make_trainer
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import check_data
-from metaexp.testing import test
-from metaexp.training import Control
+from metaexp.training.control import Control
+from metaexp.training.final_test import test
+from metaexp.training.train_and_test import make_trainer
 
 
 def retest(

@@ -22,13 +22,13 @@ from metaexp.errors import (
     SpaceError,
     TimeLimitError,
 )
-from metaexp.parts import Parts
 from metaexp.storage.run_folder import RunFolder, find_resumable, state_of
 from metaexp.storage.saved_config import differences, read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import forget_peak
 from metaexp.system.signals import StopFlag
+from metaexp.training.build import Parts
 
 __all__ = ["Parts", "run"]
 
@@ -53,7 +53,9 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
             return _finished(resumed[0], config["steps"])
     parts = Parts(config)
     from metaexp.loggers.progress import quiet
-    from metaexp.session import execute  # Lightning is imported here, after the configuration has passed
+    from metaexp.training.train_and_test import (
+        execute,  # Lightning is imported here, after the configuration has passed
+    )
 
     quiet()
     run_folder = _open(config, folder, resumed)

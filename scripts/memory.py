@@ -69,7 +69,7 @@ def plain(parts: Any) -> Callable[[int], None]:
 def measure(method: str, overrides: list[str]) -> dict[str, float]:
     """MB by which the resident memory of this process grows in the second outer step."""
     from metaexp.config.settings import load
-    from metaexp.parts import Parts
+    from metaexp.training.build import Parts
 
     parts = Parts(load(overrides))
     step = plain(parts) if method == PLAIN else parts.loop.step

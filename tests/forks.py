@@ -175,12 +175,6 @@ def _serve() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch
 
-    import metaexp.algos.maml
-    import metaexp.algos.reptile
-    import metaexp.plots.episodes
-    import metaexp.session
-    import metaexp.tasks.sine  # noqa: F401
-
     torch.set_num_threads(1)  # a fork does not inherit the threads of a pool
     running: set[int] = set()
     for line in sys.stdin:

@@ -22,7 +22,7 @@ from metaexp.models.mlp import MLP
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.quadratic import Quadratic
 from metaexp.tasks.sine import Sine
-from metaexp.testing import adapted_parameters
+from metaexp.training.final_test import adapted_parameters
 from metaexp.types import Examples
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ from metaexp.config.instantiate import Maker
 from metaexp.config.schema import allowed, comments
 from metaexp.config.settings import Settings, config_dir, instantiate, load
 from metaexp.errors import ConfigError
-from metaexp.parts import Parts
+from metaexp.training.build import Parts
 
 
 @pytest.fixture(scope="module")

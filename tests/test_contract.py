@@ -52,8 +52,8 @@ from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.outer.loop import Span
-from metaexp.parts import Parts
 from metaexp.tasks.sine import Sine
+from metaexp.training.build import Parts
 from metaexp.types import Examples
 
 # What makes each choice small. {root} and {files} are made-up data.

@@ -22,9 +22,9 @@ from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitErr
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation.scores import evaluate as scores_of
 from metaexp.loggers.tensorboard import Board
-from metaexp.parts import Parts
 from metaexp.restore import open_config, restore
 from metaexp.run import run
+from metaexp.training.build import Parts
 
 SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 
@@ -238,7 +238,7 @@ def test_no_chain_of_the_programs_own_functions_runs_code(maml: Path, tmp_path: 
     copy = shutil.copytree(maml, tmp_path / "copy")
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["task"] |= {
-        "_target_": "metaexp.parts._located",
+        "_target_": "metaexp.training.build._located",
         "group": "g",
         "make": pack | {"args": [["touch", str(tmp_path / "ran")]]},
     }

@@ -19,8 +19,8 @@ from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.outer.compiler import decide_compile
-from metaexp.parts import Parts
 from metaexp.tasks.gp import GP, KERNELS
+from metaexp.training.build import Parts
 
 F64 = torch.float64
 

@@ -24,7 +24,7 @@ from metaexp.outer.loop import OuterLoop
 from metaexp.plots.episodes import curves
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
-from metaexp.training import Control
+from metaexp.training.control import Control
 from metaexp.types import Examples
 
 F64 = torch.float64

@@ -24,9 +24,9 @@ from metaexp import errors
 from metaexp.config.settings import Settings, load
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
-from metaexp.parts import Parts
 from metaexp.sweep import _jobs
 from metaexp.tasks.sine import Sine
+from metaexp.training.build import Parts
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = "device=cpu steps=2 meta_batch=2 test.tasks=2 compile=false".split()

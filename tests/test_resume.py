@@ -33,11 +33,11 @@ CARRIED = [
 CARRIED += ["algo.inner={_target_:metaexp.inner.Adam,beta1:0.0,beta2:0.999}", "algo.inner_lr=0.002", "meta_batch=2"]
 STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.outer.loop:OuterLoop.advance",
-    "metaexp.training:evaluate",
+    "metaexp.training.control:evaluate",
     "os:replace",
     "metaexp.storage.run_folder:RunFolder.log",
 )
-TEST = "metaexp.testing:evaluate"
+TEST = "metaexp.training.final_test:evaluate"
 OF_THE_MACHINE = ("rates", "seconds", "peak_mb")
 LIGHTNING = "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers"
 

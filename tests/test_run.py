@@ -238,7 +238,7 @@ def test_patience_is_exact_on_resume(forks: Forks, tmp_path: Path) -> None:
         if name == "stopped":
             assert forks(*argv, "checkpoint.every=3", cwd=cwd, fault=Fault(STEP, 12, 9)).code == -9
             assert forks("resume=auto", *argv, "checkpoint.every=3", cwd=cwd, fault=Fault(STEP, 5, 15)).code == 143
-            ended = forks(f"resume={only_run(cwd)}", cwd=cwd, fault=Fault("metaexp.testing:evaluate", 1, 9))
+            ended = forks(f"resume={only_run(cwd)}", cwd=cwd, fault=Fault("metaexp.training.final_test:evaluate", 1, 9))
             assert ended.code == -9  # killed in the test: the reason is in the checkpoint
             ended = forks(f"resume={only_run(cwd)}", cwd=cwd)
         else:

@@ -21,8 +21,8 @@ from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import evaluate, summary
 from metaexp.evaluation.shots_curve import series, shots_curve
 from metaexp.models.mlp import MLP
-from metaexp.parts import _check_ranges
 from metaexp.tasks.sine import Sine
+from metaexp.training.build import _check_ranges
 
 F64 = torch.float64
 NET = partial(MLP, hidden=[6])

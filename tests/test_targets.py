@@ -106,8 +106,8 @@ def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) 
     ["os.system", "posix.system", "metaexp.config.settings.os.system", "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
      "metaexp", "metaexp.nothing.Here", "metaexp..x.Y", "torch.optim.adam.torch.load", "torch.load", None, 3,
      "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X",
-     "metaexp.config.instantiate.locate", "metaexp.config.instantiate.Maker", "metaexp.config.instantiate.instantiate", "metaexp.parts._located",
-     "metaexp.parts.Parts", "metaexp.system.files.write", "metaexp.train.main"],
+     "metaexp.config.instantiate.locate", "metaexp.config.instantiate.Maker", "metaexp.config.instantiate.instantiate", "metaexp.training.build._located",
+     "metaexp.training.build.Parts", "metaexp.system.files.write", "metaexp.train.main"],
 )  # fmt: skip
 def test_hostile_targets(target: Any) -> None:
     with pytest.raises(ConfigError):
@@ -129,9 +129,11 @@ def test_only_classes_that_live_there(target: str) -> None:
 
 
 def test_trust_never_reaches_the_programs_own_machinery() -> None:
-    for target in ("metaexp.config.instantiate.locate", "metaexp.parts._located"):
+    for target in ("metaexp.config.instantiate.locate", "metaexp.training.build._located"):
         with pytest.raises(ConfigError):
-            instantiate({"_target_": target}, group="task", trusted=["metaexp.config.instantiate", "metaexp.parts"])
+            instantiate(
+                {"_target_": target}, group="task", trusted=["metaexp.config.instantiate", "metaexp.training.build"]
+            )
 
 
 def test_good_targets() -> None:

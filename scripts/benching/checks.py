@@ -19,7 +19,7 @@ from benching.works import WORKS, Settings, overrides
 from metaexp.config.settings import load
 from metaexp.inner.descent import minibatches
 from metaexp.outer.loop import Span
-from metaexp.parts import Parts
+from metaexp.training.build import Parts
 from metaexp.types import Episode, Examples
 
 Arrays = dict[str, np.ndarray]

@@ -20,7 +20,7 @@ from benching.works import overrides
 from metaexp.config.settings import load
 from metaexp.outer.batches import Ahead
 from metaexp.outer.loop import Span
-from metaexp.parts import Parts
+from metaexp.training.build import Parts
 
 
 def _indices(parts: Parts) -> torch.Tensor:

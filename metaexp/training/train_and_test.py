@@ -12,13 +12,13 @@ import lightning as L
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.loggers.progress import Progress, print_result
 from metaexp.loggers.tensorboard import Board
-from metaexp.parts import Parts
 from metaexp.storage.checkpoint_file import AtomicCheckpointIO, Checkpoints, load
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import check_data
-from metaexp.testing import metric_names, test
-from metaexp.training import Control
+from metaexp.training.build import Parts
+from metaexp.training.control import Control
+from metaexp.training.final_test import metric_names, test
 
 
 def execute(

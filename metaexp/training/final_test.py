@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.calibration import calibration
 from metaexp.evaluation.scores import Scores, evaluate, summary
 from metaexp.evaluation.shots_curve import ShotsCurve, shots_curve
 from metaexp.loggers.tensorboard import Board
-from metaexp.parts import Parts
 from metaexp.storage.checkpoint_file import Checkpoints, versions
 from metaexp.storage.run_folder import RunFolder
 from metaexp.storage.saved_config import config_sha256
 from metaexp.system.machine import machine
-from metaexp.training import Control
+from metaexp.training.build import Parts
+from metaexp.training.control import Control
+from metaexp.training.figures import draw_episodes, show_views
 from metaexp.types import Examples
 
 FORMAT = 1  # of result.json

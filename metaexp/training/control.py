@@ -11,7 +11,6 @@ import torch
 import torch.distributed
 from torch.utils._pytree import tree_map
 
-from metaexp.boards.episodes import draw_episodes, show_views
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import Scores, evaluate, summary
@@ -23,6 +22,7 @@ from metaexp.storage.run_folder import RunFolder
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.absent import keep
+from metaexp.training.figures import draw_episodes, show_views
 
 FORMAT = 1  # of what `state` returns
 PICTURES = 30.0  # seconds between pictures of validation tasks
