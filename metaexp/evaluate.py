@@ -62,11 +62,11 @@ def evaluate(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     typed = read(argv)
-    from metaexp.restore import open_config
+    from metaexp.run.restore import open_config
 
     saved = open_config(typed.run, typed.trust)
     changed = {key: value for key, value in allowed(saved, typed.changes).items() if value != _at(saved, key)}
-    from metaexp.retest import retest  # Lightning is imported here
+    from metaexp.run.retest import retest  # Lightning is imported here
 
     retest(typed.run, saved, with_changes(saved, changed), changed, typed.out)
     return 0

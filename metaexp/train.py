@@ -38,27 +38,27 @@ def train(argv: Sequence[str]) -> int | None:
         return _hydra([*arguments.flags, *prepared])
     if hydra.mode is not None and hydra.mode.name == "MULTIRUN":  # an experiment file may ask for a sweep
         return _sweep(settings, arguments.overrides, arguments.config_dir)
-    from metaexp.run import run
+    from metaexp.run.single import run
 
     run(config)
     return None
 
 
 def _sweep(settings: Settings, overrides: Sequence[str], extra: str | None) -> int:
-    from metaexp.sweep import sweep
+    from metaexp.run.sweep import sweep
 
     return sweep(settings, overrides, extra)
 
 
 def _hydra(argv: Sequence[str]) -> int | None:
-    from metaexp.sweep import call_hydra
+    from metaexp.run.sweep import call_hydra
 
     return call_hydra(argv)
 
 
 def _join(folder: Path) -> None:
     # A further process of a distributed run, started by the first with the same command line: same settings.
-    from metaexp.run import run
+    from metaexp.run.single import run
     from metaexp.storage.saved_config import read_config
 
     run(read_config(folder), folder)

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 from metaexp.config.settings import load
 from metaexp.loggers.tensorboard import Board
-from metaexp.run import run
+from metaexp.run.single import run
 
 TINY = "device=cpu device.threads=1 compile=false meta_batch=4 steps=6 val.every=3 val.tasks=5 test.tasks=40".split()
 

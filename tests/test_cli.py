@@ -17,7 +17,7 @@ FAKE_RUN = """
 import json, os, sys, types
 from pathlib import Path
 
-module = types.ModuleType("metaexp.run")
+module = types.ModuleType("metaexp.run.single")
 
 class Parts:
     def __init__(self, config):
@@ -54,7 +54,7 @@ def run(config, folder=None):
     return {"val": {"best": 0.25}}
 
 module.run, module.Parts = run, Parts
-sys.modules["metaexp.run"] = module
+sys.modules["metaexp.run.single"] = module
 """
 
 
@@ -260,7 +260,7 @@ def test_sweep_with_own_folder_and_experiment_grid(fake: Callable[..., Any], tra
 
 
 def test_sweeps_of_one_second_get_two_folders(fake: Callable[..., Any], train: Command) -> None:
-    from metaexp.sweep import _claim
+    from metaexp.run.sweep import _claim
 
     folders = {_claim(str(train.folder / "out")) for _ in range(20)}
     assert len(folders) == 20

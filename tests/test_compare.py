@@ -20,7 +20,7 @@ from metaexp.evaluate import evaluate
 from metaexp.loggers.tensorboard import Board
 from metaexp.losses import larger
 from metaexp.report.tables import number
-from metaexp.run import run
+from metaexp.run.single import run
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from comparing import page, plan

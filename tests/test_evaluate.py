@@ -22,8 +22,8 @@ from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitErr
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation.scores import evaluate as scores_of
 from metaexp.loggers.tensorboard import Board
-from metaexp.restore import open_config, restore
-from metaexp.run import run
+from metaexp.run.restore import open_config, restore
+from metaexp.run.single import run
 from metaexp.training.build import Parts
 
 SHIPPED = ROOT / "scripts/runs/sine_r2d2"

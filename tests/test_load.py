@@ -18,7 +18,7 @@ from small_runs import contents, own_package, train
 import metaexp
 from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.estimator import Classifier, Regressor
-from metaexp.restore import open_config, restore
+from metaexp.run.restore import open_config, restore
 from metaexp.tasks.absent import absent, keep
 from metaexp.tasks.sine import Sine
 

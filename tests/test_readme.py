@@ -24,7 +24,7 @@ from metaexp import errors
 from metaexp.config.settings import Settings, load
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
-from metaexp.sweep import _jobs
+from metaexp.run.sweep import _jobs
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import Parts
 

@@ -15,7 +15,7 @@ from small_runs import own_package
 
 from metaexp.config.settings import load as load_config
 from metaexp.evaluation.scores import summary
-from metaexp.run import _continued
+from metaexp.run.single import _continued
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.saved_config import config_sha256, dump_yaml, read_config
 from metaexp.system.machine import cores, processor

@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from metaexp.errors import BusyError, CheckpointError, ConfigError, SpaceError
+from metaexp.run.sweep import job_name
 from metaexp.storage.run_folder import RunFolder, find_resumable, read_status, state_of
 from metaexp.storage.saved_config import config_sha256, differences, read_config
-from metaexp.sweep import job_name
 from metaexp.system.files import replace_file
 
 CONFIG = {"seed": 0, "steps": 10, "algo": {"inner_lr": 0.01, "steps": 5}, "out": "outputs"}

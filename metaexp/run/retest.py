@@ -18,7 +18,7 @@ from metaexp.errors import BusyError, ConfigError
 from metaexp.loggers.progress import Progress, print_result, quiet
 from metaexp.loggers.tensorboard import Board
 from metaexp.report.reading import rows
-from metaexp.restore import Restored, restore, take
+from metaexp.run.restore import Restored, restore, take
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb

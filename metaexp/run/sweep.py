@@ -128,7 +128,7 @@ def _example(override: Override) -> str:
 
 def _check(jobs: Sequence[Job]) -> list[str]:
     """What the constructors of each job's parts refuse: numbers out of range, missing data."""
-    from metaexp.run import Parts
+    from metaexp.run.single import Parts
 
     faults, seen = [], set()
     for job in jobs:
@@ -223,7 +223,7 @@ def _run(own: Any, folder: Path, name: str) -> dict[str, Any]:
     search = tuple(line for line in own.overrides.hydra if line.startswith("hydra.searchpath="))
     extra = next((source.path for source in own.runtime.config_sources if source.provider == "command-line"), None)
     config = _settings(search, extra).load(list(own.overrides.task))
-    from metaexp.run import run
+    from metaexp.run.single import run
 
     return run(config | {"sweep": {"folder": str(folder), "job": name}})
 
