@@ -19,7 +19,7 @@ import metaexp
 from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.estimator import Classifier, Regressor
 from metaexp.run.restore import open_config, restore
-from metaexp.tasks.absent import absent, keep
+from metaexp.tasks.placeholder import absent, keep
 from metaexp.tasks.sine import Sine
 
 SHIPPED = ROOT / "scripts/runs/sine_r2d2"

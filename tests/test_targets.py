@@ -119,7 +119,7 @@ def test_hostile_targets(target: Any) -> None:
 @pytest.mark.parametrize(
     "target",
     ["metaexp.inner.descent.Any", "metaexp.outer.loop.make_optimizer", "metaexp.outer.loop.compile_pieces", "metaexp.algos.r2d2.ridge",
-     "metaexp.models.norms.prepare", "metaexp.tasks.absent.DataError", "metaexp.outer.loop.ConfigError",
+     "metaexp.models.norms.prepare", "metaexp.tasks.placeholder.DataError", "metaexp.outer.loop.ConfigError",
      "metaexp.inner.descent.torch", "torch.optim.adam.adam", "torch.optim.adam.Any"],
 )  # fmt: skip
 def test_only_classes_that_live_there(target: str) -> None:

@@ -13,16 +13,16 @@ from PIL import Image
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metaexp.errors import DataError
-from metaexp.tasks.absent import check_data
 from metaexp.tasks.arrays import Arrays
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes, rotate
+from metaexp.tasks.data.splits import by_fractions
 from metaexp.tasks.dataset import DatasetTasks, _input
 from metaexp.tasks.gp import GP
 from metaexp.tasks.linear import Linear
+from metaexp.tasks.placeholder import check_data
 from metaexp.tasks.sine import Sine
 from metaexp.tasks.sine_line import SineLine
-from metaexp.tasks.splits import by_fractions
 
 SPLITS = ("train", "val", "test")
 ROWS = [30, 12, 41, 25, 33, 12, 20, 50, 19, 60]  # of the tasks of `many.npz`

@@ -21,7 +21,7 @@ from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import state_of
 from metaexp.storage.saved_config import read_config
-from metaexp.tasks.absent import absent
+from metaexp.tasks.placeholder import absent
 from metaexp.training.build import Parts
 
 log = logging.getLogger(__name__)

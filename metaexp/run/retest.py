@@ -23,7 +23,7 @@ from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
-from metaexp.tasks.absent import check_data
+from metaexp.tasks.placeholder import check_data
 from metaexp.training.control import Control
 from metaexp.training.final_test import test
 from metaexp.training.train_and_test import make_trainer

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from metaexp.random import SPLITS, ends, fold, integers, permutation
-from metaexp.tasks.arrays_data import Task, read_tasks
 from metaexp.tasks.base import TaskFamily
-from metaexp.tasks.splits import digest
+from metaexp.tasks.data.npz import Task, read_tasks
+from metaexp.tasks.data.splits import digest
 from metaexp.types import Episode, Examples
 
 log = logging.getLogger(__name__)

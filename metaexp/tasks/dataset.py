@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metaexp.errors import DataError
 from metaexp.tasks.classes import Classes
-from metaexp.tasks.splits import by_fractions, digest
+from metaexp.tasks.data.splits import by_fractions, digest
 
 
 def _input(x: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from metaexp.errors import DataError
 from metaexp.tasks import omniglot_data
 from metaexp.tasks.classes import Classes
-from metaexp.tasks.splits import by_counts, digest
+from metaexp.tasks.data.splits import by_counts, digest
 
 SPLIT_SEED = 1623  # of the fixed shuffle of `random1200`
 
@@ -115,7 +115,7 @@ class Omniglot(Classes):
     "One shot learning of simple visual concepts", Lake, Salakhutdinov, Gross, Tenenbaum, 2011.
 
     Args:
-        root: folder with the data (see `metaexp.tasks.omniglot_data`); None: see `find_root`.
+        root: folder with the data (see `metaexp.tasks.data.omniglot`); None: see `find_root`.
         split: random1200 | vinyals | lake, see the functions of this module.
         resize: lanczos (grey) | nearest (binary: what code gets that resizes the 1-bit files, as the authors of MAML,
             Reptile and ProtoNet did, whatever filter they named).

@@ -21,7 +21,7 @@ from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
-from metaexp.tasks.absent import keep
+from metaexp.tasks.placeholder import keep
 from metaexp.training.figures import draw_episodes, show_views
 
 FORMAT = 1  # of what `state` returns

@@ -15,7 +15,7 @@ from metaexp.loggers.tensorboard import Board
 from metaexp.storage.checkpoint_file import AtomicCheckpointIO, Checkpoints, load
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
-from metaexp.tasks.absent import check_data
+from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Parts
 from metaexp.training.control import Control
 from metaexp.training.final_test import metric_names, test

@@ -10,7 +10,7 @@ import numpy as np
 
 from metaexp.errors import DataError
 from metaexp.random import SPLITS
-from metaexp.tasks.splits import by_fractions
+from metaexp.tasks.data.splits import by_fractions
 
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
