@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.base import MODES, MetaLearner
+from metaexp.algos.views import Heatmap, Scatter
 from metaexp.evaluation.scores import evaluate
 from metaexp.mapping import map_tasks
 from metaexp.outer.loop import OuterLoop
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples
-from metaexp.views import Heatmap, Scatter
 
 SPLITS = ("train", "val", "test")
 Make = Callable[[TaskFamily], MetaLearner]

@@ -10,6 +10,7 @@ from test_algos import F64, NET, close, cross_entropy, mlp, sines
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import TINY, Mother
+from metaexp.algos.views import Heatmap, Scatter
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner.descent import Adam
 from metaexp.mapping import map_tasks
@@ -17,7 +18,6 @@ from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
-from metaexp.views import Heatmap, Scatter
 
 LR = 0.05
 

@@ -15,6 +15,7 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin, _rea
 
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
+from metaexp.algos.views import Bars, Heatmap, Scatter
 from metaexp.errors import SpaceError
 from metaexp.loggers.tensorboard import Board
 from metaexp.models.mlp import MLP
@@ -24,7 +25,6 @@ from metaexp.plots.reliability import shots_picture
 from metaexp.plots.views import bars, draw, heatmap, principal, scatter
 from metaexp.tasks.sine import Sine
 from metaexp.training.figures import show_views
-from metaexp.views import Bars, Heatmap, Scatter
 
 F64 = torch.float64
 

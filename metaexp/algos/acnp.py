@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
-from metaexp.algos.neural import NeuralProcess
+from metaexp.algos.neural_process import NeuralProcess
+from metaexp.algos.views import Heatmap, View
 from metaexp.inner.descent import Tree
 from metaexp.models.sets import CrossAttention, ResidualBlock, perceptron
 from metaexp.types import Episode
-from metaexp.views import Heatmap, View
 
 
 class ACNP(NeuralProcess):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
 from metaexp.models.norms import adopt, depends_on_batch, prepare, statistics_from
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
-from metaexp.views import View
 
 ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
 Metric = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
@@ -116,7 +116,7 @@ class MetaLearner(L.LightningModule):
         return {}
 
     def views(self, episode: Episode) -> dict[str, View]:
-        """Pictures of what the method made of a few tasks (leading dimension: tasks), by name; see `metaexp.views`."""
+        """Pictures of what the method made of a few tasks (leading dimension: tasks), by name; see `metaexp.algos.views`."""
         return {}
 
     # -- around training ---------------------------------------------------------------------------------------------

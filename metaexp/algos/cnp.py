@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from metaexp.algos.neural import NeuralProcess
+from metaexp.algos.neural_process import NeuralProcess
 from metaexp.models.sets import means
 
 

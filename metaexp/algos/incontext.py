@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, feature_size, remove_head
+from metaexp.algos.views import Heatmap, View
 from metaexp.models.transformer import Memory, Transformer
 from metaexp.types import Episode
-from metaexp.views import Heatmap, View
 
 
 class InContext(FeatureLearner):

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner, Metric
 from metaexp.algos.maml import check_inner_loop
+from metaexp.algos.views import Heatmap, Scatter, View
 from metaexp.inner.descent import SGD, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.norms import depends_on_batch
 from metaexp.models.sets import Judges, SetEncoder
 from metaexp.types import Episode, Examples
-from metaexp.views import Heatmap, Scatter, View
 
 TINY = 1e-6  # added to a loss before its logarithm
 TRUST = (1.0, 0.1, 0.1)  # a, b, c at the start

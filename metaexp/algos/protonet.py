@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, full_precision, remove_head
+from metaexp.algos.views import Scatter, View
 from metaexp.checks import whole
 from metaexp.types import Episode, Examples
-from metaexp.views import Scatter, View
 
 
 class ProtoNet(FeatureLearner):

@@ -1,4 +1,4 @@
-"""Drawing what a method shows of its inside (`metaexp.views`): points, tables, bars."""
+"""Drawing what a method shows of its inside (`metaexp.algos.views`): points, tables, bars."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from metaexp.algos.views import Bars, Heatmap, Scatter, View
 from metaexp.plots.style import (
     BLACK,
     BLUE,
@@ -22,7 +23,6 @@ from metaexp.plots.style import (
     new_figure,
     tidy,
 )
-from metaexp.views import Bars, Heatmap, Scatter, View
 
 CLASSES = np.array([BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY, "#8B4513", "#F0E442"])
 MARKERS = "o*^sDvPX"

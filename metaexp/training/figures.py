@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metaexp.algos.views import Scatter, View
 from metaexp.errors import MetaexpError
 from metaexp.loggers.tensorboard import Board
-from metaexp.views import Scatter, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
