@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import MetaLearner
 from metaexp.models.norms import depends_on_batch
-from metaexp.models.running import absorb_statistics, batch_statistics, keep_running, keeps_running
+from metaexp.models.running_norms import absorb_statistics, batch_statistics, keep_running, keeps_running
 from metaexp.types import Episode, Examples
 
 
