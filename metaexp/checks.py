@@ -1,7 +1,8 @@
-"""Checks of settings that several places share; the message starts with the setting's name."""
+"""Checks of settings that several places share, and the words of their messages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from numbers import Integral, Real
 from typing import Any
 
@@ -23,3 +24,26 @@ def interval(name: str, value: Any) -> tuple[Any, Any]:
     if not low <= high:
         raise ValueError(f"{name}=[{low}, {high}]: the first number must not be above the second")
     return low, high
+
+
+def _likeness(word: str, name: str) -> float:
+    # Letters in order, and letters in any order: a swapped pair should cost little.
+    pairs = ((word, name), ("".join(sorted(word)), "".join(sorted(name))))
+    return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """'; did you mean X?' for the name most like `word`, or an empty string."""
+    best = max(names, key=lambda name: _likeness(word, name), default="")
+    return f"; did you mean {best}?" if _likeness(word, best) > 0.6 else ""
+
+
+def show(value: Any) -> str:
+    """A value as one types it: null, true, [1, 2]."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(show(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"
+    return str(value) if isinstance(value, str | int | float) else type(value).__name__

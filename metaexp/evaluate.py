@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metaexp.checks import nearest, show
+
 # torch and lightning are imported only when what was typed has passed.
 from metaexp.config.command_line import exit_code
 from metaexp.config.compose import parse
-from metaexp.config.instantiate import nearest, show
 from metaexp.config.schema import convert
 from metaexp.errors import ConfigError
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.config.instantiate import show
+from metaexp.checks import show
 from metaexp.config.settings import load
 from metaexp.losses import larger
 from metaexp.storage.saved_config import NOT_SET, differences, read_config

@@ -13,7 +13,7 @@ from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.algos.scratch import Scratch
-from metaexp.inner.descent import SGD, Adam, minibatches
+from metaexp.inner import SGD, Adam, minibatches
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

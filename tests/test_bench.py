@@ -267,7 +267,7 @@ def test_a_work_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 def test_drawn_minibatches_are_what_our_reptile_finds() -> None:
     import torch
 
-    from metaexp.inner.descent import minibatches
+    from metaexp.inner import minibatches
 
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((2, 6, 3, 1)) for _ in range(2))  # [tasks, steps, size, 1]

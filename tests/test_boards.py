@@ -23,10 +23,10 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import backend_context
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from metaexp.boards import pictures
 from metaexp.errors import SpaceError
 from metaexp.loggers.progress import Progress, print_result, quiet
 from metaexp.loggers.tensorboard import Board, validation_scalars
+from metaexp.plots import episodes as pictures
 from metaexp.types import Episode, Examples
 
 

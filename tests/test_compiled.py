@@ -13,7 +13,7 @@ from metaexp.algos.features import full_precision
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.errors import NonFiniteError
-from metaexp.inner.descent import Adam
+from metaexp.inner import Adam
 from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

@@ -47,7 +47,7 @@ from metaexp.config.compose import config_dir
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner.descent import SGD, Adam
+from metaexp.inner import SGD, Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

@@ -15,7 +15,7 @@ from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner.descent import SGD, Adam, conjugate_gradient, descend, minimise
+from metaexp.inner import SGD, Adam, conjugate_gradient, descend, minimise
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

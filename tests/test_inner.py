@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, jacrev
 
-from metaexp.inner.descent import SGD, Adam, descend, minibatches, with_gradient
+from metaexp.inner import SGD, Adam, descend, minibatches, with_gradient
 
 F64 = torch.float64
 

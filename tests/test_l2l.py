@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.l2l import L2L, LSTMRule
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner.descent import SGD, Adam, descend
+from metaexp.inner import SGD, Adam, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear
 from metaexp.outer.loop import OuterLoop, Span

@@ -11,7 +11,7 @@ from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner.descent import Adam
+from metaexp.inner import Adam
 from metaexp.mapping import choose, map_tasks, mean_gradient, mean_over_pieces
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP

@@ -12,7 +12,7 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.mother import TINY, Mother
 from metaexp.algos.views import Heatmap, Scatter
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner.descent import Adam
+from metaexp.inner import Adam
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

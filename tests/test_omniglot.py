@@ -17,7 +17,7 @@ from fake_omniglot import decode, names, write_packed
 from PIL import Image
 
 from metaexp.errors import DataError
-from metaexp.tasks import omniglot_data
+from metaexp.tasks.data import omniglot as files
 from metaexp.tasks.omniglot import Omniglot, vinyals
 
 SPLITS = ("train", "val", "test")
@@ -272,7 +272,7 @@ def test_every_form_gives_the_same_pixels(small, form):
     root = small["roots"][form]
     for size in (20, 28, 105):
         for resize, mode, method in (("nearest", "1", Image.NEAREST), ("lanczos", "L", Image.LANCZOS)):
-            found, images = omniglot_data.read(root, resize, size, verify=False)
+            found, images = files.read(root, resize, size, verify=False)
             assert [len(part) for part in found.values()] == [10, 3]
             assert images.shape == (13, 20, size, size)
             for c, d in ((0, 0), (4, 19), (12, 7)):
@@ -396,7 +396,7 @@ def server(small, tmp_path) -> Iterator[tuple[str, Path]]:
     """The small zips on a loopback server: its address and its folder."""
     folder = tmp_path / "served"
     folder.mkdir()
-    for part in omniglot_data.PARTS:
+    for part in files.PARTS:
         (folder / f"images_{part}.zip").write_bytes((small["roots"]["zip"] / f"images_{part}.zip").read_bytes())
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -414,18 +414,18 @@ def server(small, tmp_path) -> Iterator[tuple[str, Path]]:
 @pytest.fixture
 def expected(small, monkeypatch) -> None:
     """Makes the small set the one that a download must give."""
-    bits = [np.load(small["roots"]["packed"] / f"omniglot105_{part}.npz")["bits"] for part in omniglot_data.PARTS]
-    monkeypatch.setattr(omniglot_data, "PARTS", {"background": 10, "evaluation": 3})
-    monkeypatch.setattr(omniglot_data, "CONTENT", hashlib.sha256(b"".join(b.tobytes() for b in bits)).hexdigest())
+    bits = [np.load(small["roots"]["packed"] / f"omniglot105_{part}.npz")["bits"] for part in files.PARTS]
+    monkeypatch.setattr(files, "PARTS", {"background": 10, "evaluation": 3})
+    monkeypatch.setattr(files, "CONTENT", hashlib.sha256(b"".join(b.tobytes() for b in bits)).hexdigest())
 
 
 @pytest.mark.usefixtures("expected")
 def test_download_checks_and_keeps_the_zips(server, tmp_path, monkeypatch):
     root = tmp_path / "new" / "omniglot"
-    monkeypatch.setattr(omniglot_data.download, "__defaults__", (server[0], 10.0))
+    monkeypatch.setattr(files.download, "__defaults__", (server[0], 10.0))
     family = Omniglot(root=str(root), download=True, split="lake", ways=2)
     assert sorted(path.name for path in root.iterdir()) == ["images_background.zip", "images_evaluation.zip"]
-    monkeypatch.setattr(omniglot_data.download, "__defaults__", ("http://127.0.0.1:9", 1.0))  # not asked again
+    monkeypatch.setattr(files.download, "__defaults__", ("http://127.0.0.1:9", 1.0))  # not asked again
     assert torch.equal(Omniglot(root=str(root), download=True, split="lake", ways=2).data, family.data)
 
 
@@ -459,18 +459,18 @@ def test_a_bad_download_leaves_nothing(server, tmp_path, change, message):
     address, folder = server
     change(folder)
     with pytest.raises(DataError, match=message):
-        omniglot_data.download(tmp_path / "new", address, 10.0)
+        files.download(tmp_path / "new", address, 10.0)
     assert list((tmp_path / "new").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "served"]
 
 
 def test_a_download_without_network_or_cut_short(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"download into .* failed .*task.root="):
-        omniglot_data.download(tmp_path / "new", "http://127.0.0.1:9", 2.0)
+        files.download(tmp_path / "new", "http://127.0.0.1:9", 2.0)
     source = tmp_path / "source"
     source.write_bytes(bytes(100))
     with pytest.raises(OSError, match="larger than 10 bytes"):
-        omniglot_data._fetch(source.as_uri(), tmp_path / "target", 2.0, most=10)
+        files._fetch(source.as_uri(), tmp_path / "target", 2.0, most=10)
 
 
 # --- the real data --------------------------------------------------------------------------------------------------
@@ -478,13 +478,13 @@ def test_a_download_without_network_or_cut_short(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def real(data_folder: Path) -> Path:
-    if not omniglot_data.is_there(data_folder / "omniglot"):
+    if not files.is_there(data_folder / "omniglot"):
         pytest.skip(f"no Omniglot in {data_folder}")
     return data_folder / "omniglot"
 
 
 def test_the_real_set_is_complete_and_as_the_authors_gave_it(real):
-    found, images = omniglot_data.read(real, "nearest", 28, verify=True)  # checks the sha256 of every drawing
+    found, images = files.read(real, "nearest", 28, verify=True)  # checks the sha256 of every drawing
     assert [len(part) for part in found.values()] == [964, 659]
     assert set(np.unique(images)) == {0, 255}
     assert 0.05 < (images > 0).mean() < 0.2
@@ -494,12 +494,12 @@ def test_the_ready_images_are_lanczos_of_the_drawings(real):
     with np.load(real / "omniglot105_evaluation.npz") as file:
         bits = file["bits"][::40]
     with np.load(real / "omniglot28_evaluation.npz") as file:
-        assert np.array_equal(omniglot_data._shrink(bits, "lanczos", 28), file["images"][::40])
+        assert np.array_equal(files._shrink(bits, "lanczos", 28), file["images"][::40])
 
 
 def test_the_authors_zip_has_the_packed_drawings(real):
     path = real / "images_background_small1.zip"
-    part = omniglot_data._read_pngs(path, omniglot_data._zip_pngs(path))
+    part = files._read_pngs(path, files._zip_pngs(path))
     assert len(part.names) == 136
     with np.load(real / "omniglot105_background.npz") as file:
         place = {name: i for i, name in enumerate(file["names"].tolist())}

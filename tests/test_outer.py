@@ -10,7 +10,7 @@ from contract import largest_difference, new, parameters, pictures
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.errors import ConfigError, NonFiniteError
-from metaexp.inner.descent import Adam
+from metaexp.inner import Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.outer.loop import LinearToZero, OuterLoop, Span, Spans, make_optimizer

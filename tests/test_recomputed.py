@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.imaml import IMAML
 from metaexp.algos.maml import MAML
-from metaexp.inner.descent import SGD, Adam, recomputed
+from metaexp.inner import SGD, Adam, recomputed
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.tasks.sine import Sine

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.figure import Figure
-from metaexp.reporting import pictures
 from PIL import Image
 from small_runs import train
 
@@ -20,6 +19,7 @@ from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
 from metaexp.evaluation.intervals import crossed
 from metaexp.loggers.tensorboard import Board
+from metaexp.report import pictures
 from metaexp.report.command import report
 from metaexp.report.grouping import compare, differing
 from metaexp.report.pictures import spread

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from metaexp.config.instantiate import check_target, nearest
+from metaexp.checks import nearest
 from metaexp.config.settings import instantiate
+from metaexp.config.trust import check_target
 from metaexp.errors import ConfigError, DataError
 
 MODULE = """
@@ -103,11 +104,15 @@ def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "posix.system", "metaexp.config.settings.os.system", "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
+    ["os.system", "posix.system", "metaexp.config.settings.os.system",
+     "metaexp.__builtins__.exec", "builtins.eval", "eval", "",
      "metaexp", "metaexp.nothing.Here", "metaexp..x.Y", "torch.optim.adam.torch.load", "torch.load", None, 3,
      "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X",
-     "metaexp.config.instantiate.locate", "metaexp.config.instantiate.Maker", "metaexp.config.instantiate.instantiate", "metaexp.training.build._located",
-     "metaexp.training.build.Parts", "metaexp.system.files.write", "metaexp.train.main"],
+     "metaexp.config.instantiate.locate", "metaexp.config.instantiate.Maker",
+     "metaexp.config.instantiate.instantiate", "metaexp.training.build._located",
+     "metaexp.training.build.Parts", "metaexp.outer.loop.OuterLoop",
+     "metaexp.outer.loop.ConfigError", "metaexp.inner.descent.Any",
+     "metaexp.system.files.write", "metaexp.train.main"],
 )  # fmt: skip
 def test_hostile_targets(target: Any) -> None:
     with pytest.raises(ConfigError):
@@ -118,9 +123,9 @@ def test_hostile_targets(target: Any) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["metaexp.inner.descent.Any", "metaexp.outer.loop.make_optimizer", "metaexp.outer.loop.compile_pieces", "metaexp.algos.r2d2.ridge",
-     "metaexp.models.norms.prepare", "metaexp.tasks.placeholder.DataError", "metaexp.outer.loop.ConfigError",
-     "metaexp.inner.descent.torch", "torch.optim.adam.adam", "torch.optim.adam.Any"],
+    ["metaexp.inner.optimisers.Tensor", "metaexp.inner.descend", "metaexp.inner.Descent", "metaexp.algos.r2d2.ridge",
+     "metaexp.models.norms.prepare", "metaexp.tasks.placeholder.DataError", "metaexp.outer.schedules.LRScheduler",
+     "metaexp.outer.schedules.torch", "torch.optim.adam.adam", "torch.optim.adam.Any"],
 )  # fmt: skip
 def test_only_classes_that_live_there(target: str) -> None:
     check_target("algo._target_", target)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.neural_process import NeuralProcess
 from metaexp.algos.views import Heatmap, View
-from metaexp.inner.descent import Tree
+from metaexp.inner import Tree
 from metaexp.models.sets import CrossAttention, ResidualBlock, perceptron
 from metaexp.types import Episode
 

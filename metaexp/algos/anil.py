@@ -9,7 +9,7 @@ from torch.func import functional_call, grad
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head
 from metaexp.algos.maml import check_inner_loop
-from metaexp.inner.descent import SGD, InnerOptimiser, Tree, descend
+from metaexp.inner import SGD, InnerOptimiser, Tree, descend
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode, Examples
 

@@ -116,7 +116,7 @@ class MetaLearner(L.LightningModule):
         return {}
 
     def views(self, episode: Episode) -> dict[str, View]:
-        """Pictures of what the method made of a few tasks (leading dimension: tasks), by name; see `metaexp.algos.views`."""
+        """Pictures of what the method made of a few tasks (leading dimension: tasks), by name; see `algos.views`."""
         return {}
 
     # -- around training ---------------------------------------------------------------------------------------------

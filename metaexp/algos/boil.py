@@ -9,7 +9,7 @@ from torch.func import functional_call, grad
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.features import check_head
 from metaexp.algos.maml import check_inner_loop
-from metaexp.inner.descent import SGD, Descent, InnerOptimiser, Tree, descend
+from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend
 from metaexp.types import Episode, Examples
 
 

@@ -10,7 +10,7 @@ from torch.func import grad
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
 from metaexp.algos.views import Scatter, View
-from metaexp.inner.descent import SGD, InnerOptimiser, Tree, descend
+from metaexp.inner import SGD, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.context import ChannelContext, FiLM, InputContext
 from metaexp.types import Episode, Examples

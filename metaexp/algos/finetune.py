@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metaexp.checks import whole
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner.descent import InnerOptimiser, Tree, descend, minibatches
+from metaexp.inner import InnerOptimiser, Tree, descend, minibatches
 from metaexp.types import Examples
 
 

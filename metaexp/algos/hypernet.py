@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head, feature_size, remove_head
-from metaexp.inner.descent import Tree
+from metaexp.inner import Tree
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, grad_and_value, vjp
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
-from metaexp.inner.descent import SGD, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
+from metaexp.inner import SGD, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
 from metaexp.types import Episode, Examples
 
 
@@ -23,7 +23,7 @@ class IMAML(MetaLearner):
     optimiser will do, and memory does not grow with the number of steps.
 
     Differs from the paper where its assumptions fail, as they do on sines, with NaN after some hundred outer steps: an
-    inner step that raises G is taken back and the task's rate halved (`metaexp.inner.descent.minimise`), and the solver stops
+    inner step that raises G is taken back and the task's rate halved (`metaexp.inner.minimise`), and the solver stops
     at a direction in which I + H / lambda curves less than `least_curvature`: there G is all but flat or a saddle, and
     the exact g huge. The authors' code solves another system, ((1 + damping) I + H / (lambda + 10)) g = grad L_Q with a
     damping of 1, after inner steps without the proximal term and one on it alone. lambda is not learned here.

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.finetune import check_fine_tuning, choose_rate, epochs_to_steps, fine_tune, steps_on
-from metaexp.inner.descent import SGD, InnerOptimiser, Tree
+from metaexp.inner import SGD, InnerOptimiser, Tree
 from metaexp.random import uniform
 from metaexp.types import Episode, Examples
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
-from metaexp.inner.descent import InnerOptimiser, Tree, descend
+from metaexp.inner import InnerOptimiser, Tree, descend
 from metaexp.random import normal
 from metaexp.types import Episode, Examples
 
@@ -20,7 +20,7 @@ class LSTMRule(nn.Module):
     """A small LSTM that maps each coordinate's gradient to its step: theta <- theta + lr m(gradient, state).
 
     All coordinates share the weights and each has a state of its own, so the rule fits any network. It is an
-    `metaexp.inner.descent.InnerOptimiser` whose parameters can be learned; the cell is written as two products, because
+    `metaexp.inner.InnerOptimiser` whose parameters can be learned; the cell is written as two products, because
     `nn.LSTM` can neither be mapped by vmap nor be differentiated twice.
 
     Args:

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
-from metaexp.inner.descent import SGD, Descent, InnerOptimiser, Tree, descend
+from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend
 from metaexp.types import Episode, Examples
 
 

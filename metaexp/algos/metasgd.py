@@ -10,7 +10,7 @@ from torch.func import functional_call
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.views import Bars, View
 from metaexp.checks import whole
-from metaexp.inner.descent import SGD, Descent, Tree, descend
+from metaexp.inner import SGD, Descent, Tree, descend
 from metaexp.types import Episode, Examples
 
 

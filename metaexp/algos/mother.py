@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from metaexp.algos.base import MetaLearner, Metric
 from metaexp.algos.maml import check_inner_loop
 from metaexp.algos.views import Heatmap, Scatter, View
-from metaexp.inner.descent import SGD, InnerOptimiser, Tree, descend
+from metaexp.inner import SGD, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.norms import depends_on_batch
 from metaexp.models.sets import Judges, SetEncoder

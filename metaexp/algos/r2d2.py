@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, full_precision, remove_head
-from metaexp.inner.descent import Tree
+from metaexp.inner import Tree
 from metaexp.types import Episode
 
 

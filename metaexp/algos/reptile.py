@@ -9,7 +9,7 @@ from torch.func import functional_call, grad
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
 from metaexp.checks import whole
-from metaexp.inner.descent import SGD, Descent, InnerOptimiser, Tree, descend, minibatches, with_gradient
+from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend, minibatches, with_gradient
 from metaexp.types import Episode, Examples
 
 

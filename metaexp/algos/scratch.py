@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.finetune import check_fine_tuning, choose_rate, epochs_to_steps, fine_tune, steps_on
-from metaexp.inner.descent import Adam, InnerOptimiser, Tree
+from metaexp.inner import Adam, InnerOptimiser, Tree
 from metaexp.types import Examples
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from hydra._internal.utils import get_args_parser
 
+from metaexp.checks import nearest
 from metaexp.config.compose import GROUPS, Composer, parse
-from metaexp.config.instantiate import nearest
 from metaexp.errors import ConfigError, Interrupted, MetaexpError
 
 _FLAGS = """

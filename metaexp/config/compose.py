@@ -23,18 +23,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metaexp.config.instantiate import nearest
+from metaexp.checks import nearest
 from metaexp.errors import ConfigError, MetaexpError
 
 GROUPS = ("algo", "task", "model", "device", "optimizer", "experiment")
 VERSION_BASE = "1.3"
-# Run folders are claimed by this program (see metaexp.storage.run_folder); Hydra would make its own, shared by runs of one second.
+# Run folders are claimed by metaexp.storage.run_folder; Hydra would make its own, shared by runs of one second.
 _FOLDERS = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
 
 
 def config_dir() -> Path:
     """The folder conf/: inside the package in a wheel, beside it in a checkout or an editable install."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     for folder in (here / "conf", here.parent / "conf"):
         if (folder / "train.yaml").is_file():
             return folder

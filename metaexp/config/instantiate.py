@@ -1,99 +1,18 @@
-"""Which classes a configuration may name, and how they are made.
-
-`_target_` can name any importable thing, so it is checked against a positive list before anything is imported: the
-modules of metaexp that hold what a configuration describes (PLACES), torch.optim.*, and modules that the user's own
-group files name. Of the first two it must be a class: a function, or this module's own machinery, could be led to call
-something else. The resolved object's module is checked again, because a dotted path may lead through one module into
-another (`metaexp.config.settings.os.system`).
-"""
+"""Make the objects that a configuration describes; see `metaexp.config.trust` for what it may name."""
 
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from copy import deepcopy
-from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
+from metaexp.checks import nearest, show
+from metaexp.config.trust import check_target, is_optim, is_ours, module_of
 from metaexp.errors import ConfigError, DataError
 from metaexp.system.files import is_full
 
-PLACES = ("algos", "models", "tasks", "inner", "outer")  # of metaexp: packages and modules whose classes may be named
 METADATA = {"_target_", "_partial_", "_convert_", "_recursive_", "gives", "needs"}
-
-
-def _likeness(word: str, name: str) -> float:
-    # Letters in order, and letters in any order: a swapped pair should cost little.
-    pairs = ((word, name), ("".join(sorted(word)), "".join(sorted(name))))
-    return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """'; did you mean X?' for the name most like `word`, or an empty string."""
-    best = max(names, key=lambda name: _likeness(word, name), default="")
-    return f"; did you mean {best}?" if _likeness(word, best) > 0.6 else ""
-
-
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_` in a tree of plain containers, as (dotted path, value)."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key == "_target_":
-                yield here, value
-            else:
-                yield from targets(value, here)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from targets(value, f"{path}.{index}")
-
-
-def module_of(target: str) -> str:
-    """The dotted path without its last name."""
-    return target.rpartition(".")[0]
-
-
-def trusted_modules(node: Any, packages: Collection[str], modules: Collection[str] = ()) -> set[str]:
-    """The modules that a tree of plain containers names and that lie in these packages, or are among these modules."""
-    named = {module_of(str(target)) for _, target in targets(node)}
-    return {n for n in named if n in modules or any(f"{n}.".startswith(f"{package}.") for package in packages)}
-
-
-def _ours(module: str) -> bool:
-    # The module must be a file in one of the places: a path THROUGH one of them (metaexp.inner.descent.torch) is none.
-    root, *parts = module.split(".")
-    if root != "metaexp" or not parts or parts[0] not in PLACES or not all(part.isidentifier() for part in parts):
-        return False
-    file = Path(__file__).parent.joinpath(*parts)
-    return file.with_suffix(".py").is_file() or (file / "__init__.py").is_file()
-
-
-def is_optim(target: Any) -> bool:
-    """Whether a target is a class of torch.optim or of one of its modules."""
-    return isinstance(target, str) and re.fullmatch(r"torch\.optim(\.[a-z]\w*)?\.[A-Za-z]\w*", target) is not None
-
-
-def check_target(path: str, target: Any, trusted: Collection[str] = ()) -> None:
-    """Refuse a target that is not on the list, without importing it.
-
-    Args:
-        path: the key, for the message.
-        trusted: modules that may be named besides those of metaexp (PLACES) and torch.optim.*; never other ones of
-            metaexp.
-
-    Raises:
-        ConfigError: the target is refused.
-    """
-    if isinstance(target, str):
-        module = module_of(target)
-        own = module in trusted and module.split(".")[0] != "metaexp"
-        if own or _ours(module) or is_optim(target):
-            return
-    raise ConfigError(
-        f"{path}={target}: must be a class of metaexp.* or torch.optim.*; "
-        "your own class is named in a group file of yours (--config-dir), not here"
-    )
 
 
 def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..., Any]:
@@ -113,8 +32,8 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
     found: Any = getattr(module, name, None)
     home = str(getattr(found, "__module__", None))
     kind: Callable[[Any], bool] = inspect.isclass
-    if _ours(module_name):
-        package, at_home = "metaexp", _ours(home)
+    if is_ours(module_name):
+        package, at_home = "metaexp", is_ours(home)
     elif is_optim(target):
         package, at_home = "torch.optim", f"{home}.".startswith("torch.optim.")
     else:  # trusted code may name a function that makes the object
@@ -229,14 +148,3 @@ def _complaint(error: Exception, group: str, target: Callable[..., Any], setting
         ):
             return f"{group}.{name}={show(value)}: {message}"
     return f"{group}: {message}"
-
-
-def show(value: Any) -> str:
-    """A value as one types it: null, true, [1, 2]."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{', '.join(show(item) for item in value)}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"
-    return str(value) if isinstance(value, str | int | float) else type(value).__name__

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from metaexp.config.instantiate import check_target, is_optim, nearest, show
+from metaexp.checks import nearest, show
+from metaexp.config.trust import check_target, is_optim
 from metaexp.errors import ConfigError
 
 NUMBER = "a number"

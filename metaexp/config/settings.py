@@ -8,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metaexp.config.compose import GROUPS, Composer, File, config_dir, parse
-from metaexp.config.instantiate import Maker, check_target, instantiate, module_of, targets
+from metaexp.config.instantiate import Maker, instantiate
 from metaexp.config.schema import Schema, comments
+from metaexp.config.trust import check_target, module_of, targets
 from metaexp.errors import ConfigError
 
 __all__ = ["GROUPS", "Maker", "Settings", "config_dir", "instantiate", "load"]

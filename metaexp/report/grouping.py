@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.config.instantiate import nearest, show
+from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
 from metaexp.report.reading import HERE, UNKNOWN, Run
 

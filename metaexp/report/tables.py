@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.config.instantiate import show
+from metaexp.checks import show
 from metaexp.evaluation.intervals import difference, holm, over_seeds
 from metaexp.report.grouping import Compared, Group, Section, scores_of
 from metaexp.report.reading import Run

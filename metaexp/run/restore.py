@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from metaexp.config.instantiate import check_target, module_of, targets, trusted_modules
+from metaexp.config.trust import check_target, module_of, targets, trusted_modules
 from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import state_of

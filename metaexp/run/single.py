@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metaexp.config.instantiate import trusted_modules
+from metaexp.config.trust import trusted_modules
 from metaexp.errors import (
     CheckpointError,
     ConfigError,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from metaexp.errors import DataError
-from metaexp.tasks import omniglot_data
 from metaexp.tasks.classes import Classes
+from metaexp.tasks.data import omniglot as files
 from metaexp.tasks.data.splits import by_counts, digest
 
 SPLIT_SEED = 1623  # of the fixed shuffle of `random1200`
@@ -97,10 +97,10 @@ def find_root(root: str | None, download: bool) -> Path:
     else:
         places = [Path(root).expanduser().absolute()]
     for place in places:
-        if omniglot_data.is_there(place):
+        if files.is_there(place):
             return place
     if download:
-        omniglot_data.download(places[0])
+        files.download(places[0])
         return places[0]
     looked = " and ".join(map(str, places))
     raise DataError(
@@ -150,14 +150,14 @@ class Omniglot(Classes):
         for name, value, allowed in (("split", split, tuple(SPLITTERS)), ("resize", resize, ("lanczos", "nearest"))):
             if value not in allowed:
                 raise ValueError(f"{name}={value}: must be one of {', '.join(allowed)}")
-        if not 1 <= size <= omniglot_data.SIDE:
-            raise ValueError(f"size={size}: must be between 1 and {omniglot_data.SIDE}")
+        if not 1 <= size <= files.SIDE:
+            raise ValueError(f"size={size}: must be between 1 and {files.SIDE}")
         folder = find_root(root, download)
-        names, images = omniglot_data.read(folder, resize, size, verify)
+        names, images = files.read(folder, resize, size, verify)
         self.split, self.resize = split, resize
         self.names = [name for part in names.values() for name in part]  # of the classes, "Alphabet/characterNN"
         data = torch.from_numpy(images if invert else 255 - images).view(-1, 1, size, size)
-        counts = [omniglot_data.DRAWERS] * len(self.names)
+        counts = [files.DRAWERS] * len(self.names)
         parts = SPLITTERS[split](names, folder)
         self.trained_on = digest(self.names[i] for i in parts["train"])
         super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)

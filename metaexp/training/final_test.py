@@ -192,7 +192,7 @@ def _pictures(
 
 def _commit() -> str | None:
     """The commit of the checkout that the code runs from, with + for uncommitted changes; None outside one."""
-    here = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parent.parent.parent
     if not (here / ".git").exists():
         return None
     try:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from benching.processes import run
 from benching.works import WORKS, Settings, overrides
 from metaexp.config.settings import load
-from metaexp.inner.descent import minibatches
+from metaexp.inner import minibatches
 from metaexp.outer.loop import Span
 from metaexp.training.build import Parts
 from metaexp.types import Episode, Examples

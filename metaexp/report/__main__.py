@@ -1,0 +1,5 @@
+"""`python -m metaexp.report`."""
+
+from metaexp.report.command import main
+
+main()
