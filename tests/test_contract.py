@@ -11,16 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contract import (
-    check_family,
-    check_learner,
-    check_model,
-    finite_differences,
-    largest_difference,
-    new,
-    parameters,
-    pictures,
-)
 from fake_omniglot import write_packed
 
 from metaexp.algos.acnp import ACNP
@@ -45,6 +35,16 @@ from metaexp.algos.reptile import Reptile
 from metaexp.algos.scratch import Scratch
 from metaexp.config.compose import config_dir
 from metaexp.config.settings import Settings
+from metaexp.contract import (
+    check_family,
+    check_learner,
+    check_model,
+    finite_differences,
+    largest_difference,
+    new,
+    parameters,
+    pictures,
+)
 from metaexp.errors import ConfigError
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import SGD, Adam

@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from contract import largest_difference, new, parameters, pictures
 
 from metaexp.algos.features import full_precision
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
+from metaexp.contract import largest_difference, new, parameters, pictures
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import Adam
 from metaexp.mapping import choose, map_tasks, mean_gradient, mean_over_pieces

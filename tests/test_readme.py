@@ -17,11 +17,11 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from contract import check_family, check_learner, check_model
 from PIL import Image
 
 from metaexp import errors
 from metaexp.config.settings import Settings, load
+from metaexp.contract import check_family, check_learner, check_model
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
 from metaexp.run.sweep import _jobs

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import finite_differences, new, parameters, pictures, rows, task
-from test_algos import F64, NET, close, cross_entropy, mlp, sines
+from references import F64, NET, close, cross_entropy, mlp, sines
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import TINY, Mother
 from metaexp.algos.views import Heatmap, Scatter
+from metaexp.contract import finite_differences, new, parameters, pictures, rows, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import Adam
 from metaexp.mapping import map_tasks

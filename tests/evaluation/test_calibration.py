@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import new, pictures
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
+from metaexp.contract import new, pictures
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.calibration import BINS, bin_sums, calibration, curve, error
 from metaexp.evaluation.scores import evaluate

@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import new, pictures, task
 
 from metaexp.algos.base import MetaLearner
 from metaexp.algos.maml import MAML
@@ -14,6 +13,7 @@ from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
 from metaexp.algos.protonet import ProtoNet
 from metaexp.config.settings import load
+from metaexp.contract import new, pictures, task
 from metaexp.errors import ConfigError
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import evaluate

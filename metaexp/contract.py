@@ -1,6 +1,6 @@
 """What ANY algorithm, task family and network must satisfy; yours too.
 
-    from contract import check_family, check_learner, check_model
+    from metaexp.contract import check_family, check_learner, check_model
 
     def test_my_method():
         check_learner(lambda family: MyMethod(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5))
@@ -132,7 +132,7 @@ def _equal(a: list[Tensor], b: list[Tensor], what: str) -> None:
 def _check_shapes(family: TaskFamily, split: str, episode: Episode) -> None:
     sizes, tasks = family.sizes[split], len(episode.key)
     ways = sizes["ways"] or 1
-    for part, size in ((episode.support, sizes["shots"]), (episode.query, sizes["queries"])):
+    for part, size in ((episode.support, sizes["shots"] or 0), (episode.query, sizes["queries"] or 0)):
         width = ways if family.classification else family.y_dim
         assert part.x.shape == (tasks, ways * size, *family.x_shape)
         assert part.y.shape == (tasks, ways * size, width)
@@ -140,7 +140,7 @@ def _check_shapes(family: TaskFamily, split: str, episode: Episode) -> None:
         assert part.x.isfinite().all()
         assert part.y.isfinite().all()
         if family.classification:
-            assert ((part.y == 0) | (part.y == 1)).all(), "classes are one-hot"
+            assert bool(((part.y == 0) | (part.y == 1)).all()), "classes are one-hot"
             assert (part.y.sum(-1) == 1).all(), "one class per example"
             assert (part.y.sum(-2) == size).all(), f"{size} examples per class"
     assert episode.key.shape == (tasks,)
@@ -294,7 +294,7 @@ def _check_training(learner: MetaLearner) -> None:
     after = parameters(learner)
     assert all(p.isfinite().all() for p in after.values())
     assert largest_difference(after, before) > 0, "two outer steps changed nothing"
-    assert int(learner.meta_step) == 2
+    assert int(learner.meta_step.item()) == 2  # type: ignore[operator]
 
 
 def _check_test(learner: MetaLearner) -> None:

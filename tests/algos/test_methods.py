@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import finite_differences, new, parameters, pictures, task
-from test_algos import close, cnn4, cross_entropy, mlp, plain_maml, sines
+from references import close, cnn4, cross_entropy, mlp, plain_maml, sines
 from torch import Tensor, nn
 
 from metaexp.algos.anil import ANIL
@@ -21,6 +20,7 @@ from metaexp.algos.r2d2 import R2D2, ridge
 from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
+from metaexp.contract import finite_differences, new, parameters, pictures, task
 from metaexp.errors import ConfigError
 from metaexp.evaluation.scores import evaluate
 from metaexp.losses import accuracy

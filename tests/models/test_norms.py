@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import finite_differences, largest_difference, parameters, pictures
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from metaexp.algos.maml import MAML
+from metaexp.contract import finite_differences, largest_difference, parameters, pictures
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import Frozen, LayerNorm, Norm, adopt, depends_on_batch, prepare, statistics_from

@@ -6,20 +6,21 @@ from functools import partial
 
 import pytest
 import torch
-from contract import largest_difference, new, parameters, pictures
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metaexp.algos.features import full_precision
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
+from metaexp.contract import largest_difference, new, parameters, pictures
 from metaexp.errors import NonFiniteError
 from metaexp.inner import Adam
 from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import prepare
+from metaexp.outer import LinearToZero
 from metaexp.outer.compiler import aten, compiled, decide_compile, orient
-from metaexp.outer.loop import LinearToZero, OuterLoop, Span, make_optimizer
+from metaexp.outer.loop import OuterLoop, Span, make_optimizer
 from metaexp.outer.optimisers import flatten
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples

@@ -5,10 +5,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from contract import check_learner
 from torch.func import vmap
 
 from metaexp.algos.protonet import ProtoNet
+from metaexp.contract import check_learner
 from metaexp.losses import accuracy
 from metaexp.models.mlp import MLP
 from metaexp.plots.regions import SIDE, points

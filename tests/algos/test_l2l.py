@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import finite_differences, new, parameters, pictures, task
-from test_algos import F64, NET, close, lines, mlp, sines
+from references import F64, NET, close, lines, mlp, sines
 from torch import Tensor, nn
 
 from metaexp.algos.l2l import L2L, LSTMRule
+from metaexp.contract import finite_differences, new, parameters, pictures, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import SGD, Adam, descend
 from metaexp.mapping import map_tasks

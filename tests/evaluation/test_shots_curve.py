@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contract import new, pictures
 from forks import Fault, Forks
 
 from metaexp.algos.joint import Joint
@@ -16,6 +15,7 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.mother import Mother
 from metaexp.algos.scratch import Scratch
 from metaexp.config.settings import load
+from metaexp.contract import new, pictures
 from metaexp.errors import ConfigError, Interrupted
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import evaluate, summary

@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import largest_difference, new, parameters, pictures
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.imaml import IMAML
 from metaexp.algos.maml import MAML
+from metaexp.contract import largest_difference, new, parameters, pictures
 from metaexp.inner import SGD, Adam, recomputed
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP

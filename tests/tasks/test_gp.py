@@ -6,13 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import check_family, new, task
+from references import gp, parts_of
 from torch.func import vmap
 
 from metaexp import losses
 from metaexp.algos.cnp import CNP
 from metaexp.algos.r2d2 import R2D2
 from metaexp.config.settings import load
+from metaexp.contract import check_family, new, task
 from metaexp.errors import ConfigError
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import evaluate
@@ -25,10 +26,6 @@ from metaexp.training.build import Parts
 F64 = torch.float64
 
 
-def gp(shots=5, queries=6, **settings) -> GP:
-    return GP(shots, queries, **settings).to("cpu", F64)
-
-
 def covariance(kernel, a, b, length, scale, period):
     d = np.abs(a[:, None] - b[None])
     if kernel == "eq":
@@ -36,12 +33,6 @@ def covariance(kernel, a, b, length, scale, period):
     if kernel == "periodic":
         return scale**2 * np.exp(-2 * np.sin(np.pi * d / period) ** 2 / length**2)
     return scale**2 * (1 + 5**0.5 * d / length + 5 * d**2 / (3 * length**2)) * np.exp(-(5**0.5) * d / length)
-
-
-def parts_of(episode, i):
-    info = {name: float(value[i]) for name, value in episode.info.items()}
-    (x, y), (at, target) = ((p.x[i, :, 0].numpy(), p.y[i, :, 0].numpy()) for p in (episode.support, episode.query))
-    return x, y, at, target, info
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

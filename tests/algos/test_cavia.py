@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import finite_differences, largest_difference, new, parameters, pictures, task
 from torch import Tensor
 
 from metaexp.algos.cavia import CAVIA
 from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
+from metaexp.contract import finite_differences, largest_difference, new, parameters, pictures, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import Adam
 from metaexp.models.cnn4 import CNN4

@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import check_family, task
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metaexp.algos.maml import MAML
 from metaexp.config.settings import load
+from metaexp.contract import check_family, task
 from metaexp.losses import mse
 from metaexp.models.linear import Linear as LinearMap
 from metaexp.tasks.clusters import Clusters

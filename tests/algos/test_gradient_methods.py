@@ -6,33 +6,22 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import largest_difference, new, parameters, pictures, task
+from references import F64, NET, close, cnn4, cross_entropy, lines, mlp, plain_maml, sines
 from torch import Tensor
 
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
 from metaexp.algos.scratch import Scratch
+from metaexp.contract import new, parameters, pictures, task
 from metaexp.inner import SGD, Adam, minibatches
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.outer.loop import OuterLoop
-from metaexp.tasks.linear import Linear as LinearTasks
-from metaexp.tasks.sine import Sine
 
-F64 = torch.float64
 LINE = partial(Linear, bias=False)  # f(x) = w x
-NET = partial(MLP, hidden=[8, 6], activation="tanh")
 W = "model.head.weight"
-
-
-def lines(**settings) -> LinearTasks:
-    return LinearTasks(**{"shots": 5, "queries": 7, "inputs": 1, "noise": 0.3} | settings).to("cpu", F64)
-
-
-def sines(**settings) -> Sine:
-    return Sine(**{"shots": 6, "queries": 7} | settings).to("cpu", F64)
 
 
 class Parabola:
@@ -51,11 +40,6 @@ class Parabola:
     def descend(self, w: Tensor, lr: float, steps: int) -> Tensor:
         best = self.c / self.s
         return best + (1 - 2 * lr * self.s) ** steps * (w - best)
-
-
-def close(a, b, tolerance: float = 1e-12) -> None:
-    error = largest_difference(a, b)
-    assert error < tolerance, error
 
 
 # --- closed forms on f(x) = w x ---------------------------------------------------------------------------------------
@@ -145,39 +129,6 @@ def test_scratch_closed_form():
 
 
 # --- MAML against an independent implementation -----------------------------------------------------------------------
-
-
-def mlp(p: dict[str, Tensor], x: Tensor) -> Tensor:
-    z = torch.tanh(x @ p["body.0.weight"].T + p["body.0.bias"])
-    z = torch.tanh(z @ p["body.1.weight"].T + p["body.1.bias"])
-    return z @ p["head.weight"].T + p["head.bias"]
-
-
-def cnn4(p: dict[str, Tensor], x: Tensor) -> Tensor:
-    for i in range(4):
-        x = F.conv2d(x, p[f"convolutions.{i}.weight"], p[f"convolutions.{i}.bias"], stride=2, padding=1)
-        x = F.relu(F.batch_norm(x, None, None, p[f"norms.{i}.weight"], p[f"norms.{i}.bias"], True))
-    return x.mean((2, 3)) @ p["head.weight"].T + p["head.bias"]
-
-
-def plain_maml(net, loss, learner, batch, lr, steps, first_order, adapted):
-    """A Python loop over tasks with torch.autograd: the gradient of the mean query loss, and that loss."""
-    params = {k: p.detach().clone().requires_grad_() for k, p in learner.model.named_parameters()}
-    total = torch.zeros((), dtype=F64)
-    for i in range(len(batch.key)):
-        fast = dict(params)
-        for _ in range(steps):
-            inner = loss(net(fast, batch.support.x[i]), batch.support.y[i])
-            names = [k for k in fast if k in adapted]
-            grads = torch.autograd.grad(inner, [fast[k] for k in names], create_graph=not first_order)
-            fast |= {k: fast[k] - lr * g for k, g in zip(names, grads, strict=True)}
-        total = total + loss(net(fast, batch.query.x[i]), batch.query.y[i]) / len(batch.key)
-    grads = torch.autograd.grad(total, list(params.values()))
-    return {f"model.{k}": g for k, g in zip(params, grads, strict=True)}, total.detach()
-
-
-def cross_entropy(logits: Tensor, one_hot: Tensor) -> Tensor:
-    return F.cross_entropy(logits, one_hot.argmax(-1))
 
 
 @pytest.mark.parametrize("first_order", [False, True])

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import check_model
 
+from metaexp.contract import check_model
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import pictures, rows, task
-from test_algos import close, sines
-from test_generated import CONTEXT, F64, answers, batch_of, families, made
+from references import CONTEXT, F64, answers, batch_of, close, families, made, sines
 from torch import nn
 
+from metaexp.contract import pictures, rows, task
 from metaexp.models.transformer import LayerNorm
 
 

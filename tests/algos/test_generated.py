@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import finite_differences, new, parameters, pictures, task
-from test_algos import close, sines
+from references import CONTEXT, answers, batch_of, close, families, made, sines
 from torch import nn
 from torch.func import hessian, jacrev, vmap
 
 from metaexp.algos.hypernet import HyperNet
-from metaexp.algos.incontext import InContext
 from metaexp.algos.protonet import ProtoNet
 from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
+from metaexp.contract import finite_differences, new, parameters, pictures, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
@@ -29,31 +28,9 @@ F64 = torch.float64
 NET = partial(MLP, hidden=[8, 6], activation="tanh")
 CNN = partial(CNN4, filters=4)
 HYPER = partial(HyperNet, model=NET, encoder=[8, 7], generator=[5])
-CONTEXT = partial(InContext, model=NET, width=8, heads=2, layers=3, hidden=12)
 MAKES = {"hypernet": HYPER, "incontext": CONTEXT}
 both = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
-families = pytest.mark.parametrize("family", [sines, partial(pictures, shots=3)], ids=["sine", "pictures"])
 draw = torch.Generator().manual_seed(0)
-
-
-def made(make, family):
-    """A learner away from the start, where shifts are 0 and scales 1."""
-    learner = new(make, family)
-    with torch.no_grad():
-        for p in learner.parameters():
-            p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=F64))
-    return learner
-
-
-def batch_of(learner, tasks: int) -> Episode:
-    return learner.family.sample("test", torch.arange(tasks))._replace(info={})
-
-
-def answers(learner, episodes, queries=None):
-    """Predictions for a meta-batch: [tasks, m, out]."""
-    x = episodes.query.x if queries is None else queries
-    with torch.no_grad():
-        return vmap(lambda e, q: learner.predict(learner.adapt(e.support, e.key), q))(episodes, x)
 
 
 def picture_targets():

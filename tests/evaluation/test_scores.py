@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import new, pictures, task
 from torch.func import functional_call
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.reptile import Reptile
+from metaexp.contract import new, pictures, task
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.calibration import calibration
 from metaexp.evaluation.scores import Scores, evaluate, summary

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import largest_difference, new, parameters, pictures, task
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -14,6 +13,7 @@ from metaexp.algos.imaml import IMAML
 from metaexp.config.compose import config_dir
 from metaexp.config.instantiate import instantiate
 from metaexp.config.settings import Settings
+from metaexp.contract import largest_difference, new, parameters, pictures, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import SGD, Adam, conjugate_gradient, descend, minimise
 from metaexp.models.cnn4 import CNN4

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from contract import new, pictures
 from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
+from metaexp.contract import new, pictures
 from metaexp.models.linear import Linear
 from metaexp.outer.batches import Ahead
 from metaexp.tasks.clusters import Clusters

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from contract import check_learner, finite_differences, largest_difference, new, pictures, rows, task
-from test_gp import gp, parts_of
+from references import gp, parts_of
 from torch import nn
 from torch.func import vmap
 
@@ -16,6 +15,7 @@ from metaexp import losses
 from metaexp.algos.acnp import ACNP
 from metaexp.algos.cnp import CNP
 from metaexp.algos.maml import MAML
+from metaexp.contract import check_learner, finite_differences, largest_difference, new, pictures, rows, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from contract import new, pictures
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins import base_plugin
@@ -16,6 +15,7 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin, _rea
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.views import Bars, Heatmap, Scatter
+from metaexp.contract import new, pictures
 from metaexp.errors import SpaceError
 from metaexp.loggers.tensorboard import Board
 from metaexp.models.mlp import MLP

@@ -5,15 +5,16 @@ from functools import partial
 
 import pytest
 import torch
-from contract import largest_difference, new, parameters, pictures
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
+from metaexp.contract import largest_difference, new, parameters, pictures
 from metaexp.errors import ConfigError, NonFiniteError
 from metaexp.inner import Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
-from metaexp.outer.loop import LinearToZero, OuterLoop, Span, Spans, make_optimizer
+from metaexp.outer import LinearToZero
+from metaexp.outer.loop import OuterLoop, Span, Spans, make_optimizer
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 
