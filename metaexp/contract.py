@@ -21,7 +21,7 @@ from metaexp.algos.base import MODES, MetaLearner
 from metaexp.algos.views import Heatmap, Scatter
 from metaexp.evaluation.scores import evaluate
 from metaexp.mapping import map_tasks
-from metaexp.outer.loop import OuterLoop
+from metaexp.outer.meta_training import MetaTraining
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples
@@ -288,7 +288,7 @@ def _check_meta_loss(learner: MetaLearner, tasks: int) -> None:
 
 def _check_training(learner: MetaLearner) -> None:
     before = parameters(learner)
-    loop = OuterLoop(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.01), meta_batch=4)
+    loop = MetaTraining(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.01), meta_batch=4)
     steps = [loop.step(i) for i in range(2)]
     assert all(step.loss.isfinite() and step.norm.isfinite() for step in steps)
     after = parameters(learner)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from metaexp.algos.base import MODES
-from metaexp.loggers.progress import quiet
 from metaexp.random import task_keys
 from metaexp.run.restore import open_config, restore, take
+from metaexp.training.trainer import quiet
 from metaexp.types import Examples
 
 CHUNK, SINGLE = 1000, 100  # inputs predicted at once, and where each stands beside a copy of the support set

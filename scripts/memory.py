@@ -49,7 +49,7 @@ def plain(parts: Any) -> Callable[[int], None]:
     import torch
     from torch.func import functional_call
 
-    learner, tasks = parts.learner, parts.loop.meta_batch
+    learner, tasks = parts.learner, parts.training.meta_batch
 
     def step(index: int) -> None:
         support, query, _, _ = learner.family.sample("train", torch.arange(index * tasks, (index + 1) * tasks))
@@ -69,10 +69,10 @@ def plain(parts: Any) -> Callable[[int], None]:
 def measure(method: str, overrides: list[str]) -> dict[str, float]:
     """MB by which the resident memory of this process grows in the second outer step."""
     from metaexp.config.settings import load
-    from metaexp.training.build import Parts
+    from metaexp.training.build import Experiment
 
-    parts = Parts(load(overrides))
-    step = plain(parts) if method == PLAIN else parts.loop.step
+    parts = Experiment(load(overrides))
+    step = plain(parts) if method == PLAIN else parts.training.step
     step(0)
     idle = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew

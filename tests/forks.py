@@ -133,9 +133,9 @@ def _install(fault: Fault) -> None:
 def _no_pictures() -> None:
     from matplotlib import pyplot
 
-    from metaexp.loggers.tensorboard import Board
+    from metaexp.loggers.tensorboard import TensorBoard
 
-    Board.figure = lambda board, tag, figure, step: pyplot.close(figure)  # type: ignore[method-assign]
+    TensorBoard.figure = lambda board, tag, figure, step: pyplot.close(figure)  # type: ignore[method-assign]
 
 
 def _child(request: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """Small families in float64, and independent plain-PyTorch references that several tests compare with."""
 
+import logging
 from functools import partial
 
 import pytest
@@ -102,3 +103,17 @@ def answers(learner, episodes, queries=None):
     x = episodes.query.x if queries is None else queries
     with torch.no_grad():
         return vmap(lambda e, q: learner.predict(learner.adapt(e.support, e.key), q))(episodes, x)
+
+
+def reported() -> list[str]:
+    """The lines that the package logs from here on."""
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log = logging.getLogger("metaexp")
+    log.addHandler(Lines())
+    log.setLevel(logging.INFO)
+    return lines

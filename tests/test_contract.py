@@ -51,9 +51,9 @@ from metaexp.inner import SGD, Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer.loop import Span
+from metaexp.outer.progress import Span
 from metaexp.tasks.sine import Sine
-from metaexp.training.build import Parts
+from metaexp.training.build import Experiment
 from metaexp.types import Examples
 
 # What makes each choice small. {root} and {files} are made-up data.
@@ -172,26 +172,23 @@ def world(tmp_path_factory):
         yield Settings([], str(folder / "conf")), places
 
 
-def made(world, *overrides: str) -> Parts:
+def made(world, *overrides: str) -> Experiment:
     settings, places = world
     threads = torch.get_num_threads()
     try:
-        return Parts(settings.load([*SMALL, *(line.format(**places) for line in overrides)]))
+        return Experiment(settings.load([*SMALL, *(line.format(**places) for line in overrides)]))
     finally:
         torch.set_num_threads(threads)
 
 
-def two_steps(parts: Parts) -> None:
+def two_steps(parts: Experiment) -> None:
     """They change the parameters, all stays finite, and validation tasks can be scored."""
     learner = parts.learner
     before = parameters(learner)
-    steps = []
-    parts.loop.after_step = lambda step: bool(steps.append(step))
     if learner.trains:
-        parts.loop.run(Span(0, 2))
-        assert steps == [1, 2]
+        assert parts.training.run(Span(0, 2)) == 2
         assert int(learner.meta_step) == 2
-        sums = parts.loop.sums()
+        sums = parts.training.sums()
         assert sums["loss"].isfinite()
         assert sums["norm"].isfinite()
         after = parameters(learner)
@@ -236,7 +233,7 @@ def test_a_device_is_made_or_refused(world, device, processes):
             made(world, *lines)
         return
     parts = made(world, *lines)
-    assert parts.loop.world == processes
+    assert parts.training.world == processes
     if processes == 1:
         two_steps(parts)
 
@@ -249,7 +246,7 @@ def test_an_experiment_takes_two_outer_steps(world, experiment):
     learner = parts.learner
     before = parameters(learner)
     for step in range(2):
-        result = parts.loop.step(step)
+        result = parts.training.step(step)
         assert result.loss.isfinite()
         assert result.norm.isfinite()
     after = parameters(learner)

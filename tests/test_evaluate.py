@@ -21,10 +21,10 @@ from metaexp.config.settings import load
 from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitError
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation.scores import evaluate as scores_of
-from metaexp.loggers.tensorboard import Board
+from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import open_config, restore
 from metaexp.run.single import run
-from metaexp.training.build import Parts
+from metaexp.training.build import Experiment
 
 SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 
@@ -32,7 +32,7 @@ SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time; the command at the end draws them."""
-    monkeypatch.setattr(Board, "figure", lambda *_: None)
+    monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_other_sizes_are_those_of_a_family_made_so(maml: Path) -> None:
     best = restored.checkpoints.best()
     assert best is not None
     learner.load_state_dict(best[0]["state_dict"])
-    learner.family = Parts(load([*TINY, "task=sine", "task.test.shots=4", "task.eval_seed=3"])).family
+    learner.family = Experiment(load([*TINY, "task=sine", "task.test.shots=4", "task.eval_seed=3"])).family
     learner.test_steps = 5
     expected = scores_of(learner, "test", 30, ["queries"])
     assert found["mse"].shape == (30, 6)

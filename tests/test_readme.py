@@ -26,7 +26,7 @@ from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
 from metaexp.run.sweep import _jobs
 from metaexp.tasks.sine import Sine
-from metaexp.training.build import Parts
+from metaexp.training.build import Experiment
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = "device=cpu steps=2 meta_batch=2 test.tasks=2 compile=false".split()
@@ -179,10 +179,10 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
 def test_the_example_trains_and_tests(line: str, place: Path) -> None:
     command = parsed(line)
     assert command is not None
-    parts = Parts(load([*command.overrides, *TINY], command.extra))
+    parts = Experiment(load([*command.overrides, *TINY], command.extra))
     before = {name: value.clone() for name, value in parts.learner.meta_parameters().items()}
     for step in range(2):
-        assert parts.loop.step(step).loss.isfinite()
+        assert parts.training.step(step).loss.isfinite()
     after = parts.learner.meta_parameters()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
     scores = evaluate(parts.learner, "test", 2, ["queries"]).arrays

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -20,7 +19,7 @@ Metric = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, 
 MODES = ("queries", "single", "support")  # where batch statistics come from at test
 
 
-class MetaLearner(L.LightningModule):
+class MetaLearner(nn.Module):
     """A meta-learner turns a support set into a predictor; its parameters ARE the meta-parameters.
 
     A method overrides `adapt` and `predict` (and, where it has them, `path`, `meta_loss`, `train_batch`, `finish`).
@@ -53,7 +52,6 @@ class MetaLearner(L.LightningModule):
         mapping: Mapping = "auto",
     ):
         super().__init__()
-        self.automatic_optimization = False
         self.family = family
         ways, test_ways = family.sizes["train"]["ways"], family.sizes["test"]["ways"]
         if ways != test_ways and not self.any_ways:
@@ -70,7 +68,6 @@ class MetaLearner(L.LightningModule):
                 )
         self.loss = loss or family.loss
         self.register_buffer("meta_step", torch.zeros((), dtype=torch.int64))  # the only clock
-        self.outer: Any = None  # set by the run: the outer loop that `training_step` drives
         self.set_mapping(mapping, family.device)
 
     def set_mapping(self, mapping: Mapping, device: torch.device | str) -> None:
@@ -222,16 +219,6 @@ class MetaLearner(L.LightningModule):
         for name, table in (tables or {}).items():
             found |= {name + suffix: table(prediction, episode.query.y) for suffix, prediction in last.items()}
         return found
-
-    # -- Lightning ---------------------------------------------------------------------------------------------------
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """A span of outer steps; see `metaexp.outer`."""
-        self.outer.run(batch)
-
-    def configure_optimizers(self) -> Any:
-        """The outer optimiser, for the checkpoint's sake; the outer loop steps it."""
-        return self.outer.optimizer
 
 
 class _MetaLoss(nn.Module):

@@ -27,6 +27,62 @@ class Scores(NamedTuple):
         return next(values for name, values in self.arrays.items() if name.startswith(metric))
 
 
+class Scoring:
+    """Scores a split's tasks piece by piece.
+
+    Args:
+        learner: a MetaLearner; its parameters are not changed.
+        split: "train", "val" or "test".
+        modes: normalisation modes at test (`MetaLearner.modes`).
+        diagnose: also the learner's `diagnostics`, as [tasks, 1].
+        final: only after the last step, arrays [tasks, 1].
+        shots: support examples (per class); None: the split's.
+        calibrate: also the bin sums of `metaexp.evaluation.calibration`, where there are classes.
+    """
+
+    def __init__(
+        self,
+        learner: Any,
+        split: str,
+        modes: list[str],
+        diagnose: bool = False,
+        final: bool = False,
+        shots: int | None = None,
+        calibrate: bool = False,
+    ):
+        self.learner, self.split, self.diagnose, self.final, self.shots = learner, split, diagnose, final, shots
+        self.modes = learner.modes(modes)
+        self.tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
+        self._digests = [hashlib.sha256(), hashlib.sha256()]  # of inputs and of targets: the pieces leave no trace
+        self._parts: list[dict[str, Tensor]] = []
+        self._indices: list[np.ndarray] = []
+
+    def add(self, indices: Tensor) -> None:
+        """Draw and score the tasks of these indices, int64 [tasks]."""
+        with torch.no_grad(), _at_test(self.learner):
+            episode = self.learner.family.sample(self.split, indices, shots=self.shots)
+            for digest, tensor in zip(self._digests, episode.query, strict=True):
+                digest.update(tensor.contiguous().cpu().numpy().tobytes())
+            seen = episode if self.learner.reads_info else episode._replace(info={})
+            self._parts.append(map_tasks(self._one, seen, self.learner.mapping))
+            self._indices.append(indices.cpu().numpy())
+
+    def result(self) -> Scores:
+        """The scores of all tasks so far, in the order in which they were added."""
+        names = self._parts[0]
+        arrays = {name: torch.cat([part[name] for part in self._parts]).double().cpu().numpy() for name in names}
+        query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
+        sums = {suffix: arrays.pop("calibration" + suffix) for suffix in (self.modes if self.tables else ())}
+        return Scores(arrays, np.concatenate(self._indices), query_sha256, sums)
+
+    def _one(self, episode: Episode) -> dict[str, Tensor]:
+        more = {"tables": self.tables} if self.tables else {}
+        scores: dict[str, Tensor] = self.learner.score(episode, self.modes, self.final, **more)
+        if self.diagnose:
+            scores |= {name: value[None] for name, value in self.learner.diagnostics(episode).items()}
+        return scores
+
+
 def evaluate(
     learner: Any,
     split: str,
@@ -42,38 +98,20 @@ def evaluate(
     """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
 
     Args:
-        learner: a MetaLearner; its parameters are not changed.
-        modes: normalisation modes at test (`MetaLearner.modes`).
+        learner, split, modes, diagnose, final, shots, calibrate: as for `Scoring`.
         chunk: tasks drawn and mapped at once (None: by the learner's mapping); does not change the tasks.
-        diagnose: also the learner's `diagnostics`, as [tasks, 1].
-        final: only after the last step, arrays [tasks, 1].
         tick: called after every chunk with the number of tasks done; may raise to stop.
-        shots: support examples (per class); None: the split's.
-        calibrate: also the bin sums of `metaexp.evaluation.calibration`, where there are classes.
     """
-    chunk = chunk or (10 if learner.mapping == "loop" else 100)
-    tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
-    chosen = learner.modes(modes)
-    digests = [hashlib.sha256(), hashlib.sha256()]  # of all inputs and of all targets: the chunks leave no trace
-    parts: list[dict[str, Tensor]] = []
+    scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate)
+    for indices in chunks(learner.family, split, tasks, chunk or chunk_size(learner)):
+        scoring.add(indices)
+        tick(int(indices[-1]) + 1)
+    return scoring.result()
 
-    def one(episode: Episode) -> dict[str, Tensor]:
-        scores: dict[str, Tensor] = learner.score(episode, chosen, final, **({"tables": tables} if tables else {}))
-        if diagnose:
-            scores |= {name: value[None] for name, value in learner.diagnostics(episode).items()}
-        return scores
 
-    with torch.no_grad(), _at_test(learner):
-        for indices in chunks(learner.family, split, tasks, chunk):
-            episode = learner.family.sample(split, indices, shots=shots)
-            for digest, tensor in zip(digests, episode.query, strict=True):
-                digest.update(tensor.contiguous().cpu().numpy().tobytes())
-            parts.append(map_tasks(one, episode if learner.reads_info else episode._replace(info={}), learner.mapping))
-            tick(int(indices[-1]) + 1)
-    arrays = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
-    query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
-    sums = {suffix: arrays.pop("calibration" + suffix) for suffix in (chosen if tables else ())}
-    return Scores(arrays, np.arange(tasks), query_sha256, sums)
+def chunk_size(learner: Any) -> int:
+    """Tasks that are drawn and scored at once, by the learner's mapping."""
+    return 10 if learner.mapping == "loop" else 100
 
 
 @contextmanager

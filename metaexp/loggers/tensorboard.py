@@ -48,7 +48,7 @@ def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> 
     return values | steps
 
 
-class Board:
+class TensorBoard:
     """Writes a run's event files into its own folder, so that a folder of runs or a sweep is one TensorBoard tree.
 
     Costs nothing between calls. Only rank 0 writes; on other ranks every method does nothing.
@@ -91,13 +91,17 @@ class Board:
         figure.savefig(buffer, format="png", metadata={"Software": None})
         png = buffer.getvalue()
         with self._guard():
-            path = self.folder / "figures" / f"{_file_name(tag)}.png"
+            path = self.figure_path(tag)
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda file: file.write(png), needs=len(png))
             width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
             image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             self.logger.experiment.file_writer.add_summary(summary, step)
+
+    def figure_path(self, tag: str) -> Path:
+        """Where `figure` keeps a picture of this tag."""
+        return self.folder / "figures" / f"{_file_name(tag)}.png"
 
     def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
         """Shows points [n, d] with their labels in the dashboard "Projector": their newest state, by tag.
@@ -233,7 +237,7 @@ _muted: Callable[..., Any] | None = None
 def _mute_writer_threads() -> None:
     """Keeps the traceback of an event file's own thread off the screen when it meets an OSError.
 
-    The thread hands its exception to the next call (see `Board._guard`), so it is told once, in one line.
+    The thread hands its exception to the next call (see `TensorBoard._guard`), so it is told once, in one line.
     """
     global _muted
     if threading.excepthook is _muted:

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 TASKS, BYTES = 4096, 4 * 2**20  # most that is drawn ahead
 
 
-class Ahead:
+class TaskBatches:
     """The meta-batches of tasks first, ..., first + size - 1, from blocks of several.
 
     A task is a pure function of its index, so a meta-batch is the same whatever block it stands in.

@@ -1,6 +1,5 @@
 """The whole outer step as one compiled graph: inner loops, meta-gradient, clipping, finite check and optimiser."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,50 +8,59 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
-from metaexp.outer.batches import Ahead
+from metaexp.outer.batches import TaskBatches
+from metaexp.outer.clip import Clip
 from metaexp.outer.compiler import compiled
-from metaexp.outer.optimisers import Flat
+from metaexp.outer.optimisers import FlatOptimiser
+from metaexp.outer.outer_step import FiniteCheck, Sums
 
-Clip = Callable[[Tensor], tuple[Tensor, Tensor]]  # gradient [n] -> (its norm before, the clipped gradient)
 
+class CompiledStep:
+    """An `OuterStep` as one compiled graph that changes parameters, optimiser state, clock and sums in place.
 
-class WholeStep:
-    """A compiled outer step that changes parameters, optimiser state, clock and sums in place.
-
-    A step whose loss or gradient is not finite changes nothing but the clock, and `skipped` counts it; once there are
-    more than `skips`, not even the clock moves, nor does any later step change anything: `alive` tells. Tasks are
+    A step whose loss or gradient is not finite changes nothing but the clock, and is counted as skipped; once there are
+    more than may be, not even the clock moves, nor does any later step change anything: `check` finds out. Tasks are
     drawn outside the graph, the meta-batches of many steps at once: that costs a step next to nothing, and the hash of
     the draws would take a third of the compile time.
 
     Args:
         learner: the meta-learner; its parameters are views of `flat.theta`.
+        optimizer: whose rate is read at every step; its state are views of `flat`.
         flat: parameters and optimiser state.
         params: the meta-parameters by name.
         meta_batch: tasks per step.
-        index: number of the next step.
         clip: of the meta-gradient.
-        skips: steps that may be left out; skipped: those that were before.
+        finite: the check of loss and gradient.
+        index: number of the next step.
 
     Raises what the compiler raises.
     """
 
     def __init__(
-        self, learner: Any, flat: Flat, params: dict[str, nn.Parameter], meta_batch: int, clip: Clip, index: int,
-        skips: int = 0, skipped: int = 0,
-    ):  # fmt: skip
-        self.learner, self.flat, self.clip, self.meta_batch, self.skips = learner, flat, clip, meta_batch, skips
+        self,
+        learner: Any,
+        optimizer: torch.optim.Optimizer,
+        flat: FlatOptimiser,
+        params: dict[str, nn.Parameter],
+        meta_batch: int,
+        clip: Clip,
+        finite: FiniteCheck,
+        index: int,
+    ):
+        self.learner, self.optimizer, self.flat, self.clip = learner, optimizer, flat, clip
+        self.meta_batch, self.finite, self.count = meta_batch, finite, 0
         self.names, self.shapes = list(params), [p.shape for p in params.values()]
         self.sizes = [p.numel() for p in params.values()]
         device, dtype = flat.theta.device, flat.theta.dtype
         self.buffers = dict(learner.named_buffers())  # among them the clock, meta_step
-        self.ahead = Ahead(learner, meta_batch, meta_batch, index * meta_batch)
-        self.steps = self.ahead.steps
+        self.batches = TaskBatches(learner, meta_batch, meta_batch, index * meta_batch)
+        self.steps = self.batches.steps
         self.block = self._draw(index)  # [steps, tasks, ...] each
         self.first = torch.tensor(index, device=device)  # the block's first step
         self._next, self._end = index, index + self.steps
         self.lr = torch.zeros((), dtype=dtype, device=device)
         self.alive = torch.ones((), dtype=torch.bool, device=device)
-        self.skipped = torch.tensor(skipped, device=device)
+        self.skipped = torch.tensor(finite.skipped, device=device)
         self.form = self._form()
         self.sums = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # of loss, norm, logs
         self.last = torch.full_like(self.sums, torch.nan)  # those of the last step
@@ -63,20 +71,37 @@ class WholeStep:
         self._args = tree_flatten(args)[0]
         self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
 
-    def __call__(self, index: int, lr: float | Tensor) -> None:
-        """Outer step number `index` at this rate."""
+    def __call__(self, index: int) -> None:
+        """Outer step number `index` (from 0)."""
         if index != self._next or index == self._end:
             for old, new in zip(tree_flatten(self.block)[0], tree_flatten(self._draw(index))[0], strict=True):
                 old.copy_(new)
             self.first.fill_(index)
             self._end = index + self.steps
         self._next = index + 1
-        self.lr.fill_(lr)
+        self.lr.fill_(self.optimizer.param_groups[0]["lr"])
         self._graph(*self._args)
+        self.count += 1
+
+    def check(self) -> None:
+        """The finite check of all steps since the last call, and the count of those that were skipped."""
+        done = int(self.learner.meta_step)
+        if not self.alive:
+            self.finite.skipped = self.finite.limit
+            loss, norm = self.last[:2].tolist()
+            self.finite.passes(done, loss, norm, (done * self.meta_batch, (done + 1) * self.meta_batch - 1))
+        if self.finite.limit and (new := int(self.skipped) - self.finite.skipped):
+            self.count -= new
+            self.finite.skip(done - 1, new)
+
+    def set_sums(self, sums: Sums | None) -> None:
+        """Go on from these sums; None: start anew."""
+        self.count = 0 if sums is None else sums.steps
+        self.sums.copy_(torch.zeros_like(self.sums) if sums is None else sums.values)
 
     def _draw(self, index: int) -> Any:
         """The meta-batches of steps index, index + 1, ..."""
-        return self.ahead.draw(index * self.meta_batch, self.steps)
+        return self.batches.draw(index * self.meta_batch, self.steps)
 
     def _params(self, theta: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(theta, self.sizes)
@@ -107,10 +132,10 @@ class WholeStep:
         episode = tree_map(lambda t: t.index_select(0, place.view(1))[0], block)
         grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
         logs, absorbed = self._absorb(logs, buffers)
-        norm, gradient = self.clip(torch.cat([grads[name].reshape(-1) for name in self.names]))
+        norm, (gradient,) = self.clip([torch.cat([grads[name].reshape(-1) for name in self.names])])
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         well, lost = alive & finite, skipped + (alive & ~finite)
-        goes_on = alive & (lost <= self.skips)
+        goes_on = alive & (lost <= self.finite.limit)
         made, made_slots = self.flat.update(theta, gradient, slots, counts + 1, lr)
         values = torch.stack([t.to(theta.dtype) for t in tree_flatten({"loss": loss, "norm": norm, "logs": logs})[0]])
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metaexp.errors import ConfigError
+
 Slots = dict[str, Tensor]  # the optimiser's vectors by torch's name for them: [numbers of all parameters]
 Rule = Callable[[Tensor, Tensor, Slots, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Slots]]
 
@@ -43,7 +45,7 @@ RULES: dict[type, tuple[Rule, tuple[str, ...]]] = {
 }
 
 
-class Flat(NamedTuple):
+class FlatOptimiser(NamedTuple):
     """Parameters and optimiser state as vectors; the learner's and the optimiser's own tensors are views of them."""
 
     theta: Tensor
@@ -57,7 +59,7 @@ class Flat(NamedTuple):
         return self.rule(theta, gradient, slots, counts[0].to(theta.dtype), lr, self.group)
 
 
-def flatten(optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter]) -> Flat | None:
+def flatten(optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter]) -> FlatOptimiser | None:
     """Bind parameters and optimiser to vectors; None for an optimiser or an option that has no rule here."""
     group = optimizer.param_groups[0]
     made = RULES.get(type(optimizer))
@@ -83,4 +85,16 @@ def flatten(optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter]) -
                 if before.get(name) is not None:
                     view.copy_(before[name])
                 state[name] = view
-    return Flat(theta, slots, counts, rule, group)
+    return FlatOptimiser(theta, slots, counts, rule, group)
+
+
+def make_optimizer(make: Callable[..., Any], learner: Any) -> torch.optim.Optimizer:
+    """The outer optimiser over the learner's meta-parameters; of a stand-in where there are none and nothing trains.
+
+    Raises:
+        ConfigError: the learner has no parameter to train.
+    """
+    params = list(learner.meta_parameters().values())
+    if not params and learner.trains:
+        raise ConfigError("model: has no parameter that requires a gradient, so there is nothing to meta-learn")
+    return make(params or [torch.nn.Parameter(torch.zeros(()))])

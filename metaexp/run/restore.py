@@ -22,7 +22,7 @@ from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import state_of
 from metaexp.storage.saved_config import read_config
 from metaexp.tasks.placeholder import absent
-from metaexp.training.build import Parts
+from metaexp.training.build import Experiment
 
 log = logging.getLogger(__name__)
 # What every run's configuration has, since 0.1.0: groups with these names in them, and single settings.
@@ -45,7 +45,7 @@ class Restored(NamedTuple):
     """A learner with its trained weights, and what it came from."""
 
     folder: Path
-    parts: Parts
+    parts: Experiment
     initial: dict[str, Tensor]  # the state before any training
     checkpoints: Checkpoints
     newest: dict[str, Any] | None  # the newest checkpoint, whose weights are loaded; None: the method trains nothing
@@ -97,20 +97,20 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
 
     One process, the task mapping and, on a CPU, the number of threads of the run: so the same machine gives the same
     bits. With `without_data` a family whose data are missing is stood in for by what the checkpoint keeps of it: enough
-    to adapt and predict. Raises CheckpointError where there are no weights or they do not fit, and what Parts raises.
+    to adapt and predict. Raises CheckpointError where there are no weights or they do not fit, and as Experiment does.
     """
     device = config["device"] | {"strategy": "auto", "devices": 1}
     if device.get("threads") is None and (threads := _threads(folder)):
         device["threads"] = min(threads, os.cpu_count() or 1)
     config = config | {"device": device}
     try:
-        parts = Parts(config)
+        parts = Experiment(config)
     except (DataError, OSError, RuntimeError) as error:  # the latter two from a data set of the user's
         kept = _kept(folder) if without_data else None
         if kept is None:
             raise
         log.warning("going on without the data of this run, with the sizes that it kept (%s)", error)
-        parts = Parts(config, absent(kept, str(error)))
+        parts = Experiment(config, absent(kept, str(error)))
     parts.config = config
     learner = parts.learner.to(parts.device)
     initial = {name: value.clone() for name, value in learner.state_dict().items()}
@@ -123,7 +123,8 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
         newest, path = found
         _put(learner, newest, path)
         learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
-        parts.loop.compiled, parts.loop.skipped = newest["metaexp"]["compiled"], newest["metaexp"].get("skipped", 0)
+        parts.training.compiled = newest["metaexp"]["compiled"]
+        parts.training.finite.skipped = newest["metaexp"].get("skipped", 0)
     return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))
 
 

@@ -1,6 +1,5 @@
 """A second test of a run: the same function as after training, in a folder of its own."""
 
-import io
 import json
 import shutil
 import sys
@@ -15,8 +14,9 @@ import torch
 
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, ConfigError
-from metaexp.loggers.progress import Progress, print_result, quiet
-from metaexp.loggers.tensorboard import Board
+from metaexp.loggers.result_table import print_result
+from metaexp.loggers.run_loggers import RunLoggers
+from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.report.reading import rows
 from metaexp.run.restore import Restored, restore, take
 from metaexp.storage.run_folder import RunFolder
@@ -24,9 +24,10 @@ from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
-from metaexp.training.control import Control
-from metaexp.training.final_test import test
-from metaexp.training.train_and_test import make_trainer
+from metaexp.training.final_test import final_test
+from metaexp.training.record import TrainingRecord
+from metaexp.training.stopping import StopRule
+from metaexp.training.trainer import make_trainer, quiet
 
 
 def retest(
@@ -91,23 +92,23 @@ def _claim(out: Path) -> RunFolder:
 
 
 def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, Any]:
-    parts, config = restored.parts, restored.parts.config
-    board = Board(folder.path, rank=0)
-    progress = Progress(config["steps"], 0, io.StringIO())
-    control = Control(config, parts.learner, parts.loop, folder, board, restored.checkpoints, progress, flag)
+    experiment, config = restored.parts, restored.parts.config
+    record = TrainingRecord() if restored.newest is None else TrainingRecord.of(restored.newest["metaexp"])
     if restored.newest is not None:
-        control.restore(restored.newest["metaexp"])
         kind = config["test"]["weights"]
-        step = take(restored, kind)  # `test` loads the best again; here a misfit is one line
+        step = take(restored, kind)  # the test loads the best again; here a misfit is one line
         if restored.state != "finished":
-            far = f"{restored.state} at step {control.step} of {config['steps']}"
+            far = f"{restored.state} at step {record.step} of {config['steps']}"
             print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
+    loggers = RunLoggers(TensorBoard(folder.path, rank=0))
+    rule, trainer = StopRule.of(config, experiment.learner), make_trainer(experiment)
     try:
-        trainer = make_trainer(parts, control)
-        result = test(parts, folder, restored.checkpoints, control, board, trainer, restored.initial)
+        result = final_test(
+            experiment, record, rule, folder, restored.checkpoints, loggers, trainer, flag, restored.initial
+        )
     finally:
-        board.close()
-    result["speed"] = {"meta_steps_per_s": control.speed(), "seconds": _seconds(restored.folder)}
+        loggers.close()
+    result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": _seconds(restored.folder)}
     return result
 
 

@@ -28,9 +28,7 @@ from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import forget_peak
 from metaexp.system.signals import StopFlag
-from metaexp.training.build import Parts
-
-__all__ = ["Parts", "run"]
+from metaexp.training.build import Experiment
 
 
 def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
@@ -51,18 +49,16 @@ def run(config: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
         config = _continued(resumed[0], config)
         if state_of(resumed[0]) == "finished":
             return _finished(resumed[0], config["steps"])
-    parts = Parts(config)
-    from metaexp.loggers.progress import quiet
-    from metaexp.training.train_and_test import (
-        execute,  # Lightning is imported here, after the configuration has passed
-    )
+    experiment = Experiment(config)
+    from metaexp.training.train_and_test import train_and_test
+    from metaexp.training.trainer import quiet
 
     quiet()
     run_folder = _open(config, folder, resumed)
     os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:
         with _states(run_folder), StopFlag() as flag:
-            return execute(parts, run_folder, resumed, flag, started)
+            return train_and_test(experiment, run_folder, resumed, flag, started)
     except (NonFiniteError, Interrupted):
         if folder is None:
             raise
@@ -113,7 +109,7 @@ def _joined(folder: Path) -> tuple[Path, Path | None] | None:
 
 
 def _finished(path: Path, steps: int) -> dict[str, Any]:
-    from metaexp.loggers.progress import print_result
+    from metaexp.loggers.result_table import print_result
 
     result = json.loads((path / "result.json").read_text())
     if steps > result["steps"] and not result.get("stopped"):

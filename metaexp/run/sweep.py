@@ -128,7 +128,7 @@ def _example(override: Override) -> str:
 
 def _check(jobs: Sequence[Job]) -> list[str]:
     """What the constructors of each job's parts refuse: numbers out of range, missing data."""
-    from metaexp.run.single import Parts
+    from metaexp.training.build import Experiment
 
     faults, seen = [], set()
     for job in jobs:
@@ -138,7 +138,7 @@ def _check(jobs: Sequence[Job]) -> list[str]:
             continue
         seen.add(settings)
         try:
-            Parts(job.config)
+            Experiment(job.config)
         except ConfigError as error:
             faults.append(f"{job.name}: {error}")
     return faults

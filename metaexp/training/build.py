@@ -11,19 +11,19 @@ import torch
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import ConfigError
 from metaexp.outer.compiler import decide_compile
-from metaexp.outer.loop import OuterLoop, make_optimizer
+from metaexp.outer.optimisers import make_optimizer
 from metaexp.tasks.base import TaskFamily
 
 THREADS = torch.get_num_threads()  # of the process as it began: another run of a sweep may have changed them since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 
 
-class Parts:
-    """The objects that a configuration describes: family, learner, outer loop, trainer settings.
+class Experiment:
+    """The objects that a configuration describes: family, learner, outer loop, callbacks.
 
     Args:
         config: resolved.
-        family: in place of the one described.
+        family: instead of the one described.
 
     Raises:
         ConfigError: a value out of range, naming its key.
@@ -78,12 +78,15 @@ class Parts:
             raise ConfigError(
                 "optimizer.schedule: ReduceLROnPlateau waits for a metric; take a schedule that follows the steps"
             )
-        self.loop = _located(
+        from metaexp.outer.meta_training import MetaTraining  # Lightning is imported here, after the checks
+
+        self.training = _located(
             "",
-            lambda: OuterLoop(
+            lambda: MetaTraining(
                 self.learner,
                 self.optimizer,
                 self.schedule,
+                steps=config["steps"],
                 meta_batch=config["meta_batch"],
                 accumulate=config["accumulate"],
                 clip_norm=config["clip"]["norm"],
@@ -92,9 +95,15 @@ class Parts:
                 compiled=compiled,
                 rank=self.rank,
                 world=self.world,
+                every=[config[group]["every"] for group in ("val", "log", "checkpoint")],
+                val_every=config["val"]["every"],
+                val_tasks=config["val"]["tasks"],
             ),
         )
-        self.learner.outer = self.loop
+        self.callbacks = [
+            instantiate(node, group=f"callbacks.{name}", trusted=trusted)
+            for name, node in (config.get("callbacks") or {}).items()
+        ]
 
 
 def _check_ranges(config: dict[str, Any]) -> None:

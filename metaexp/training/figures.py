@@ -1,18 +1,26 @@
 """The picture of a few episodes: support set, and predictions before and after adaptation; and a method's own views."""
 
+import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metaexp.algos.views import Scatter, View
 from metaexp.errors import MetaexpError
-from metaexp.loggers.tensorboard import Board
+from metaexp.evaluation.scores import Scores
+from metaexp.evaluation.shots_curve import ShotsCurve
+from metaexp.loggers.run_loggers import RunLoggers
+from metaexp.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 
 def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
@@ -38,7 +46,7 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
         return family.picture(episode, predict, shown)
 
 
-def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable[[str], None]) -> None:
+def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None:
     """A learner's views of the first tasks of a split, as `view_NAME`; points also in TensorBoard's projector.
 
     A picture is no reason to lose a run: a view that fails is one line of warning.
@@ -53,9 +61,9 @@ def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable
     def show(name: str, view: View) -> None:
         from metaexp.plots.views import draw  # matplotlib takes half a second to import
 
-        board.figure(f"{split}/view_{name}", draw(view), step)
+        loggers.figure(f"{split}/view_{name}", draw(view), step)
         if isinstance(view, Scatter) and view.points.shape[1] > 2:
-            board.embedding(f"{split}/view_{name}", view.points, {"kind": view.kind, "colour": view.colour.tolist()})
+            loggers.embedding(f"{split}/view_{name}", view.points, {"kind": view.kind, "colour": view.colour.tolist()})
 
     def attempt(what: str, action: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -64,7 +72,41 @@ def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable
             raise
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0][:150]
-            tell(f"warning: {what} of {type(learner).__name__} left out ({type(error).__name__}: {reason})")
+            log.info(f"warning: {what} of {type(learner).__name__} left out ({type(error).__name__}: {reason})")
 
     for name, view in (attempt("views", views) or {}).items():
         attempt(f"view {name}", show, name, view)
+
+
+def draw_test(
+    folder: RunFolder,
+    loggers: RunLoggers,
+    scores: Scores,
+    beside: dict[str, Any],
+    by_shots: ShotsCurve,
+    step: int,
+    config: dict[str, Any],
+) -> None:
+    """Pictures of a test: adaptation curves, curves against shots, calibration, the course of training."""
+    from metaexp.plots.baselines import near  # matplotlib takes half a second to import
+    from metaexp.plots.episodes import adaptation_curve, training_curve
+    from metaexp.plots.reliability import reliability, shots_picture
+
+    title = f"{config['choices']['algo']} on {config['choices']['task']}"
+    for name, values in scores.arrays.items():
+        lines = {}
+        for floor, found in beside.items():
+            if (other := near(found, name)) is not None:
+                curve = other[np.isfinite(other).all(1)].mean(0)
+                lines[floor] = float(curve[0]) if len(curve) == 1 else curve
+        loggers.figure(f"test/adaptation_{name}", adaptation_curve(name, values, lines, title), step)
+    for name, values in by_shots.arrays.items():
+        others = {floor: near(found, name) for floor, found in by_shots.floors.items()}
+        others = {floor: other for floor, other in others.items() if other is not None}
+        loggers.figure(f"test/shots_{name}", shots_picture(name, by_shots.shots, values, others, title), step)
+    if scores.calibration:
+        loggers.figure("test/calibration", reliability(scores.calibration, title), step)
+    path = folder.path / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if rows:
+        loggers.figure("train/curve", training_curve(rows, next(iter(scores.arrays)), title), step)

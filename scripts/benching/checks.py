@@ -5,6 +5,7 @@ that the work's own command line builds, mapped by vmap and by a loop, and one o
 """
 
 import importlib.util
+import logging
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +19,8 @@ from benching.processes import run
 from benching.works import WORKS, Settings, overrides
 from metaexp.config.settings import load
 from metaexp.inner import minibatches
-from metaexp.outer.loop import Span
-from metaexp.training.build import Parts
+from metaexp.outer.progress import Span
+from metaexp.training.build import Experiment
 from metaexp.types import Episode, Examples
 
 Arrays = dict[str, np.ndarray]
@@ -88,6 +89,18 @@ def _order(key: torch.Tensor, n: int, size: int, steps: int) -> torch.Tensor:
     return rows.flatten()
 
 
+class _Lines(logging.Handler):
+    """Keeps what the package logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        logging.getLogger("metaexp").setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 class Case:
     """One work in one precision: our parts with the peers' weights and batch in them."""
 
@@ -103,9 +116,9 @@ class Case:
         self.settings = {**own, **steps, **device, **root, **batch, **extra, "device.precision": precision}
         self.batch = self.data.batch()
 
-    def parts(self, compile: bool) -> Parts:
+    def parts(self, compile: bool) -> Experiment:
         """Fresh parts: configuration, learner, outer loop."""
-        parts = Parts(load(overrides({**self.settings, "compile": str(compile).lower()})))
+        parts = Experiment(load(overrides({**self.settings, "compile": str(compile).lower()})))
         params = parts.learner.meta_parameters()
         with torch.no_grad():
             for name, value in self.peers.init_params(self.work, 0):
@@ -123,18 +136,18 @@ class Case:
     def compiled(self) -> Arrays:
         """By one outer step of the compiled path, as the product runs it."""
         parts = self.parts(compile=True)
-        said: list[str] = []
-        parts.loop.tell = said.append
+        said = _Lines()
+        logging.getLogger("metaexp").addHandler(said)
         batch = self._episode(parts)
         parts.learner.train_batch = lambda indices: batch
         params = parts.learner.meta_parameters()
         before = {name: p.detach().clone() for name, p in params.items()}
-        parts.loop.run(Span(0, 1))
-        if not parts.loop.compiled:
-            raise RuntimeError(said[-1] if said else "not compiled")
-        return self._named({name: before[name] - p.detach() for name, p in params.items()}, parts.loop.loss())
+        parts.training.run(Span(0, 1))
+        if not parts.training.compiled:
+            raise RuntimeError(said.lines[-1] if said.lines else "not compiled")
+        return self._named({name: before[name] - p.detach() for name, p in params.items()}, parts.training.loss())
 
-    def _episode(self, parts: Parts) -> Episode:
+    def _episode(self, parts: Experiment) -> Episode:
         return episode(self.batch, self.kind, self.config.get("ways", 0), parts.dtype)
 
     def _named(self, grads: dict[str, torch.Tensor], loss: torch.Tensor | float) -> Arrays:

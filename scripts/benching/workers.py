@@ -18,32 +18,32 @@ from torch.utils._pytree import tree_map
 
 from benching.works import overrides
 from metaexp.config.settings import load
-from metaexp.outer.batches import Ahead
-from metaexp.outer.loop import Span
-from metaexp.training.build import Parts
+from metaexp.outer.batches import TaskBatches
+from metaexp.outer.progress import Span
+from metaexp.training.build import Experiment
 
 
-def _indices(parts: Parts) -> torch.Tensor:
-    return torch.arange(parts.loop.meta_batch, device=parts.device)
+def _indices(parts: Experiment) -> torch.Tensor:
+    return torch.arange(parts.training.meta_batch, device=parts.device)
 
 
-def _parts(given: dict[str, Any]) -> Parts:
-    parts = Parts(load(overrides(given["settings"])))
+def _parts(given: dict[str, Any]) -> Experiment:
+    parts = Experiment(load(overrides(given["settings"])))
     parts.learner.to(parts.device)
     if given.get("constant"):
         batch = parts.learner.train_batch(_indices(parts))
-        size = parts.loop.meta_batch
+        size = parts.training.meta_batch
         parts.learner.train_batch = lambda indices: tree_map(lambda t: t[indices % size], batch)
     return parts
 
 
-def _spans(parts: Parts, steps: int, every: int, around: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+def _spans(parts: Experiment, steps: int, every: int, around: Callable[[], Any] = lambda: None) -> dict[str, Any]:
     """Median ms of a step over spans after the first; `around` is called before every reading of the clock."""
     times = []
     for start in range(0, steps, every):
         around()
         begun = time.perf_counter()
-        parts.loop.run(Span(start, start + every))
+        parts.training.run(Span(start, start + every))
         around()
         times.append(1000 * (time.perf_counter() - begun) / every)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -54,14 +54,14 @@ def bare(given: dict[str, Any]) -> dict[str, Any]:
     """ms of an outer step; `constant`: on one meta-batch drawn beforehand. Of 0 steps there is the memory alone."""
     steps, every = int(given["settings"]["steps"]), int(given["settings"]["log.every"])
     parts = _parts(given)
-    return _spans(parts, steps, every) | {"compiled": bool(parts.loop.compiled)}
+    return _spans(parts, steps, every) | {"compiled": bool(parts.training.compiled)}
 
 
 def sampling(given: dict[str, Any], seconds: float = 1.0) -> dict[str, Any]:
     """ms of a meta-batch, drawn in blocks as in training, and episodes per second."""
     parts = _parts(given)
-    size = parts.loop.meta_batch
-    ahead = Ahead(parts.learner, size, size)
+    size = parts.training.meta_batch
+    ahead = TaskBatches(parts.learner, size, size)
     count, times = 0, []
     ended = time.perf_counter() + seconds
     while time.perf_counter() < ended or len(times) < 3:
@@ -82,13 +82,18 @@ def gpu(given: dict[str, Any]) -> dict[str, Any]:
     synchronises = None
     torch.cuda.set_sync_debug_mode("error")
     try:
-        parts.loop.run(Span(steps, steps + every))
+        parts.training.run(Span(steps, steps + every))
     except RuntimeError as error:
         synchronises = " ".join(str(error).split())[:200]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     device, peak = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated() / 2**20
-    return found | {"gpu": device, "gpu_mb": round(peak), "compiled": parts.loop.compiled, "host_sync": synchronises}
+    return found | {
+        "gpu": device,
+        "gpu_mb": round(peak),
+        "compiled": parts.training.compiled,
+        "host_sync": synchronises,
+    }
 
 
 if __name__ == "__main__":

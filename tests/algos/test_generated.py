@@ -20,7 +20,7 @@ from metaexp.contract import finite_differences, new, parameters, pictures, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
-from metaexp.outer.loop import OuterLoop
+from metaexp.outer.meta_training import MetaTraining
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.types import Episode, Examples
 
@@ -132,7 +132,7 @@ def test_a_hundred_steps_teach_it_to_use_the_support_set(make):
     torch.manual_seed(0)
     wide = {"encoder": [64, 64], "generator": [64]} if make is HYPER else {"width": 16, "layers": 2}
     learner = make(family, model=partial(MLP, hidden=[40, 40]), **wide)
-    loop = OuterLoop(learner, torch.optim.Adam(learner.meta_parameters().values(), 5e-3), meta_batch=16)
+    loop = MetaTraining(learner, torch.optim.Adam(learner.meta_parameters().values(), 5e-3), meta_batch=16)
     for step in range(100):
         loop.step(step)
     episodes = batch_of(learner, 200)

@@ -18,7 +18,7 @@ from metaexp.inner import SGD, Adam, minibatches
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer.loop import OuterLoop
+from metaexp.outer.meta_training import MetaTraining
 
 LINE = partial(Linear, bias=False)  # f(x) = w x
 W = "model.head.weight"
@@ -76,7 +76,7 @@ def test_reptile_closed_form(meta_batch, mapping):
     """theta <- theta + eps mean_i(theta_i - theta) over 6 outer steps of the real outer loop, serial and batched."""
     lr, steps, eps = 0.02, 4, 0.3
     learner = new(lambda f: Reptile(f, LINE, inner_lr=lr, inner_steps=steps, mapping=mapping), lines())
-    loop = OuterLoop(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=eps), meta_batch=meta_batch)
+    loop = MetaTraining(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=eps), meta_batch=meta_batch)
     w = learner.model.head.weight.detach().clone().flatten()
     for step in range(6):
         support = Parabola(learner.train_batch(meta_batch * step + torch.arange(meta_batch)).support)
@@ -208,7 +208,7 @@ def test_frozen_parameters_are_no_meta_parameters():
     gradient, _, _ = learner.meta_gradient(parameters(learner), batch)
     close(gradient, {k: expected[0][k] for k in gradient})
     before = model.body[0].weight.clone()
-    OuterLoop(learner, torch.optim.Adam(learner.meta_parameters().values()), meta_batch=3).step(0)
+    MetaTraining(learner, torch.optim.Adam(learner.meta_parameters().values()), meta_batch=3).step(0)
     assert torch.equal(model.body[0].weight, before)
 
 
@@ -302,7 +302,7 @@ def test_reptile_with_a_fresh_inner_optimiser(name, meta_batch, size):
         lambda f: Reptile(f, NET, inner_lr=0.02, inner_steps=5, inner_batch=size, inner=inner), sines(shots=10)
     )
     outer = torch.optim.SGD(learner.meta_parameters().values(), lr=1.0)
-    loop = OuterLoop(learner, outer, meta_batch=meta_batch)
+    loop = MetaTraining(learner, outer, meta_batch=meta_batch)
     theta = {k: p.detach().clone() for k, p in learner.model.named_parameters()}
     for step in range(10):
         eps = outer.param_groups[0]["lr"] = 0.5 * (1 - step / 10)
@@ -330,7 +330,7 @@ def test_reptile_with_a_carried_inner_optimiser(size):
         sines(shots=10),
     )
     eps = 0.5
-    loop = OuterLoop(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=eps), meta_batch=1)
+    loop = MetaTraining(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=eps), meta_batch=1)
     theta = {k: p.detach().clone() for k, p in learner.model.named_parameters()}
     params = {k: p.clone().requires_grad_() for k, p in theta.items()}
     adam = torch.optim.Adam(list(params.values()), lr=0.01, betas=(0.0, 0.999))
@@ -367,13 +367,13 @@ def test_a_carried_state_is_the_mean_over_tasks_and_is_saved():
     singles = []
     for i in range(4):
         alone = copy.deepcopy(learner)
-        loop = OuterLoop(alone, torch.optim.SGD(alone.meta_parameters().values(), lr=0.1), meta_batch=1)
+        loop = MetaTraining(alone, torch.optim.SGD(alone.meta_parameters().values(), lr=0.1), meta_batch=1)
         loop.step(i)
         singles.append(alone.carried.tree()["moment2"])
     for accumulate, meta_batch in ((1, 4), (2, 2)):
         together = copy.deepcopy(learner)
         outer = torch.optim.SGD(together.meta_parameters().values(), lr=0.1)
-        OuterLoop(together, outer, meta_batch=meta_batch, accumulate=accumulate).step(0)
+        MetaTraining(together, outer, meta_batch=meta_batch, accumulate=accumulate).step(0)
         mean = {k: sum(single[k] for single in singles) / 4 for k in singles[0]}
         close(together.carried.tree()["moment2"], mean)
         assert together.carried.tree()["count"]["steps"] == 3

@@ -15,7 +15,8 @@ from metaexp.evaluation.scores import evaluate
 from metaexp.inner import SGD, Adam, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear
-from metaexp.outer.loop import OuterLoop, Span
+from metaexp.outer.meta_training import MetaTraining
+from metaexp.outer.progress import Span
 
 LINE = partial(Linear, bias=False)
 SMALL = partial(LSTMRule, hidden=5)
@@ -223,7 +224,7 @@ def test_the_rule_learns_and_the_models_weights_stay():
     learner = new(lambda f: L2L(f, LINE, make, inner_steps=8, init_std=1.0), lines(noise=0.0))
     before = {k: v.clone() for k, v in learner.model.state_dict().items()}
     first = evaluate(learner, "test", 100, ["queries"]).arrays["mse"].mean(0)
-    OuterLoop(learner, torch.optim.Adam(learner.meta_parameters().values(), lr=0.02), meta_batch=8).run(Span(0, 60))
+    MetaTraining(learner, torch.optim.Adam(learner.meta_parameters().values(), lr=0.02), meta_batch=8).run(Span(0, 60))
     last = evaluate(learner, "test", 100, ["queries"]).arrays["mse"].mean(0)
     assert first[0] == last[0]
     assert last[-1] < 0.4 * min(first[-1], first[0])

@@ -27,7 +27,7 @@ from metaexp.losses import accuracy
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer.loop import OuterLoop
+from metaexp.outer.meta_training import MetaTraining
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.types import Examples
 
@@ -300,7 +300,7 @@ def test_running_averages_are_those_of_torch(mapping):
     """Five steps on one episode each in torch's training mode, then a prediction in its eval mode."""
     learner = shaken(new(lambda f: ProtoNet(f, CNN, mapping=mapping), pictures(side=16, shots=2, queries=3)))
     reference = TorchNet(learner)
-    loop = OuterLoop(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.1), meta_batch=1)
+    loop = MetaTraining(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.1), meta_batch=1)
     optimiser = torch.optim.SGD(reference.parameters(), lr=0.1)
     for step in range(5):
         one = task(learner.train_batch(torch.tensor([step])), 0)
@@ -340,7 +340,7 @@ def test_running_averages_take_the_mean_over_tasks_and_are_saved():
         learner.meta_gradient(parameters(learner), part)[2]["statistics"]["norms.0"]
         for part in (torch.utils._pytree.tree_map(lambda t, i=i: t[i : i + 1], batch) for i in range(4))
     ]
-    OuterLoop(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.0), meta_batch=4).step(0)
+    MetaTraining(learner, torch.optim.SGD(learner.meta_parameters().values(), lr=0.0), meta_batch=4).step(0)
     norm = learner.model.norms[0]
     close(norm.mean, 0.1 * sum(log["mean"] for log in logs) / 4)
     close(norm.variance, 0.9 + 0.1 * sum(log["variance"] for log in logs) / 4)

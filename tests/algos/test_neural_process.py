@@ -20,7 +20,7 @@ from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.sets import CrossAttention, attention, means
-from metaexp.outer.loop import OuterLoop
+from metaexp.outer.meta_training import MetaTraining
 from metaexp.plots.episodes import curves
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.sine import Sine
@@ -288,7 +288,7 @@ def test_a_short_training_beats_the_prior(make):
     """Nearly constant functions: what a mean of the targets says is soon learned. N(0, 1.09) scores -1.46 nats."""
     family = gp([0, 8], 8, length=4.0, noise=0.3, bucket=16)
     learner = new(lambda f: make(f, Linear), family)
-    loop = OuterLoop(learner, torch.optim.Adam(learner.meta_parameters().values(), lr=0.01), meta_batch=16)
+    loop = MetaTraining(learner, torch.optim.Adam(learner.meta_parameters().values(), lr=0.01), meta_batch=16)
     before = evaluate(learner, "test", 100, []).arrays["log_likelihood"].mean()
     for step in range(100):
         loop.step(step)

@@ -17,7 +17,7 @@ from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.views import Bars, Heatmap, Scatter
 from metaexp.contract import new, pictures
 from metaexp.errors import SpaceError
-from metaexp.loggers.tensorboard import Board
+from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.models.mlp import MLP
 from metaexp.plots.baselines import near
 from metaexp.plots.episodes import adaptation_curve
@@ -156,7 +156,7 @@ class Shown:
 
 def test_a_view_that_fails_is_one_line_and_the_others_are_drawn(tmp_path):
     told = []
-    board = Board(tmp_path / "run")
+    board = TensorBoard(tmp_path / "run")
     good, bad = Bars(torch.ones(1), ["a"]), Bars(torch.ones(2), ["a"])
     show_views(Shown(lambda episode: {"bad": bad, "good": good, "odd": 3}), "test", board, 1, told.append)
     show_views(Shown(lambda episode: 1 / 0), "test", board, 1, told.append)
@@ -174,7 +174,7 @@ def test_a_full_disk_is_no_failed_view(tmp_path, monkeypatch):
     board = SimpleNamespace(figure=full)
     with pytest.raises(SpaceError):
         show_views(Shown(lambda episode: {"a": Bars(torch.ones(1), ["a"])}), "test", board, 1, print)
-    real = Board(tmp_path / "run")
+    real = TensorBoard(tmp_path / "run")
     monkeypatch.setattr("metaexp.loggers.tensorboard.replace_file", lambda *a, **k: (_ for _ in ()).throw(_no_space()))
     with pytest.raises(SpaceError):
         real.embedding("a", torch.ones(2, 3), {"kind": ["a", "b"]})
@@ -188,7 +188,7 @@ def test_points_come_back_from_tensorboards_projector(tmp_path):
     points = torch.randn(4, 5)
     view = Scatter(points, torch.tensor([1, 2, 1, 2]), ["a", "a", "b c", "b c"])
     for resumed_at in (None, 10):  # a resumed run knows nothing of the first process, and keeps its points
-        board = Board(tmp_path / "tree" / "run", resumed_at)
+        board = TensorBoard(tmp_path / "tree" / "run", resumed_at)
         board.scalars({"x": 1.0}, 1)
         split = "val" if resumed_at is None else "test"
         show_views(Shown(lambda episode: {"space": view}), split, board, 10, pytest.fail)
@@ -206,7 +206,7 @@ def test_points_come_back_from_tensorboards_projector(tmp_path):
         np.testing.assert_array_equal(tensor, points.numpy())
         table = (tmp_path / "tree" / "run" / one.metadata_path).read_text()
         assert table == "kind\tcolour\na\t1\na\t2\nb c\t1\nb c\t2\n"
-    board = Board(tmp_path / "other")
+    board = TensorBoard(tmp_path / "other")
     board.embedding("odd", points[:1], {"kind": ["a\tb\nc"]})  # a tab or a line in a word would be a column or a row
     assert (tmp_path / "other" / "projector" / "odd.metadata.tsv").read_text() == "kind\na b c\n"
 

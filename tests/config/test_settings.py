@@ -11,7 +11,7 @@ from metaexp.config.instantiate import Maker
 from metaexp.config.schema import allowed, comments
 from metaexp.config.settings import Settings, config_dir, instantiate, load
 from metaexp.errors import ConfigError
-from metaexp.training.build import Parts
+from metaexp.training.build import Experiment
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +289,9 @@ def test_every_choice_has_a_line_for_help(settings: Settings) -> None:
 )
 def test_what_would_fail_after_the_start_is_refused_before_it(typed: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Parts(load(["algo=maml", "task=sine", *typed]))
+        Experiment(load(["algo=maml", "task=sine", *typed]))
     assert str(caught.value).startswith(says)
 
 
 def test_who_does_not_read_queries_may_have_none() -> None:
-    Parts(load(["algo=reptile", "task=sine", "task.queries=0", "task.test.queries=9"]))
+    Experiment(load(["algo=reptile", "task=sine", "task.queries=0", "task.test.queries=9"]))

@@ -110,8 +110,8 @@ def test_interpolations_stay_text(module: str, monkeypatch: pytest.MonkeyPatch) 
      "webbrowser.open", "code.InteractiveInterpreter", "importlib.util.find_spec", "numpy.load", "metaexp_evil.X",
      "metaexp.config.instantiate.locate", "metaexp.config.instantiate.Maker",
      "metaexp.config.instantiate.instantiate", "metaexp.training.build._located",
-     "metaexp.training.build.Parts", "metaexp.outer.loop.OuterLoop",
-     "metaexp.outer.loop.ConfigError", "metaexp.inner.descent.Any",
+     "metaexp.training.build.Experiment", "metaexp.outer.meta_training.MetaTraining",
+     "metaexp.outer.optimisers.ConfigError", "metaexp.inner.descent.Any",
      "metaexp.system.files.write", "metaexp.train.main"],
 )  # fmt: skip
 def test_hostile_targets(target: Any) -> None:

@@ -10,7 +10,7 @@ from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.contract import new, pictures
 from metaexp.models.linear import Linear
-from metaexp.outer.batches import Ahead
+from metaexp.outer.batches import TaskBatches
 from metaexp.tasks.clusters import Clusters
 from metaexp.tasks.gp import GP
 from metaexp.tasks.quadratic import Quadratic
@@ -35,7 +35,7 @@ def test_meta_batches_are_their_tasks(monkeypatch, name, stride):
     monkeypatch.setattr("metaexp.outer.batches.TASKS", 14)
     family, steps = CASES[name]
     learner = new(MAKE, family().to("cpu", torch.float64))
-    ahead = Ahead(learner, 4, stride)
+    ahead = TaskBatches(learner, 4, stride)
     assert ahead.steps == steps
     firsts = [stride * step for step in (0, 1, 2, 3, 7, 8, 6, 10**6)]
     firsts += [4] if name != "gp of varying sizes" else []  # between two of the others' meta-batches
@@ -49,14 +49,14 @@ def test_few_bytes_are_drawn_ahead(monkeypatch):
     learner = new(MAKE, Sine().to("cpu", torch.float64))
     each = 4 * (40 * 8 + 8)  # 10 + 10 pairs and a key for each of 4 tasks
     monkeypatch.setattr("metaexp.outer.batches.BYTES", 5 * each + 1)
-    assert Ahead(learner, 4, 4).steps == 5
+    assert TaskBatches(learner, 4, 4).steps == 5
     monkeypatch.setattr("metaexp.outer.batches.BYTES", each // 2)
-    assert Ahead(learner, 4, 4).steps == 1
+    assert TaskBatches(learner, 4, 4).steps == 1
 
 
 def test_pooled_minibatches_too():
     learner = new(lambda f: Joint(f, Linear, batch=7), Sine().to("cpu", torch.float64))
-    ahead = Ahead(learner, 2, 2)
+    ahead = TaskBatches(learner, 2, 2)
     assert ahead.steps == 4096 // 2
     for first in (0, 2, 4, 100):
         direct = learner.train_batch(torch.arange(first, first + 2))
@@ -82,6 +82,6 @@ class Constant(MAML):
 @pytest.mark.parametrize("kind", [OneAtATime, Constant])
 def test_other_batches_are_drawn_singly(kind):
     learner = new(lambda f: kind(f, Linear), Sine().to("cpu", torch.float64))
-    ahead = Ahead(learner, 4, 4)
+    ahead = TaskBatches(learner, 4, 4)
     assert ahead.steps == 1
     assert torch.equal(ahead(8).support.x, learner.train_batch(torch.arange(8, 12)).support.x)

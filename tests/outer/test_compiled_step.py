@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from references import reported
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metaexp.algos.features import full_precision
@@ -19,9 +20,11 @@ from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import prepare
 from metaexp.outer import LinearToZero
+from metaexp.outer.compiled_step import CompiledStep
 from metaexp.outer.compiler import aten, compiled, decide_compile, orient
-from metaexp.outer.loop import OuterLoop, Span, make_optimizer
-from metaexp.outer.optimisers import flatten
+from metaexp.outer.meta_training import MetaTraining
+from metaexp.outer.optimisers import flatten, make_optimizer
+from metaexp.outer.progress import Span
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 
@@ -96,16 +99,16 @@ OPTIMIZERS = {
 def loops(name, optimizer="sgd", schedule=False, **settings):
     """The same learner twice: an eager loop and a compiled one, and what the latter told."""
     torch.compiler.reset()
-    made, told = [], []
+    made, told = [], reported()
     for wanted in (False, True):
         learner = new(LEARNERS[name], None)
         chosen = make_optimizer(OPTIMIZERS[optimizer], learner)
         rates = LinearToZero(chosen, 10) if schedule else None
-        made.append(OuterLoop(learner, chosen, rates, compiled=wanted, tell=told.append, **settings))
+        made.append(MetaTraining(learner, chosen, rates, compiled=wanted, **settings))
     return *made, told
 
 
-def ends(loop: OuterLoop):
+def ends(loop: MetaTraining):
     sums = loop.sums()
     assert sums is not None
     return loop.learner.state_dict(), sums, tree_leaves(loop.optimizer.state_dict()["state"])
@@ -135,7 +138,7 @@ def test_compiled_equals_eager(case):
         last = loop.step(2)
         assert abs(last.loss - loop.loss()) == 0
     assert graph.compiled, told
-    assert (graph._whole is not None) == whole
+    assert isinstance(graph._step, CompiledStep) == whole
     assert [len(tree_leaves(part)) for part in ends(graph)] == [len(tree_leaves(part)) for part in ends(eager)]
     assert largest_difference(ends(graph), ends(eager)) < 1e-10
     assert graph.optimizer.param_groups[0]["lr"] == eager.optimizer.param_groups[0]["lr"]
@@ -169,7 +172,7 @@ def test_skipped_steps_are_those_of_the_eager_loop():
     sums, count, skipped = eager.sums(), eager.count, eager.skipped
     for loop, span in ((eager, Span(6, 9)), (graph, Span(0, 4)), (graph, Span(4, 9))):
         loop.run(span)
-    assert graph._whole is not None
+    assert isinstance(graph._step, CompiledStep)
     assert (eager.skipped, graph.skipped, eager.count, graph.count) == (3, 3, 6, 6)
     assert largest_difference(ends(graph), ends(eager)) < 1e-10
     assert int(graph.learner.meta_step) == int(eager.learner.meta_step) == 9
@@ -232,7 +235,7 @@ def test_schedules_of_more_than_the_rate_are_followed():
         learner = new(LEARNERS["maml"], None)
         chosen = torch.optim.Adam(learner.meta_parameters().values(), lr=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(chosen, 0.05, total_steps=10)
-        loop = OuterLoop(learner, chosen, schedule, meta_batch=4, compiled=wanted, tell=lambda line: None)
+        loop = MetaTraining(learner, chosen, schedule, meta_batch=4, compiled=wanted)
         loop.run(Span(0, 4))
         made.append(loop)
     assert made[1].compiled
@@ -248,9 +251,9 @@ def test_what_cannot_be_compiled_goes_on_without():
 
     family = Table(3, 3)
     learners = [new(lambda f: Odd(family, NET, mapping="loop"), None) for _ in range(2)]
-    told: list[str] = []
+    told = reported()
     made = [
-        OuterLoop(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=c, tell=told.append, meta_batch=2)
+        MetaTraining(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=c, meta_batch=2)
         for learner, c in zip(learners, (False, True), strict=True)
     ]
     for loop in made:
@@ -294,13 +297,13 @@ def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch):
     made = []
     for wanted in (False, True):
         learner = new(lambda f: MAML(f, Linear), Sine(shots=4, queries=3).to("cpu", F64))
-        loop = OuterLoop(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=wanted, meta_batch=4)
+        loop = MetaTraining(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=wanted, meta_batch=4)
         results = []
         for index in (0, 1, 2, 3, 4115, 4116, 10**7, 5):
             learner.meta_step.fill_(index)
             results.append(loop.step(index))
         assert loop.compiled == wanted
-        assert loop._whole is None or loop._whole.steps == 3
+        assert not wanted or loop._step.steps == 3
         made.append(([r.loss for r in results], [r.norm for r in results], parameters(learner)))
     assert largest_difference(*made) < 1e-11
     assert len({float(loss) for loss in made[0][0]}) == 8

@@ -3,8 +3,10 @@
 import copy
 from functools import partial
 
+import lightning as L
 import pytest
 import torch
+from references import reported
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.reptile import Reptile
@@ -14,7 +16,10 @@ from metaexp.inner import Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.outer import LinearToZero
-from metaexp.outer.loop import OuterLoop, Span, Spans, make_optimizer
+from metaexp.outer.eager_step import first_task
+from metaexp.outer.meta_training import MetaTraining
+from metaexp.outer.optimisers import make_optimizer
+from metaexp.outer.progress import Span, Stops
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 
@@ -30,8 +35,8 @@ def maml(**settings) -> MAML:
     return new(lambda f: MAML(f, NET, inner_lr=0.05, inner_steps=2, **settings), sines())
 
 
-def loop_of(learner, make=lambda p: torch.optim.SGD(p, lr=0.1), **settings) -> OuterLoop:
-    return OuterLoop(learner, make_optimizer(make, learner), **settings)
+def loop_of(learner, make=lambda p: torch.optim.SGD(p, lr=0.1), **settings) -> MetaTraining:
+    return MetaTraining(learner, make_optimizer(make, learner), **settings)
 
 
 # --- the step -------------------------------------------------------------------------------------------------------
@@ -128,24 +133,31 @@ def test_ranks_take_disjoint_tasks_that_make_up_the_meta_batch():
     seen = []
     for rank in range(3):
         loop = loop_of(maml(), meta_batch=6, accumulate=2, rank=rank, world=3)
-        seen += [loop._first_task(1, part) + i for part in range(2) for i in range(2)]
+        seen += [first_task(loop, 1, part) + i for part in range(2) for i in range(2)]
     assert sorted(seen) == list(range(12, 24))
 
 
-def test_a_span_ends_where_it_is_told_to():
-    learner = maml()
-    told = []
+class Stopper(L.Callback):
+    """Stops after outer step 5 and notes every step."""
 
-    def after(step):
-        told.append(step)
-        return step == 5
+    def __init__(self):
+        self.seen = []
 
-    loop = loop_of(learner, meta_batch=2, after_step=after)
-    loop.run(Span(0, 3))
-    loop.run(Span(3, 9))
-    loop.run(Span(9, 12))
-    assert told == [1, 2, 3, 4, 5]
-    assert int(learner.meta_step) == 5
+    def on_outer_step_end(self, trainer, training, step):
+        self.seen.append((step, training.clock))
+        training.stopped = step == 5
+
+
+def test_a_span_ends_where_a_callback_stops_it():
+    learner, stopper = maml(), Stopper()
+    loop = loop_of(learner, meta_batch=2, steps=12, every=[3])
+    trainer = L.Trainer(
+        accelerator="cpu", callbacks=[stopper], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(loop)
+    assert stopper.seen == [(step, step) for step in (1, 2, 3, 4, 5)]
+    assert int(learner.meta_step) == trainer.global_step == 5
 
 
 @pytest.mark.parametrize(
@@ -179,11 +191,11 @@ def test_nothing_to_learn():
     ("start", "steps", "intervals"), [(0, 100, [30, 7]), (13, 50, [10]), (50, 50, [3]), (0, 1, [9])]
 )
 def test_spans_end_at_every_multiple(start, steps, intervals):
-    spans = list(Spans(start, steps, intervals))
-    assert [step for span in spans for step in range(span.start, span.stop)] == list(range(start, steps))
+    stops, found = Stops(steps, intervals), [start]
+    while found[-1] < steps:
+        found.append(stops.after(found[-1]))
     ends = [s for s in range(start + 1, steps + 1) if s == steps or any(s % i == 0 for i in intervals)]
-    assert [span.stop for span in spans] == ends
-    assert len(Spans(start, steps, intervals)) == len(ends)
+    assert found[1:] == ends
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------
@@ -192,7 +204,7 @@ def test_spans_end_at_every_multiple(start, steps, intervals):
 def test_linear_to_zero_is_its_closed_form():
     learner = maml()
     optimizer = make_optimizer(partial(torch.optim.SGD, lr=0.4), learner)
-    loop = OuterLoop(learner, optimizer, LinearToZero(optimizer, 8), meta_batch=2)
+    loop = MetaTraining(learner, optimizer, LinearToZero(optimizer, 8), meta_batch=2)
     rates = []
     for step in range(10):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -231,7 +243,7 @@ def test_a_torch_schedule_is_stepped_once_per_outer_step():
     learner = maml()
     optimizer = make_optimizer(partial(torch.optim.Adam, lr=0.01), learner)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
-    loop = OuterLoop(learner, optimizer, schedule, meta_batch=2, accumulate=3)
+    loop = MetaTraining(learner, optimizer, schedule, meta_batch=2, accumulate=3)
     for step in range(6):
         expected = 0.005 * (1 + torch.cos(torch.tensor(torch.pi * step / 6, dtype=F64)))
         assert abs(optimizer.param_groups[0]["lr"] - float(expected)) < 1e-12
@@ -259,7 +271,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
     learner = new(lambda f: MAML(f, NET, inner_lr=0.05), family)
     optimizer = make_optimizer(partial(torch.optim.Adam, lr=0.01), learner)
     schedule = LinearToZero(optimizer, 20)
-    loop = OuterLoop(learner, optimizer, schedule, meta_batch=4, clip_value=1.0)
+    loop = MetaTraining(learner, optimizer, schedule, meta_batch=4, clip_value=1.0)
     loop.run(Span(0, 2))
     before = copy.deepcopy((learner.state_dict(), optimizer.state_dict(), schedule.state_dict()))
     with pytest.raises(NonFiniteError) as caught:
@@ -287,14 +299,14 @@ def test_steps_that_are_not_finite_may_be_skipped(accumulate):
             y = torch.where(lost[:, None, None], torch.nan, episode.query.y)
             return episode._replace(query=Examples(episode.query.x, y))
 
-    told = []
+    told = reported()
     learner = new(lambda f: MAML(f, NET, inner_lr=0.05), Often(shots=5, queries=5).to("cpu", F64))
     plain = new(lambda f: MAML(f, NET, inner_lr=0.05), Sine(shots=5, queries=5).to("cpu", F64))
     loops = []
     for each, skips in ((learner, 2), (plain, 0)):
         optimizer = make_optimizer(partial(torch.optim.Adam, lr=0.01), each)
         schedule, settings = LinearToZero(optimizer, 20), {"meta_batch": 4, "accumulate": accumulate, "skips": skips}
-        loops.append(OuterLoop(each, optimizer, schedule, tell=told.append, **settings))
+        loops.append(MetaTraining(each, optimizer, schedule, **settings))
     loop, other = loops
     loop.run(Span(0, 6))
     for step in range(6):

@@ -25,7 +25,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metaexp.errors import SpaceError
 from metaexp.loggers.progress import Progress, print_result, quiet
-from metaexp.loggers.tensorboard import Board, validation_scalars
+from metaexp.loggers.tensorboard import TensorBoard, validation_scalars
 from metaexp.plots import episodes as pictures
 from metaexp.types import Episode, Examples
 
@@ -222,7 +222,7 @@ def points(events, tag):
 
 
 def test_scalars_come_back_with_their_steps(tmp_path):
-    board = Board(tmp_path / "run 1")
+    board = TensorBoard(tmp_path / "run 1")
     board.scalars({"train/outer_loss": 0.5, "speed/meta_steps_per_s": 812}, 100)
     board.scalars({"train/outer_loss": torch.tensor(0.25)}, 200)
     board.flush()
@@ -234,11 +234,11 @@ def test_scalars_come_back_with_their_steps(tmp_path):
 
 
 def test_a_resumed_run_replaces_what_stood_after_its_checkpoint(tmp_path):
-    first = Board(tmp_path / "run")
+    first = TensorBoard(tmp_path / "run")
     for step in (100, 200, 300, 400):
         first.scalars({"train/outer_loss": float(step)}, step)
     first.flush()  # and killed
-    second = Board(tmp_path / "run", resumed_at=200)
+    second = TensorBoard(tmp_path / "run", resumed_at=200)
     second.scalars({"train/outer_loss": -300.0}, 300)
     second.close()
     assert points(read(tmp_path / "run"), "train/outer_loss") == [(100, 100.0), (200, 200.0), (300, -300.0)]
@@ -263,7 +263,7 @@ def test_validation_scalars_name_every_inner_step():
 
 
 def test_a_figure_is_one_png_on_disk_and_in_tensorboard(tmp_path):
-    board = Board(tmp_path / "run")
+    board = TensorBoard(tmp_path / "run")
     for step in (10, 20):
         board.figure("val/adaptation mse", pictures.adaptation_curve("mse", np.array([[4.0, step], [3.0, step]])), step)
     board.close()
@@ -279,7 +279,7 @@ def test_a_figure_is_one_png_on_disk_and_in_tensorboard(tmp_path):
 
 
 def test_the_layout_groups_the_tags(tmp_path):
-    board = Board(tmp_path / "run")
+    board = TensorBoard(tmp_path / "run")
     board.layout(["mse", "acc+"])
     board.close()
     (event,) = read(tmp_path / "run").Tensors("custom_scalars__config__")
@@ -312,7 +312,7 @@ def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_p
         ),
         ("sweep/0_reptile", {"choices.algo": "reptile", "optimizer.lr": 1.0, "widths": [40, 40]}, {"accuracy": 0.75}),
     ):
-        board = Board(tmp_path / name)
+        board = TensorBoard(tmp_path / name)
         board.scalars({"train/outer_loss": 9.0}, 10)
         board.hparams(config, metrics, step=10)
         board.close()
@@ -335,7 +335,7 @@ def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_p
 
 
 def test_only_rank_0_writes(tmp_path):
-    board = Board(tmp_path / "run", rank=1)
+    board = TensorBoard(tmp_path / "run", rank=1)
     board.scalars({"train/outer_loss": 0.5}, 1)
     board.figure("x", pictures.adaptation_curve("mse", np.ones((2, 2))), 1)
     board.layout(["mse"])
@@ -346,7 +346,7 @@ def test_only_rank_0_writes(tmp_path):
 
 
 def test_a_full_disk_is_one_error_line(tmp_path, monkeypatch, capfd):
-    board = Board(tmp_path / "run")
+    board = TensorBoard(tmp_path / "run")
     board.scalars({"train/outer_loss": 0.5}, 1)
     board.flush()
 
@@ -362,7 +362,7 @@ def test_a_full_disk_is_one_error_line(tmp_path, monkeypatch, capfd):
 
     (tmp_path / "file").write_text("")
     with pytest.raises(SpaceError):
-        Board(tmp_path / "file" / "run").scalars({"a": 1.0}, 1)
+        TensorBoard(tmp_path / "file" / "run").scalars({"a": 1.0}, 1)
 
 
 # ---------------------------------------------------------------- progress

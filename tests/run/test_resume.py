@@ -32,7 +32,7 @@ CARRIED = [
 ]
 CARRIED += ["algo.inner={_target_:metaexp.inner.Adam,beta1:0.0,beta2:0.999}", "algo.inner_lr=0.002", "meta_batch=2"]
 STEP, VALIDATION, REPLACE, ROW = (
-    "metaexp.outer.loop:OuterLoop.advance",
+    "metaexp.outer.meta_training:MetaTraining.advance",
     "metaexp.training.control:evaluate",
     "os:replace",
     "metaexp.storage.run_folder:RunFolder.log",
@@ -226,7 +226,9 @@ def test_killed_from_outside_again_and_again(forks: Forks, references: dict[str,
 
 def test_a_sweep_goes_on_with_its_jobs_older_runs(forks: Forks, references: dict[str, Path], tmp_path: Path) -> None:
     argv = KINDS["accumulate"]
-    assert forks(*argv, cwd=tmp_path, fault=Fault("metaexp.outer.loop:OuterLoop.advance", 9, 15)).code == 143
+    assert (
+        forks(*argv, cwd=tmp_path, fault=Fault("metaexp.outer.meta_training:MetaTraining.advance", 9, 15)).code == 143
+    )
     old = only_run(tmp_path)
     ended = forks("-m", *argv, "seed=0,1", "resume=auto", cwd=tmp_path)
     assert ended.code == 0, ended.err

@@ -23,7 +23,7 @@ from metaexp.system.machine import cores, processor
 TINY = (
     "task=sine algo=maml device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=7 algo.test_steps=3".split()
 )
-STEP = "metaexp.outer.loop:OuterLoop.advance"
+STEP = "metaexp.outer.meta_training:MetaTraining.advance"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from conftest import ROOT
 from metaexp.config.settings import Settings, load
 from metaexp.errors import MetaexpError
 from metaexp.evaluate import evaluate
-from metaexp.loggers.tensorboard import Board
+from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.losses import larger
 from metaexp.report.tables import number
 from metaexp.run.single import run
@@ -88,7 +88,7 @@ class Commands:
                 error = str(problem)
             return subprocess.CompletedProcess(words, 2 if error else 0, "", error)
         self.typed.append(words[5:])
-        with patch.object(Board, "figure"):
+        with patch.object(TensorBoard, "figure"):
             try:
                 run(load([word for word in words[5:] if word != "resume=auto"]))
             except Exception as problem:

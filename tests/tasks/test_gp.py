@@ -21,7 +21,7 @@ from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.outer.compiler import decide_compile
 from metaexp.tasks.gp import GP, KERNELS
-from metaexp.training.build import Parts
+from metaexp.training.build import Experiment
 
 F64 = torch.float64
 
@@ -187,12 +187,12 @@ def test_a_test_of_varying_tasks_is_cut_at_buckets():
 
 def test_varying_sizes_and_compiled_steps():
     lines = ["algo=cnp", "task=gp", "model=linear", "device=cpu", "device.threads=1", "steps=1000000", "algo.width=4"]
-    assert not Parts(load([*lines, "task.shots=[0,5]"])).loop.compiled
-    assert Parts(load([*lines, "task.shots=5", "task.test.shots=[0,5]"])).loop.compiled
+    assert not Experiment(load([*lines, "task.shots=[0,5]"])).training.compiled
+    assert Experiment(load([*lines, "task.shots=5", "task.test.shots=[0,5]"])).training.compiled
     with pytest.raises(ConfigError, match=r"compile=true: a compiled step has one shape, and task.shots varies; use"):
-        Parts(load([*lines, "task.shots=[0,5]", "compile=true"]))
+        Experiment(load([*lines, "task.shots=[0,5]", "compile=true"]))
     with pytest.raises(ConfigError, match=r"task.bucket=10: must be a multiple of meta_batch=25"):
-        Parts(load([*lines, "task.shots=[0,5]", "task.bucket=10"]))
+        Experiment(load([*lines, "task.shots=[0,5]", "task.bucket=10"]))
     assert decide_compile(False, 10**9, "vmap", torch.device("cpu"), varying=True) is False
 
 

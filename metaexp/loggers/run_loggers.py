@@ -1,0 +1,95 @@
+"""All loggers of a run behind one object: TensorBoard always, and those that were asked for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from metaexp.loggers.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class RunLoggers:
+    """Passes a run's numbers, settings, pictures and result on to TensorBoard and to Lightning's loggers.
+
+    Args:
+        board: TensorBoard.
+        others: Lightning's loggers. Each gets every number; a picture where it takes files or images.
+
+    Raises (every method):
+        SpaceError: a file of TensorBoard could not be written.
+    """
+
+    def __init__(self, board: TensorBoard, others: Sequence[Any] = ()):
+        self.board, self.others = board, list(others)
+
+    @property
+    def active(self) -> bool:
+        """Whether this process writes: only the first does."""
+        return self.board.active
+
+    def begin(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Before the first step: the run's flat settings to the other loggers, the layout of the metrics to TensorBoard
+        (which gets the settings with the result)."""
+        if self.active:
+            self.board.layout(metrics)
+            for logger in self.others:
+                logger.log_hyperparams(dict(settings))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers under their tags at an outer step."""
+        self.board.scalars(values, step)
+        if self.active:
+            for logger in self.others:
+                logger.log_metrics({tag: float(value) for tag, value in values.items()}, step)
+
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """A picture: kept as figures/<tag>.png, shown by TensorBoard and by loggers that take pictures."""
+        self.board.figure(tag, figure, step)
+        if self.active:
+            path = self.board.figure_path(tag)
+            for logger in self.others:
+                _show(logger, tag, path, step)
+
+    def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Labelled points for TensorBoard's projector."""
+        self.board.embedding(tag, points, columns)
+
+    def result(self, settings: Mapping[str, Any], test: Mapping[str, Mapping[str, Any]], step: int) -> None:
+        """The flat settings and the final test metrics with their intervals."""
+        self.board.hparams(settings, {name: value["mean"] for name, value in test.items()}, step)
+        if not self.active:
+            return
+        values: dict[str, float] = {}
+        for name, value in test.items():
+            for part in ("mean", "ci95", "median", "diverged"):
+                if value.get(part) is not None:
+                    values[f"test/{name}" + ("" if part == "mean" else f"/{part}")] = float(value[part])
+        for logger in self.others:
+            logger.log_metrics(values, step)
+
+    def flush(self) -> None:
+        """Everything given so far is on disk afterwards."""
+        self.board.flush()
+        if self.active:
+            for logger in self.others:
+                logger.save()
+
+    def close(self, status: str = "success") -> None:
+        """Ends all loggers; `status` as Lightning's `finalize` has it: success or failed."""
+        self.board.close()
+        if self.active:
+            for logger in self.others:
+                logger.save()
+                logger.finalize(status)
+
+
+def _show(logger: Any, tag: str, path: Path, step: int) -> None:
+    """A picture to one of Lightning's loggers, by what it offers: images, or files beside a run."""
+    if hasattr(logger, "log_image"):  # Weights & Biases
+        logger.log_image(key=tag, images=[str(path)], step=step)
+    elif hasattr(getattr(logger, "experiment", None), "log_artifact") and hasattr(logger, "run_id"):  # MLflow
+        logger.experiment.log_artifact(logger.run_id, str(path), "figures")

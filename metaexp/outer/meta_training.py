@@ -1,0 +1,385 @@
+"""The outer loop as Lightning's module: `L.Trainer(...).fit(MetaTraining(learner, optimizer))`."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from metaexp.evaluation.scores import Scores, Scoring, chunk_size, chunks, summary
+from metaexp.mapping import piece_size
+from metaexp.models.norms import prepare
+from metaexp.outer.clip import Clip
+from metaexp.outer.compiled_gradient import compile_pieces
+from metaexp.outer.compiled_step import CompiledStep
+from metaexp.outer.eager_step import EagerStep, first_task
+from metaexp.outer.optimisers import flatten
+from metaexp.outer.outer_step import FiniteCheck, OuterStep, Step, Sums, as_step
+from metaexp.outer.progress import OuterProgress, Span, Spans, Stops, stops
+
+log = logging.getLogger(__name__)
+
+
+class MetaTraining(L.LightningModule):
+    """Meta-training: outer steps on the meta-batches of a family, validation on its validation tasks.
+
+    Lightning's `training_step` runs a span of outer steps, so that Lightning's price is paid once per span; spans end
+    where validation, logging, a checkpoint or the trainer ask for it. `trainer.global_step` is the number of outer
+    steps done. It brings its own loaders, begins at the learner's clock and ends at `steps`. A callback may define
+    `on_outer_step_end(trainer, training, step)`, called after every outer step, and may set `stopped`.
+
+    Logged: `train/outer_loss`, `train/meta_gradient_norm`, the learner's own logs and the outer rate every
+    `trainer.log_every_n_steps` outer steps, and `val/METRIC` (mean over the validation tasks after adaptation).
+
+    Args:
+        learner: the MetaLearner; its state_dict is the module's.
+        optimizer: of its meta-parameters.
+        schedule: stepped after every outer step, or None.
+        steps: outer steps in all.
+        meta_batch: tasks per meta-batch over all processes; `accumulate` meta-batches make one outer step.
+        clip_norm, clip_value: largest norm of the meta-gradient, largest absolute value of an element (taken first).
+        skips: steps with a loss or gradient that is not finite which may be left out; `skipped` counts them.
+        compiled: the step, or its meta-gradient, as a compiled graph.
+        rank, world: of this process; ranks take disjoint tasks.
+        every: spans also end at multiples of these outer steps.
+        val_every: outer steps between validations; None: as the trainer's `val_check_interval` says.
+        val_tasks: validation tasks.
+        modes: normalisation modes of the validation, see `MetaLearner.modes`.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        learner: Any,
+        optimizer: torch.optim.Optimizer,
+        schedule: LRScheduler | None = None,
+        steps: int = 10_000,
+        meta_batch: int = 25,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skips: int = 0,
+        compiled: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        every: Iterable[int] = (),
+        val_every: int | None = None,
+        val_tasks: int = 200,
+        modes: Iterable[str] = ("queries",),
+    ):
+        super().__init__()
+        for name, value in (("meta_batch", meta_batch), ("accumulate", accumulate), ("val_tasks", val_tasks)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        for name, value in (("steps", steps), ("skips", skips)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: must be at least 0")
+        if meta_batch % world:
+            raise ValueError(f"meta_batch={meta_batch}: must be a multiple of the {world} processes")
+        self.automatic_optimization = False
+        self.learner, self.optimizer, self.schedule, self.steps = learner, optimizer, schedule, steps
+        self.meta_batch, self.accumulate, self.clip = meta_batch, accumulate, Clip(clip_norm, clip_value)
+        self.compiled, self.rank, self.world = compiled, rank, world
+        self.finite = FiniteCheck(skips, getattr(learner, "inner_lr", None))
+        self.every, self.val_every, self.val_tasks, self.modes = list(every), val_every, val_tasks, list(modes)
+        self.stopped = False  # no outer step is made any more
+        self.stops = Stops(steps, self.every)
+        self._step: OuterStep | None = None
+        self._sums: Sums | None = None  # of a checkpoint, until there is a step
+        self._callbacks: list[Callable[..., Any]] = []
+        self.scores: Scores | None = None  # of the last validation; None while it runs or where it was given up
+        self.validation_given_up = False
+        self.last_row: tuple[int, dict[str, float]] = (0, {})  # step and values
+        self._scoring: Scoring | None = None
+
+    # -- outer steps -------------------------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> int:
+        """Outer steps done."""
+        return int(self.learner.meta_step)
+
+    @property
+    def skipped(self) -> int:
+        """Outer steps that were left out because their loss or gradient was not finite."""
+        return self.finite.skipped
+
+    def run(self, span: Span) -> int:
+        """The span's outer steps; ends early where `stopped` is set. Returns the number of the last one.
+
+        Raises:
+            NonFiniteError: the loss or the gradient of more than `skips` steps was inf or NaN. The last of them changed
+                nothing, nor did any after it; where steps are not compiled on a GPU, the weights since then are
+                worthless.
+        """
+        if self.stopped or span.start == span.stop:
+            return span.start
+        reached = span.start
+        for index in range(span.start, span.stop):
+            self.advance(index)
+            reached = index + 1
+            for callback in self._callbacks:
+                callback(self.trainer, self, reached)
+            if self.stopped:
+                break
+        self.check()
+        return reached
+
+    def step(self, index: int) -> Step:
+        """Outer step number `index` (from 0): changes the learner, the optimiser, the schedule and the clock.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is inf or NaN, and not for one of the first `skips` times; nothing
+                was changed.
+        """
+        self.advance(index)
+        self.check()
+        assert self._step is not None
+        return as_step(self._step.last, self._step.form)
+
+    def check(self) -> None:
+        """The finite check of all steps since the last call, where it is not made at every step."""
+        if self._step is not None:
+            self._step.check()
+
+    def loss(self) -> float:
+        """Outer loss of the last step; NaN before this process's first."""
+        last = None if self._step is None else self._step.last
+        return float("nan") if last is None else float(last[0])
+
+    @property
+    def count(self) -> int:
+        """Outer steps in `sums`."""
+        return self._step.count if self._step is not None else self._sums.steps if self._sums is not None else 0
+
+    def sums(self) -> dict[str, Any] | None:
+        """Sums over `count` steps of loss [], norm [] and the tree of logs; None before the first."""
+        if not self.count:
+            return None
+        if self._step is not None:
+            values, form = self._step.sums, self._step.form
+        else:
+            assert self._sums is not None
+            values, form = self._sums.values, self._sums.form
+        assert values is not None
+        assert form is not None
+        tree: dict[str, Any] = tree_unflatten(list(values.clone().unbind()), form)
+        return tree
+
+    def set_sums(self, sums: dict[str, Any] | None = None, count: int = 0) -> None:
+        """Go on from the sums of a checkpoint, or start anew."""
+        self._sums = None
+        if sums is not None and count:
+            leaves, form = tree_flatten(sums)
+            self._sums = Sums(torch.stack(leaves), form, count)
+        if self._step is not None:
+            self._step.set_sums(self._sums)
+
+    def advance(self, index: int) -> None:
+        """Outer step number `index` (from 0), without the check that waits for the end of a span."""
+        if self._step is None:  # not before the first step: the learner may still move to its device
+            self._step = self._made(index)
+            if self._sums is not None:
+                self._step.set_sums(self._sums)
+        self._step(index)
+        if self.schedule is not None:
+            self.schedule.step()
+
+    def _made(self, index: int) -> OuterStep:
+        """The compiled step where it is wanted and possible, else the eager one.
+
+        Whatever the compiler stumbles over is reported, and the eager step, which is as right, goes on.
+        """
+        if not self.compiled:
+            return self._eager()
+        log.info("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")
+        learner = self.learner
+        prepare(learner.model, native=False)  # elementary operations are fused by the compiler
+        try:
+            return self._compiled(index)
+        except Exception as error:
+            log.debug("compile failed", exc_info=True)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+            log.info(f"compile: not possible here ({reason}); going on without")
+            self.compiled = False
+        finally:  # validation and test are not compiled
+            learner.set_mapping(learner.mapping, learner.family.device)
+        return self._eager()
+
+    def _eager(self, gradient: Callable[..., Any] | None = None) -> EagerStep:
+        return EagerStep(
+            self.learner, self.optimizer, self.clip, self.finite, self.meta_batch, self.accumulate, self.rank,
+            self.world, gradient,
+        )  # fmt: skip
+
+    def _compiled(self, index: int) -> OuterStep:
+        """One graph for the whole step where tasks are mapped at once; else one for the meta-gradient of a piece."""
+        learner, params = self.learner, self.learner.meta_parameters()
+        share = self.meta_batch // self.world
+        size = piece_size(learner.mapping, share)
+        cycles = getattr(self.schedule, "cycle_momentum", False)  # in the graph all but the rate are constants
+        if size == share and self.world == self.accumulate == 1 and not cycles:
+            flat = flatten(self.optimizer, params)
+            if flat is not None:
+                made = CompiledStep(
+                    learner, self.optimizer, flat, params, self.meta_batch, self.clip, self.finite,
+                    first_task(self, index, 0) // share,
+                )  # fmt: skip
+                self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch's schedules warn
+                return made
+        step = self._eager()
+        graph = compile_pieces(
+            lambda p, b, piece: learner.meta_gradient(p, piece, b),
+            params,
+            dict(learner.named_buffers()),
+            step.draw(index, 0),
+            size if share % size == 0 else share,
+        )
+        step.gradient = graph
+        return step
+
+    # -- Lightning: training -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The outer optimiser and its schedule; the outer step steps them."""
+        if self.schedule is None:
+            return self.optimizer
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> Spans:
+        """The spans of outer steps that are left."""
+        return Spans(self)
+
+    def on_fit_start(self) -> None:
+        """The family draws on the trainer's device."""
+        if self.learner.family.device != self.device:
+            self.learner.family.to(self.device, self.learner.family.dtype)
+
+    def on_train_start(self) -> None:
+        """Lightning's counters start at the clock, also after the checkpoint of another program or version."""
+        self.progress.count(self.clock)
+        if self.val_every is not None and self.trainer.val_check_interval == 1.0:
+            self.trainer.val_check_batch = min(self.val_every, self.steps)
+        self.stops = stops(self.trainer, self.steps, self.every)
+        hooks = (getattr(callback, "on_outer_step_end", None) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        self._callbacks = [hook for hook in hooks if hook is not None]
+
+    @property
+    def progress(self) -> OuterProgress:
+        """The counters of the trainer at hand."""
+        return OuterProgress(self.trainer)
+
+    def training_step(self, span: Span, batch_idx: int) -> None:
+        """A span of outer steps."""
+        reached = self.run(span)
+        self.progress.reached(max(reached, 1))
+        if self.count and reached % self.trainer.log_every_n_steps == 0 and reached > span.start:  # type: ignore[attr-defined]
+            self.log_row(reached)
+
+    def row(self) -> dict[str, float]:
+        """Means over the steps since the last row, and the outer rates, by name."""
+        mean: Any = tree_map(lambda t: float(t) / self.count, self.sums())
+        values = {"outer_loss": mean["loss"], "meta_gradient_norm": mean["norm"], **mean["logs"]}
+        groups = self.optimizer.param_groups
+        for place, group in enumerate(groups):
+            values["learning_rate" + (f"_{place}" if len(groups) > 1 else "")] = float(group["lr"])
+        if self.finite.limit:
+            values["skipped_steps"] = self.skipped
+        return values
+
+    def log_row(self, step: int) -> None:
+        """The row to loggers and callbacks; the sums start anew."""
+        self.last_row = (step, self.row())
+        self.record({f"train/{name}": value for name, value in self.last_row[1].items()}, step)
+        self.set_sums()
+
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        """Values to the trainer's loggers at this outer step, and to its `callback_metrics`."""
+        shown = {name: float(value) for name, value in values.items()}
+        self.log_dict(shown, logger=False)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(shown, step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Span, batch_idx: int) -> None:
+        """At the last outer step a validation is due in any case, and the trainer ends."""
+        if self.val_every is not None and self.clock == self.steps and self.trainer.val_check_interval == 1.0:
+            self.trainer.val_check_batch = 1
+
+    def on_train_epoch_end(self) -> None:
+        """There is one epoch: all outer steps."""
+        if self.stopped or self.clock >= self.steps:
+            self.trainer.should_stop = True
+
+    # -- Lightning: validation and test --------------------------------------------------------------------------------
+
+    def val_dataloader(self) -> "TaskIndices":
+        """Indices of the validation tasks, in pieces that are scored at once."""
+        return TaskIndices(self.learner, "val", self.val_tasks)
+
+    def test_dataloader(self) -> "TaskIndices":
+        """Indices of as many test tasks."""
+        return TaskIndices(self.learner, "test", self.val_tasks)
+
+    def on_validation_epoch_start(self) -> None:
+        """Nothing is scored yet."""
+        self.scores, self._scoring = None, Scoring(self.learner, "val", self.modes, diagnose=True)
+        self.validation_given_up = False
+
+    def on_test_epoch_start(self) -> None:
+        """Nothing is scored yet."""
+        self.scores, self._scoring = None, Scoring(self.learner, "test", self.modes)
+        self.validation_given_up = False
+
+    def validation_step(self, indices: Tensor, batch_idx: int) -> None:
+        """Scores of some tasks, unless a callback has set `validation_given_up`."""
+        if not self.validation_given_up:
+            assert self._scoring is not None
+            with torch.inference_mode(False):  # the inner loop needs gradients
+                self._scoring.add(indices)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over the tasks as `val/METRIC`."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Means over the tasks as `test/METRIC`."""
+        self._finish("test")
+
+    def _finish(self, split: str) -> None:
+        scoring, self._scoring = self._scoring, None
+        if scoring is None or self.validation_given_up or self.trainer.sanity_checking:
+            return
+        self.scores = scoring.result()
+        means = {name: summary(values)["mean"] for name, values in self.scores.arrays.items()}
+        self.record({f"{split}/{name}": mean for name, mean in means.items() if mean is not None}, self.clock)
+
+    # -- the learner's own state -----------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The learner's, under the learner's names: a checkpoint knows nothing of this module."""
+        return self.learner.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Into the learner."""
+        return self.learner.load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class TaskIndices:
+    """Lightning's loader of a split's tasks: their indices, int64 [tasks of a piece] each."""
+
+    def __init__(self, learner: Any, split: str, tasks: int):
+        self.pieces = list(chunks(learner.family, split, tasks, chunk_size(learner)))
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.pieces)

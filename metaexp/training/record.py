@@ -1,0 +1,96 @@
+"""What a run knows of its training beyond weights and optimiser: the part of a checkpoint that is ours."""
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from metaexp.outer.meta_training import MetaTraining
+from metaexp.system.machine import peak_mb
+from metaexp.tasks.placeholder import keep
+
+FORMAT = 1  # of what `state` returns
+
+
+@dataclass
+class TrainingRecord:
+    """How far meta-training is, what was best, and why it ended: part of every checkpoint."""
+
+    step: int = 0  # outer steps done
+    best: dict[str, Any] = field(default_factory=lambda: {"value": None, "step": 0, "waited": 0})
+    reason: str | None = None  # why the run ended early
+    pending: bool = True  # whether the validation of the present step is due
+    rates: list[float] = field(default_factory=list)  # outer steps per second, one per row
+    spent: float = 0.0  # seconds in the processes before this one
+    peak: int = 0  # largest peak memory in MB of the processes before this one
+
+    @property
+    def scratch(self) -> dict[str, float]:
+        """The untrained network's validation metrics: the baseline `scratch`. Kept with the best value."""
+        found: dict[str, float] = self.best.get("scratch", {})
+        return found
+
+    def peak_mb(self) -> int:
+        """The most memory that a process of this run has had."""
+        return max(self.peak, peak_mb())
+
+    def speed(self) -> float | None:
+        """Median outer steps per second of the rows after the first, which holds compiling and warming up."""
+        rates = self.rates[1:] or self.rates
+        return statistics.median(rates) if rates else None
+
+    def best_value(self) -> float | None:
+        """Best validation value so far."""
+        value = self.best["value"]
+        return value if value is not None and math.isfinite(value) else None
+
+    def finished(self, steps: int) -> bool:
+        """Whether meta-training is over: all steps, or stopped early by its own rule."""
+        return self.reason is not None or (self.step >= steps and not self.pending)
+
+    def state(self, training: MetaTraining, seconds: float) -> dict[str, Any]:
+        """Plain containers and tensors for the checkpoint; `seconds` of the run up to now."""
+        learner, schedule = training.learner, training.schedule
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "best": dict(self.best),
+            "reason": self.reason,
+            "pending": self.pending,
+            "sums": training.sums(),
+            "count": training.count,
+            "skipped": training.skipped,
+            "schedule": schedule.state_dict() if schedule is not None else None,
+            "mapping": learner.mapping,
+            "compiled": training.compiled,
+            "rates": list(self.rates),
+            "seconds": seconds,
+            "peak_mb": self.peak_mb(),
+            "family": keep(learner.family),
+            "trained_on": learner.family.trained_on,
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "TrainingRecord":
+        """The record in a checkpoint's state."""
+        return cls(
+            step=state["step"],
+            best=dict(state["best"]),
+            reason=state["reason"],
+            pending=state.get("pending", False),
+            rates=list(state["rates"]),
+            spent=state.get("seconds", 0.0),
+            peak=state.get("peak_mb", 0),
+        )
+
+
+def restore_training(training: MetaTraining, data: dict[str, Any], device: Any) -> None:
+    """Learner, optimiser, schedule and sums as a checkpoint has them."""
+    state = data["metaexp"]
+    training.learner.load_state_dict(data["state_dict"])
+    training.learner.set_mapping(state["mapping"], device)
+    training.compiled, training.finite.skipped = state["compiled"], state.get("skipped", 0)
+    training.optimizer.load_state_dict(data["optimizer_states"][0])
+    training.set_sums(state["sums"], state["count"])
+    if training.schedule is not None and state["schedule"] is not None:
+        training.schedule.load_state_dict(state["schedule"])

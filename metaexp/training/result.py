@@ -1,0 +1,141 @@
+"""What result.json and test_scores.npz say of a tested run."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+from metaexp.evaluation.calibration import calibration
+from metaexp.evaluation.scores import Scores, summary
+from metaexp.evaluation.shots_curve import ShotsCurve
+from metaexp.storage.checkpoint_file import versions
+from metaexp.storage.saved_config import config_sha256
+from metaexp.system.machine import machine
+from metaexp.training.build import Experiment
+from metaexp.training.record import TrainingRecord
+from metaexp.training.stopping import StopRule
+from metaexp.types import Examples
+
+FORMAT = 1  # of result.json
+Arrays = dict[str, np.ndarray]
+
+
+def make_result(
+    experiment: Experiment,
+    record: TrainingRecord,
+    rule: StopRule,
+    weights: dict[str, Any],
+    scores: Scores,
+    beside: dict[str, Arrays],
+    by_shots: ShotsCurve,
+    **more: Any,
+) -> dict[str, Any]:
+    """The content of result.json but for speed and memory.
+
+    Args:
+        experiment: as tested.
+        record, rule: of its training.
+        weights: kind and step of what was tested.
+        scores: of the test tasks; `beside`: of the baselines, by name; `by_shots`: the curve against shots.
+        more: further entries.
+    """
+    config, learner, family = experiment.config, experiment.learner, experiment.family
+    larger, modes = family.larger, config["test"]["normalise"]
+    test = {name: summary(values, larger(name)) for name, values in scores.arrays.items()}
+    for suffix, sums in scores.calibration.items():
+        test[next(iter(learner.metrics)) + suffix]["ece"] = calibration(sums)
+    choices = config["choices"]
+    return {
+        "format": FORMAT,
+        "algo": choices["algo"],
+        "task": choices["task"],
+        "model": choices["model"],
+        "experiment": choices.get("experiment"),
+        "seed": config["seed"],
+        "steps": record.step,
+        "stopped": record.reason,
+        "weights": weights,
+        "test": test,
+        "floors": {name: {n: summary(v, larger(n)) for n, v in found.items()} for name, found in beside.items()},
+        "shots": by_shots.result(),
+        "val": {"metric": rule.judged, "best": record.best_value(), "step": record.best["step"]},
+        "protocol": _protocol(experiment, modes) | {"query_sha256": scores.query_sha256},
+        **more,
+        "mapping": learner.mapping,
+        "compiled": experiment.training.compiled,
+        "skipped_steps": experiment.training.skipped,
+        "parameters": sum(p.numel() for p in learner.parameters()),
+        "versions": versions(),
+        "device": str(experiment.device),
+        "machine": machine(experiment.device),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "config_sha256": config_sha256(config),
+    }
+
+
+def _protocol(experiment: Experiment, modes: list[str]) -> dict[str, Any]:
+    """How the test was done: what must be equal where numbers are compared."""
+    task, learner, family = experiment.config["task"], experiment.learner, experiment.family
+    varying = family.varying("test")
+    return {
+        **family.sizes["test"],
+        **({"shots": [varying.fewest, varying.most], "bucket": varying.bucket} if varying else {}),
+        "split": task.get("split"),
+        "rotation": (task.get("test") or {}).get("rotation") or task.get("rotation"),
+        "resize": task.get("resize"),
+        "eval_seed": task.get("eval_seed"),
+        "normalise": {name + suffix: mode for suffix, mode in learner.modes(modes).items() for name in learner.metrics},
+        "test_steps": learner.test_steps,
+    }
+
+
+def adapted_parameters(learner: Any) -> int:
+    """Numbers in what `adapt` returns for one test task; 0 where it is the task itself that is known."""
+    if learner.reads_info:
+        return 0
+    support, _, key, _ = learner.family.sample("test", torch.zeros(1, dtype=torch.int64, device=learner.family.device))
+    with torch.no_grad():
+        adapted = learner.adapt(Examples(support.x[0], support.y[0]), key[0])
+    return sum(leaf.numel() for leaf in tree_leaves(adapted) if isinstance(leaf, torch.Tensor))
+
+
+def score_arrays(scores: Scores, beside: dict[str, Arrays], by_shots: ShotsCurve) -> Arrays:
+    """What test_scores.npz holds."""
+    arrays = {"indices": scores.indices, "query_sha256": np.array(scores.query_sha256), **scores.arrays}
+    arrays |= {f"floor_{floor}_{name}": v for floor, found in beside.items() for name, v in found.items()}
+    arrays |= {f"calibration{suffix}": sums for suffix, sums in scores.calibration.items()}
+    curves = by_shots.arrays | {f"floor_{f}_{n}": v for f, found in by_shots.floors.items() for n, v in found.items()}
+    return arrays | {"shots": np.array(by_shots.shots, int)} | {f"shots_curve_{n}": v for n, v in curves.items()}
+
+
+def metric_names(learner: Any, modes: list[str]) -> list[str]:
+    """The learner's metrics in these normalisation modes, as they are named in result.json."""
+    return [name + suffix for suffix in learner.modes(modes) for name in learner.metrics]
+
+
+def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key, without what says nothing of a run."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        elif key not in ("_partial_", "trusted"):
+            flat[prefix + key] = value
+    return flat
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, with + for uncommitted changes; None outside one."""
+    here = Path(__file__).resolve().parent.parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None

@@ -1,0 +1,105 @@
+"""Lightning's trainer for a run: device, strategy, precision, and what the user adds; the rest is the run's own."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from metaexp.errors import ConfigError
+from metaexp.storage.checkpoint_file import AtomicCheckpointIO
+from metaexp.training.build import Experiment
+
+# Arguments of L.Trainer that a run sets itself, and what to type instead.
+OWN = {
+    "accelerator": "device=", "devices": "device.devices", "strategy": "device.strategy", "num_nodes": "device=ddp",
+    "precision": "device.precision", "max_epochs": "steps", "min_epochs": "steps", "max_steps": "steps",
+    "min_steps": "steps", "max_time": "time_limit", "fast_dev_run": "steps", "overfit_batches": "steps",
+    "limit_train_batches": "steps", "limit_val_batches": "val.tasks", "limit_test_batches": "test.tasks",
+    "limit_predict_batches": "test.tasks", "val_check_interval": "val.every", "check_val_every_n_epoch": "val.every",
+    "num_sanity_val_steps": "val.every", "log_every_n_steps": "log.every", "logger": "logger=",
+    "callbacks": "callbacks=", "accumulate_grad_batches": "accumulate", "gradient_clip_val": "clip.norm",
+    "gradient_clip_algorithm": "clip.norm or clip.value", "enable_checkpointing": "checkpoint.every",
+    "enable_progress_bar": "log.seconds", "inference_mode": "nothing: inner loops need gradients",
+    "reload_dataloaders_every_n_epochs": "nothing: tasks are drawn anew at every step",
+    "use_distributed_sampler": "nothing: ranks take disjoint tasks", "default_root_dir": "out",
+}  # fmt: skip
+
+
+def make_trainer(
+    experiment: Experiment, callbacks: Sequence[L.Callback] = (), loggers: Sequence[Any] = (), folder: Any = None
+) -> L.Trainer:
+    """The trainer of a run.
+
+    Raises:
+        ConfigError: `trainer.` has an argument that the run sets itself, or that Lightning does not take.
+    """
+    config, typed = experiment.config, dict(experiment.config.get("trainer") or {})
+    check_trainer(typed)
+    plugins = typed.pop("plugins", None) or []
+    strategy: Any = "auto"
+    if experiment.world > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        strategy = DDPStrategy(process_group_backend="gloo" if experiment.accelerator == "cpu" else "nccl")
+    own: dict[str, Any] = {
+        "accelerator": experiment.accelerator,
+        "devices": experiment.world,
+        "strategy": strategy,
+        "precision": str(config["device"]["precision"]),
+        "max_epochs": 1,
+        "logger": list(loggers) or False,
+        "log_every_n_steps": config["log"]["every"],
+        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "inference_mode": False,
+        "callbacks": list(callbacks),
+        "plugins": [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
+        "default_root_dir": None if folder is None else str(folder),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return L.Trainer(**(own | typed))
+        except (TypeError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+            if not typed:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"trainer.{', trainer.'.join(typed)}: Lightning's Trainer refuses it ({reason})"
+            ) from error
+
+
+def check_trainer(typed: dict[str, Any]) -> None:
+    """Refuse arguments of Lightning's trainer that would contradict the run, with a ConfigError."""
+    for name, value in typed.items():
+        if name in OWN:
+            raise ConfigError(f"trainer.{name}={value}: the run sets this itself; use {OWN[name]}")
+
+
+class _Adverts(logging.Filter):
+    """Drops Lightning's tips, the lines that list accelerators, and its words for the end of the outer loop."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        drop = ("GPU available:", "TPU available:", "HPU available:", "`Trainer.fit` stopped:")
+        return not ("Tip: " in text or "💡" in text or text.startswith(drop))
+
+
+def quiet() -> None:
+    """Silences Lightning's tips, its list of accelerators, its advice on data-loader workers, and its last line.
+
+    The outer loop has no data loader worth workers, and its one epoch is no news. What is silenced besides is a
+    deprecation inside Lightning, and its advice to reduce logged values over ranks, which all have the same.
+    """
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _Adverts) for one in logger.filters):
+            logger.addFilter(_Adverts())
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message=r".*sync_dist=True")

@@ -1,0 +1,82 @@
+"""What a validation gives: a row of metrics, baselines beside it, scalars and pictures."""
+
+import time
+from typing import Any
+
+from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.scores import Scores, summary
+from metaexp.loggers.run_loggers import RunLoggers
+from metaexp.loggers.tensorboard import validation_scalars
+from metaexp.training.figures import draw_episodes, show_views
+
+PICTURES = 30.0  # least seconds between pictures of validation tasks
+
+
+class Validation:
+    """Turns the scores of validation tasks into rows, scalars and pictures.
+
+    Args:
+        learner: whose scores they are.
+        tasks: how many there are.
+        loggers: where scalars and pictures go.
+    """
+
+    def __init__(self, learner: Any, tasks: int, loggers: RunLoggers):
+        self.learner, self.tasks, self.loggers = learner, tasks, loggers
+        self.metric = next(iter(learner.metrics))
+        self._drawn = time.monotonic()  # none before the first step, which pictures delay
+
+    def row(self, scores: Scores, step: int, best: dict[str, Any]) -> dict[str, Any]:
+        """The row of metrics.jsonl. At step 0 the scores become the baseline `scratch`, kept in `best`."""
+        larger = self.learner.family.larger
+        row: dict[str, Any] = {"kind": "val", "step": step}
+        for name, values in scores.arrays.items():
+            found = summary(values, larger(name))
+            row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
+        (mean,) = floors(self.learner.family, "val", self.tasks, ["mean"]).values()
+        if step == 0:
+            best["scratch"] = {name: summary(values)["mean"] for name, values in self._judged(scores)}
+        row["floors"] = {
+            "mean": {name: summary(values)["mean"] for name, values in mean.items()},
+            "scratch": best.get("scratch", {}),
+        }
+        return row
+
+    def scalars(self, scores: Scores, row: dict[str, Any]) -> dict[str, float]:
+        """Write the row's numbers to the loggers; returns the metrics to show, by name."""
+        shown: dict[str, float] = {}
+        values: dict[str, float] = {}
+        for name in scores.arrays:
+            found = row[name]
+            if found["mean"] is None:
+                continue
+            if any(name.startswith(metric) for metric in self.learner.metrics):
+                shown[name] = found["mean"]
+                values |= validation_scalars(name, found["per_step"])
+            else:
+                values[f"val/{name}"] = found["mean"]
+        for metric, _ in self._judged(scores):
+            for baseline, known in row["floors"].items():
+                value = known.get(metric, known.get(self.metric))
+                if value is not None:
+                    values[f"floor/{baseline}/{metric}"] = value
+        self.loggers.scalars(values, row["step"])
+        return shown
+
+    def draw(self, scores: Scores, step: int, scratch: dict[str, float], last: bool) -> None:
+        """Pictures of the validation tasks, at the last validation and at most every so many seconds before."""
+        if not self.loggers.active or not (last or time.monotonic() - self._drawn > PICTURES):
+            return
+        from metaexp.plots.episodes import adaptation_curve  # matplotlib takes half a second to import
+
+        self.loggers.figure("val/episodes", draw_episodes(self.learner, "val", 4), step)
+        for name, values in self._judged(scores):
+            lines = {"scratch": scratch[name]} if scratch.get(name) is not None else None
+            self.loggers.figure(f"val/adaptation_{name}", adaptation_curve(name, values, lines), step)
+        if last:
+            show_views(self.learner, "val", self.loggers, step)
+        self._drawn = time.monotonic()
+
+    def _judged(self, scores: Scores) -> list[tuple[str, Any]]:
+        """The first metric in each of its normalisation modes."""
+        return [(name, values) for name, values in scores.arrays.items() if name.startswith(self.metric)]
