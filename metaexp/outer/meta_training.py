@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -93,6 +94,7 @@ class MetaTraining(L.LightningModule):
         self._step: OuterStep | None = None
         self._sums: Sums | None = None  # of a checkpoint, until there is a step
         self._callbacks: list[Callable[..., Any]] = []
+        self._sets_validation = False  # the trainer's interval between validations is ours
         self.scores: Scores | None = None  # of the last validation; None while it runs or where it was given up
         self.validation_given_up = False
         self.last_row: tuple[int, dict[str, float]] = (0, {})  # step and values
@@ -256,6 +258,14 @@ class MetaTraining(L.LightningModule):
         """The spans of outer steps that are left."""
         return Spans(self)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """No callbacks; before those of the trainer look at it, it validates every `val_every` outer steps."""
+        self._sets_validation = False
+        if self.val_every is not None and self.steps and self.trainer.val_check_interval == 1.0:
+            self.trainer.val_check_interval = min(self.val_every, self.steps)
+            self._sets_validation = True
+        return []
+
     def on_fit_start(self) -> None:
         """The family draws on the trainer's device."""
         if self.learner.family.device != self.device:
@@ -264,8 +274,6 @@ class MetaTraining(L.LightningModule):
     def on_train_start(self) -> None:
         """Lightning's counters start at the clock, also after the checkpoint of another program or version."""
         self.progress.count(self.clock)
-        if self.val_every is not None and self.trainer.val_check_interval == 1.0:
-            self.trainer.val_check_batch = min(self.val_every, self.steps)
         self.stops = stops(self.trainer, self.steps, self.every)
         hooks = (getattr(callback, "on_outer_step_end", None) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         self._callbacks = [hook for hook in hooks if hook is not None]
@@ -308,7 +316,7 @@ class MetaTraining(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Span, batch_idx: int) -> None:
         """At the last outer step a validation is due in any case, and the trainer ends."""
-        if self.val_every is not None and self.clock == self.steps and self.trainer.val_check_interval == 1.0:
+        if self._sets_validation and self.clock == self.steps:
             self.trainer.val_check_batch = 1
 
     def on_train_epoch_end(self) -> None:
@@ -359,7 +367,11 @@ class MetaTraining(L.LightningModule):
             return
         self.scores = scoring.result()
         means = {name: summary(values)["mean"] for name, values in self.scores.arrays.items()}
-        self.record({f"{split}/{name}": mean for name, mean in means.items() if mean is not None}, self.clock)
+        values = {f"{split}/{name}": mean for name, mean in means.items() if mean is not None}
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.record(values, self.clock)
+        else:  # `trainer.validate` and `trainer.test` return what is logged
+            self.log_dict(values)
 
     # -- the learner's own state -----------------------------------------------------------------------------------
 

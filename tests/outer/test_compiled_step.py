@@ -187,7 +187,7 @@ def test_skipped_steps_are_those_of_the_eager_loop():
     for part, state in zip((second.learner, second.optimizer, second.schedule), states, strict=True):
         part.load_state_dict(state)
     second.set_sums(sums, count)
-    second.skipped = skipped
+    second.finite.skipped = skipped
     second.run(Span(6, 9))
     assert (second.skipped, second.count) == (3, 6)
     assert largest_difference(ends(second), ends(eager)) < 1e-10

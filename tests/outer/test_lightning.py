@@ -1,0 +1,186 @@
+"""A user's own Lightning Trainer fits MetaTraining: foreign callbacks and loggers see outer steps.
+
+Real trainers on a tiny problem. Lightning's counters are private: a version that counts otherwise fails here.
+"""
+
+import csv
+import warnings
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from metaexp.algos.maml import MAML
+from metaexp.contract import largest_difference
+from metaexp.evaluation.scores import evaluate, summary
+from metaexp.models.mlp import MLP
+from metaexp.outer import MetaTraining
+from metaexp.tasks.sine import Sine
+
+
+def training(schedule: bool = False, lr: float = 0.01, **settings) -> MetaTraining:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        learner = MAML(Sine(shots=5, queries=5), partial(MLP, hidden=[8]), inner_lr=0.01)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=lr)
+    rates = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.5) if schedule else None
+    return MetaTraining(learner, optimizer, rates, **{"meta_batch": 2, "val_tasks": 12} | settings)
+
+
+def trainer(folder: Path, *callbacks, **settings) -> L.Trainer:
+    own = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    own |= {"enable_checkpointing": False, "default_root_dir": folder, "callbacks": list(callbacks)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return L.Trainer(**own | settings)
+
+
+class Steps(L.Callback):
+    """What a callback sees, by hook."""
+
+    def __init__(self):
+        self.validated, self.batches = [], []
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            self.validated.append((trainer.global_step, float(trainer.callback_metrics["val/mse"])))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.batches.append((batch_idx + 1, trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1))
+
+
+def test_default_arguments_end_at_steps(tmp_path):
+    """No max_epochs, no max_steps: the module's own loader, clock and end; one validation, after the last step."""
+    module, seen = training(steps=130), Steps()
+    one = trainer(tmp_path, seen)
+    one.fit(module)
+    assert module.clock == one.global_step == 130
+    assert seen.batches == [(n, n, n) for n in (50, 100, 130)]  # log_every_n_steps is 50
+    assert [step for step, _ in seen.validated] == [130]
+    scores = evaluate(module.learner, "val", 12, ["queries"])
+    assert seen.validated[0][1] == pytest.approx(summary(scores.arrays["mse"])["mean"], rel=1e-6)
+    straight = training(steps=130)
+    for index in range(130):
+        straight.step(index)
+    assert largest_difference(dict(module.learner.state_dict()), dict(straight.learner.state_dict())) == 0
+
+
+def test_validation_every_so_many_outer_steps(tmp_path):
+    for module, settings in ((training(steps=50, val_every=20), {}), (training(steps=50), {"val_check_interval": 20})):
+        seen = Steps()
+        trainer(tmp_path, seen, **settings).fit(module)
+        # The trainer's own interval leaves out a last step between two multiples, as in any training.
+        assert [step for step, _ in seen.validated] == ([20, 40, 50] if not settings else [20, 40])
+
+
+def test_max_steps_limit_batches_and_fast_dev_run(tmp_path):
+    for settings, end in (({"max_steps": 33}, 33), ({"limit_train_batches": 21, "max_epochs": 1}, 21)):
+        module = training(steps=90)
+        one = trainer(tmp_path, **settings)
+        one.fit(module)
+        assert module.clock == one.global_step == end
+    module = training(steps=90)
+    trainer(tmp_path, fast_dev_run=True).fit(module)
+    assert module.clock == 1
+
+
+def test_early_stopping_ends_before_steps(tmp_path):
+    module = training(steps=500, val_every=10, lr=0.0)  # nothing is learned, so nothing gets better
+    one = trainer(tmp_path, EarlyStopping("val/mse", patience=3, mode="min"))
+    one.fit(module)
+    assert module.clock == one.global_step == 40
+
+
+def test_model_checkpoint_saves_at_its_steps_with_the_learners_names(tmp_path):
+    module = training(steps=50)
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=20, save_top_k=-1)
+    one = trainer(tmp_path, saver, enable_checkpointing=True)
+    one.fit(module)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=20.ckpt", "step=40.ckpt"]
+    saved = torch.load(tmp_path / "step=40.ckpt", weights_only=False)
+    assert saved["global_step"] == 40
+    assert list(saved["state_dict"]) == list(module.learner.state_dict())
+    assert int(saved["state_dict"]["meta_step"]) == 40
+
+
+@pytest.mark.parametrize("at", [20, 40])
+def test_lightnings_own_resume_is_exact(tmp_path, at):
+    """`trainer.fit(..., ckpt_path=...)` goes on at the checkpoint's clock, to the same bits."""
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=20, save_top_k=-1)
+    straight = training(steps=60, schedule=True)
+    trainer(tmp_path, saver, enable_checkpointing=True).fit(straight)
+    second, seen = training(steps=60, schedule=True), Steps()
+    one = trainer(tmp_path, seen, log_every_n_steps=10)
+    one.fit(second, ckpt_path=str(tmp_path / f"step={at}.ckpt"))
+    assert second.clock == one.global_step == 60
+    assert [batch for batch, _, _ in seen.batches] == list(range(at + 10, 61, 10))
+    assert all(batch == step for batch, step, _ in seen.batches)
+    assert largest_difference(dict(second.learner.state_dict()), dict(straight.learner.state_dict())) == 0
+    assert second.optimizer.param_groups[0]["lr"] == straight.optimizer.param_groups[0]["lr"]
+
+
+def test_csv_logger_and_learning_rate_monitor_show_outer_steps(tmp_path):
+    module = training(steps=40, schedule=True, val_every=20)
+    logger = CSVLogger(tmp_path, name="", version="")
+    one = trainer(tmp_path, LearningRateMonitor("step"), logger=logger, log_every_n_steps=10)
+    one.fit(module)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    losses = {int(row["step"]): float(row["train/outer_loss"]) for row in rows if row.get("train/outer_loss")}
+    assert list(losses) == [10, 20, 30, 40]
+    again = training(steps=40, schedule=True)
+    means = []
+    for index in range(40):
+        means.append(float(again.step(index).loss))
+    for step, loss in losses.items():
+        assert loss == pytest.approx(sum(means[step - 10 : step]) / 10, rel=1e-5)
+    assert [int(row["step"]) for row in rows if row.get("val/mse")] == [20, 40]
+    rates = {int(row["step"]): float(row["lr-Adam"]) for row in rows if row.get("lr-Adam")}
+    assert rates == pytest.approx({step: 0.01 * 0.5 ** (step // 7) for step in (9, 19, 29, 39)})
+
+
+def test_progress_bars_count_outer_steps(tmp_path, capsys):
+    class Bar(RichProgressBar):
+        shown: list = []
+
+        def _update(self, progress_bar_id, current, visible=True):
+            self.shown.append((current, self.total_train_batches if not self.trainer.validating else None))
+            super()._update(progress_bar_id, current, visible)
+
+    module = training(steps=40)
+    trainer(tmp_path, Bar(), enable_progress_bar=True, log_every_n_steps=10).fit(module)
+    counts = [current for current, total in Bar.shown if total == 40]
+    assert counts[-1] == 40
+    assert {10, 20, 30} <= set(counts)
+
+
+def test_validate_and_test_of_a_trainer(tmp_path):
+    module = training(steps=10)
+    one = trainer(tmp_path)
+    (validated,) = one.validate(module, verbose=False)
+    (tested,) = one.test(module, verbose=False)
+    for split, found in (("val", validated), ("test", tested)):
+        scores = evaluate(module.learner, split, 12, ["queries"])
+        assert found[f"{split}/mse"] == pytest.approx(summary(scores.arrays["mse"])["mean"], rel=1e-6)
+
+
+def test_state_dict_takes_lightnings_arguments():
+    module, other = training(), training()
+    names = list(module.learner.state_dict())
+    assert list(module.state_dict()) == names
+    prefixed = module.state_dict(prefix="module.", keep_vars=True)
+    assert list(prefixed) == [f"module.{name}" for name in names]
+    found: dict = {}
+    module.state_dict(destination=found)
+    assert list(found) == names
+    with torch.no_grad():
+        for p in other.learner.parameters():
+            p.add_(1.0)
+    other.load_state_dict(module.state_dict(), strict=True)
+    assert largest_difference(dict(other.state_dict()), dict(module.state_dict())) == 0
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({}, strict=True)
+    other.load_state_dict({}, strict=False)
