@@ -1,7 +1,6 @@
 """All loggers of a run behind one object: TensorBoard always, and those that were asked for."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,7 +16,8 @@ class RunLoggers:
 
     Args:
         board: TensorBoard.
-        others: Lightning's loggers. Each gets every number; a picture where it takes files or images.
+        others: Lightning's loggers. Each gets every number, and the pictures where it has a method
+            `picture(tag, path, step)`.
 
     Raises (every method):
         SpaceError: a file of TensorBoard could not be written.
@@ -52,7 +52,8 @@ class RunLoggers:
         if self.active:
             path = self.board.figure_path(tag)
             for logger in self.others:
-                _show(logger, tag, path, step)
+                if hasattr(logger, "picture"):
+                    logger.picture(tag, path, step)
 
     def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
         """Labelled points for TensorBoard's projector."""
@@ -85,11 +86,3 @@ class RunLoggers:
             for logger in self.others:
                 logger.save()
                 logger.finalize(status)
-
-
-def _show(logger: Any, tag: str, path: Path, step: int) -> None:
-    """A picture to one of Lightning's loggers, by what it offers: images, or files beside a run."""
-    if hasattr(logger, "log_image"):  # Weights & Biases
-        logger.log_image(key=tag, images=[str(path)], step=step)
-    elif hasattr(getattr(logger, "experiment", None), "log_artifact") and hasattr(logger, "run_id"):  # MLflow
-        logger.experiment.log_artifact(logger.run_id, str(path), "figures")

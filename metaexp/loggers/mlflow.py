@@ -1,0 +1,48 @@
+"""Numbers, settings and pictures to MLflow. Needs the extra `mlflow`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import MLFlowLogger
+
+RUN_ID = "mlflow_run_id"  # file in a run's folder that says which run of MLflow is its own
+
+
+class MLflow(MLFlowLogger):
+    """Lightning's MLflow logger; a run that is continued goes on in its own MLflow run.
+
+    Args:
+        folder: of the run.
+        resumed_at: the outer step of the checkpoint that the run goes on from; None: a new run.
+        tracking_uri: of the MLflow server or store; None: $MLFLOW_TRACKING_URI, else the file mlflow.db beside the run
+            (pictures: the folder mlflow there).
+        experiment: its name in MLflow.
+        tags: of the run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        resumed_at: int | None = None,
+        tracking_uri: str | None = None,
+        experiment: str = "metaexp",
+        tags: dict[str, Any] | None = None,
+    ):
+        folder = Path(folder)
+        known = folder / RUN_ID
+        run_id = known.read_text().strip() if resumed_at is not None and known.is_file() else None
+        store = f"sqlite:///{folder.parent / 'mlflow.db'}"
+        super().__init__(
+            experiment_name=experiment,
+            run_name=folder.name,
+            tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or store,
+            tags=tags,
+            artifact_location=None if tracking_uri else str(folder.parent / "mlflow"),
+            run_id=run_id,
+        )
+        known.write_text(f"{self.run_id}\n")
+
+    def picture(self, tag: str, path: Path, step: int) -> None:
+        """A picture as an artifact under figures/."""
+        self.experiment.log_artifact(self.run_id, str(path), "figures")
