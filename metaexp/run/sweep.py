@@ -24,7 +24,8 @@ from metaexp.config.command_line import complain
 from metaexp.config.compose import VERSION_BASE, config_dir, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
-from metaexp.storage.run_folder import RunFolder, read_status, state_of
+from metaexp.storage.lock import read_status, state_of
+from metaexp.storage.run_folder import RunFolder
 
 SIGNALLED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 
@@ -128,7 +129,7 @@ def _example(override: Override) -> str:
 
 def _check(jobs: Sequence[Job]) -> list[str]:
     """What the constructors of each job's parts refuse: numbers out of range, missing data."""
-    from metaexp.run.single import Parts
+    from metaexp.training.build import Parts
 
     faults, seen = [], set()
     for job in jobs:

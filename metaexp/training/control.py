@@ -17,7 +17,7 @@ from metaexp.evaluation.scores import Scores, evaluate, summary
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.tensorboard import Board, validation_scalars
 from metaexp.outer.loop import OuterLoop, Span, Spans
-from metaexp.storage.checkpoint_file import Checkpoints
+from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
@@ -203,7 +203,7 @@ class Control(L.Callback):
         if self.loop.skips:
             values["skipped_steps"] = self.loop.skipped
         row = {"kind": "train", "step": self.step, **values}
-        self.folder.log(row | {"seconds": self.seconds(), "meta_steps_per_s": rate})
+        self.folder.metrics.append(row | {"seconds": self.seconds(), "meta_steps_per_s": rate})
         self.board.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
         self.board.scalars({"speed/meta_steps_per_s": rate}, self.step)
         if time.monotonic() - self._told > STATUS:
@@ -242,7 +242,7 @@ class Control(L.Callback):
                 self.board.scalars({f"val/{name}": found["mean"]}, self.step)
         row["floors"] = {"mean": {name: summary(values)["mean"] for name, values in mean.items()}}
         self._floors(scores.arrays, row["floors"])
-        self.folder.log(row | {"seconds": self.seconds()})
+        self.folder.metrics.append(row | {"seconds": self.seconds()})
         if shown:
             loss = self.loop.loss()  # not a number before this process's first step
             self.progress.validation(self.step, shown, loss if math.isfinite(loss) else None)
@@ -310,7 +310,7 @@ class Control(L.Callback):
         self.trainer.save_checkpoint(path, weights_only=False)
 
     def _save(self) -> None:
-        self.folder.sync()
+        self.folder.metrics.sync()
         self.board.flush()
         self.checkpoints.save(self._write, self.step)
         self._tell()

@@ -18,7 +18,8 @@ from metaexp.evaluation.calibration import calibration
 from metaexp.evaluation.scores import Scores, evaluate, summary
 from metaexp.evaluation.shots_curve import ShotsCurve, shots_curve
 from metaexp.loggers.tensorboard import Board
-from metaexp.storage.checkpoint_file import Checkpoints, versions
+from metaexp.storage.checkpoint_file import versions
+from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.storage.saved_config import config_sha256
 from metaexp.system.machine import machine

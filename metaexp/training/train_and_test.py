@@ -12,7 +12,9 @@ import lightning as L
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.loggers.progress import Progress, print_result
 from metaexp.loggers.tensorboard import Board
-from metaexp.storage.checkpoint_file import AtomicCheckpointIO, Checkpoints, load
+from metaexp.storage.checkpoint_file import load
+from metaexp.storage.checkpoints import Checkpoints
+from metaexp.storage.lightning_plugin import AtomicCheckpointIO
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
@@ -39,7 +41,7 @@ def execute(
         initial = {name: value.clone() for name, value in learner.state_dict().items()}
         if found:
             _restore(parts, control, found)
-            folder.cut(step, control.pending)
+            folder.metrics.cut(step, control.pending)
             folder.status("running", step=step, exit_code=None, error=None)
             progress.note(f"resumed at step {step} of {config['steps']}")
         trainer = make_trainer(parts, control)

@@ -19,6 +19,13 @@ import pytest
 import torch
 import yaml
 from forks import Fault, Forks
+from run_folders import CONFIG
+from small_runs import own_package
+
+from metaexp.config.settings import load as load_config
+from metaexp.run.resume import continued_config, find_resumable
+from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_config import dump_yaml
 
 TINY = "task=sine device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=5".split()
 MAML = [*TINY, "algo=maml", "algo.test_steps=2", "algo.inner_lr=0.02"]
@@ -35,7 +42,7 @@ STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.outer.loop:OuterLoop.advance",
     "metaexp.training.control:evaluate",
     "os:replace",
-    "metaexp.storage.run_folder:RunFolder.log",
+    "metaexp.storage.metrics_log:MetricsLog.append",
 )
 TEST = "metaexp.training.final_test:evaluate"
 OF_THE_MACHINE = ("rates", "seconds", "peak_mb")
@@ -174,7 +181,7 @@ STOPS = {
     ),
     "in the last validation": ("7/11/13", [Fault(VALIDATION, 7, INT)]),
     "between row and checkpoint": ("7/11/13", [Fault(ROW, 2, KILL, after=True), Fault(ROW, 5, KILL, after=True)]),
-    # whole-file writes are those of status.json, config.yaml, the checkpoints and their check sums
+    # whole-file writes are those of status.json, config.yaml, the checkpoints and their checksums
     "in the first writes": ("7/11/13", [Fault(REPLACE, 5, KILL), Fault(REPLACE, 4, KILL), Fault(REPLACE, 12, KILL)]),
     "in later writes": ("7/11/13", [Fault(REPLACE, 20, KILL), Fault(REPLACE, 9, KILL, after=True)]),
     "while Lightning's handler stands": ("7/11/13", [Fault(LIGHTNING, 1, TERM, after=True)]),
@@ -384,3 +391,63 @@ def test_two_processes_on_one_folder(forks: Forks, copy: Path, tmp_path: Path) -
     os.kill(first.pid, signal.SIGTERM)
     assert first.wait().code == 143
     assert status(copy) == ("interrupted", 143)
+
+
+# -- which run is continued, and what may change, without a run -------------------------------------------------------
+
+
+def test_find_resumable_takes_the_newest_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def make(name: str, state: str, config: dict[str, Any] = CONFIG, checkpoint: bool = True) -> RunFolder:
+        run = RunFolder.claim_named(tmp_path / name)
+        run.write_config(config)
+        run.checkpoints.mkdir()
+        if checkpoint:
+            (run.checkpoints / "step=000000001.ckpt").touch()
+        run.status(state)
+        run.close()
+        time.sleep(0.002)
+        return run
+
+    assert find_resumable(tmp_path / "nope", CONFIG) is None
+    make("z_old", "interrupted")
+    make("a_newer", "running", CONFIG | {"device": {"threads": 2, "precision": "32"}, "out": "elsewhere"})
+    make("sweep/0_newest", "failed")
+    make("longer", "interrupted", CONFIG | {"steps": 11})  # to go on with it for 10 steps would end it
+    make("tested otherwise", "interrupted", CONFIG | {"test": {"tasks": 8}})
+    make("another precision", "interrupted", CONFIG | {"device": {"threads": 1, "precision": "64-true"}})
+    make("other", "interrupted", CONFIG | {"seed": 1})
+    make("done", "finished")
+    make("early", "running", checkpoint=False)
+    damaged = make("damaged", "failed")
+    (damaged.path / "config.yaml").write_text("[")
+    assert find_resumable(tmp_path, CONFIG) == tmp_path / "sweep" / "0_newest"
+    assert "resume=auto skips" in capsys.readouterr().err
+    locked = RunFolder.reopen(tmp_path / "sweep" / "0_newest")
+    assert find_resumable(tmp_path, CONFIG) == tmp_path / "a_newer"
+    locked.close()
+    assert find_resumable(tmp_path, CONFIG | {"seed": 2}) is None
+
+
+def test_resume_may_change_test_settings_and_keeps_the_others(tmp_path: Path) -> None:
+    saved = load_config(["algo=maml", "task=sine", "test.weights=last", "test.tasks=50", "steps=5"])
+    saved.pop("typed")
+    (tmp_path / "config.yaml").write_text(dump_yaml(saved))
+    continued = continued_config(tmp_path, load_config([f"resume={tmp_path}", "test.tasks=7", "steps=9"]))
+    assert continued["test"] == saved["test"] | {"tasks": 7}
+    assert continued["steps"] == 9
+    assert continued["algo"] == saved["algo"]
+
+
+def test_a_run_of_own_parts_goes_on_where_they_are_named_or_trusted(tmp_path: Path) -> None:
+    package, groups = own_package(tmp_path)
+    saved = load_config(["algo=gauss", "task=sine", "steps=5"], str(groups))
+    (tmp_path / "config.yaml").write_text(dump_yaml({key: saved[key] for key in saved if key != "typed"}))
+    resume = f"resume={tmp_path}"
+    for typed, extra, wanted in (
+        ([resume], None, []),  # what the folder itself trusts is not trusted
+        ([resume, "trust=[os]"], None, []),
+        ([resume, f"trust=[{package}]"], None, [f"{package}.parts"]),
+        ([resume, f"trust=[{package}.parts]"], None, [f"{package}.parts"]),
+        ([resume, "algo=gauss"], str(groups), [f"{package}.parts"]),
+    ):
+        assert continued_config(tmp_path, load_config(typed, extra))["trusted"] == wanted
