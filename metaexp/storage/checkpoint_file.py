@@ -212,7 +212,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 def describe(path: Path) -> dict[str, Any] | None:
     """{sha256, bytes} of a good file, with {step, versions} if its sidecar has them; None if it is missing or damaged.
 
-    It is what the sidecar must go on saying about a file that is about to be replaced.
+    It is what the sidecar must keep saying about a file that is about to be replaced.
     """
     if not path.is_file():
         return None

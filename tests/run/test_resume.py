@@ -1,4 +1,4 @@
-"""A run that was stopped at any step, by whatever, and goes on ends with the same bits as one never stopped.
+"""A run that is stopped at any step, by whatever means, and continued ends with the same bits as one never stopped.
 
 Real processes and real signals (see forks.py). A fault makes a process signal itself at a chosen call, so that the
 step is known; other tests send the signal from outside at a time of their own.
@@ -165,7 +165,7 @@ STOPS = {
     "by Ctrl-C": ("7/11/13", [Fault(STEP, 1, INT), Fault(STEP, 20, INT)]),
     "by SIGTERM": ("7/11/13", [Fault(STEP, 26, TERM), Fault(STEP, 7, TERM, after=True)]),
     "by kill -9": ("7/11/13", [Fault(STEP, 12, KILL), Fault(STEP, 2, KILL, after=True), Fault(STEP, 41, KILL)]),
-    # the validations stand at 0, 11, 22 ...; one that Ctrl-C ends is made by the run that goes on
+    # the validations are at 0, 11, 22 ...; one that Ctrl-C ends is made again by the run that continues
     "in validations": (
         "7/11/13",
         [Fault(VALIDATION, 1, INT), Fault(VALIDATION, 2, KILL), Fault(VALIDATION, 3, TERM), Fault(VALIDATION, 4, INT)],
@@ -184,7 +184,7 @@ STOPS = {
     # whole-file writes are those of status.json, config.yaml, the checkpoints and their checksums
     "in the first writes": ("7/11/13", [Fault(REPLACE, 5, KILL), Fault(REPLACE, 4, KILL), Fault(REPLACE, 12, KILL)]),
     "in later writes": ("7/11/13", [Fault(REPLACE, 20, KILL), Fault(REPLACE, 9, KILL, after=True)]),
-    "while Lightning's handler stands": ("7/11/13", [Fault(LIGHTNING, 1, TERM, after=True)]),
+    "while Lightning's handler is installed": ("7/11/13", [Fault(LIGHTNING, 1, TERM, after=True)]),
     "in the test": ("7/11/13", [Fault(TEST, 1, INT), Fault(TEST, 2, KILL)]),
     "with accumulation": ("accumulate", [Fault(STEP, 49, INT), Fault(STEP, 30, KILL), Fault(STEP, 53, TERM)]),
     "with a schedule": ("schedule", [Fault(STEP, 15, KILL), Fault(STEP, 23, INT), Fault(STEP, 18, KILL)]),
@@ -215,7 +215,7 @@ def test_killed_from_outside_again_and_again(forks: Forks, references: dict[str,
     for number in (KILL, TERM, KILL, INT, KILL):
         run = forks.start(*argv, cwd=tmp_path)
         end = time.monotonic() + 60
-        # Before its first checkpoint a run has nothing to go on from, and resume=auto would make a second folder.
+        # Before its first checkpoint a run cannot be continued, and resume=auto would make a second folder.
         while time.monotonic() < end and not (
             run.pid in pids(tmp_path) and [*tmp_path.glob("outputs/*/checkpoints/step=*.ckpt")]
         ):
@@ -231,7 +231,7 @@ def test_killed_from_outside_again_and_again(forks: Forks, references: dict[str,
     assert_same_run(only_run(tmp_path), references["accumulate"])
 
 
-def test_a_sweep_goes_on_with_its_jobs_older_runs(forks: Forks, references: dict[str, Path], tmp_path: Path) -> None:
+def test_a_sweep_continues_its_jobs_older_runs(forks: Forks, references: dict[str, Path], tmp_path: Path) -> None:
     argv = KINDS["accumulate"]
     assert forks(*argv, cwd=tmp_path, fault=Fault("metaexp.outer.loop:OuterLoop.advance", 9, 15)).code == 143
     old = only_run(tmp_path)
@@ -412,7 +412,7 @@ def test_find_resumable_takes_the_newest_that_can_go_on(tmp_path: Path, capsys: 
     make("z_old", "interrupted")
     make("a_newer", "running", CONFIG | {"device": {"threads": 2, "precision": "32"}, "out": "elsewhere"})
     make("sweep/0_newest", "failed")
-    make("longer", "interrupted", CONFIG | {"steps": 11})  # to go on with it for 10 steps would end it
+    make("longer", "interrupted", CONFIG | {"steps": 11})  # continued for 10 steps it would end
     make("tested otherwise", "interrupted", CONFIG | {"test": {"tasks": 8}})
     make("another precision", "interrupted", CONFIG | {"device": {"threads": 1, "precision": "64-true"}})
     make("other", "interrupted", CONFIG | {"seed": 1})
@@ -438,7 +438,7 @@ def test_resume_may_change_test_settings_and_keeps_the_others(tmp_path: Path) ->
     assert continued["algo"] == saved["algo"]
 
 
-def test_a_run_of_own_parts_goes_on_where_they_are_named_or_trusted(tmp_path: Path) -> None:
+def test_a_run_of_own_parts_continues_where_they_are_named_or_trusted(tmp_path: Path) -> None:
     package, groups = own_package(tmp_path)
     saved = load_config(["algo=gauss", "task=sine", "steps=5"], str(groups))
     (tmp_path / "config.yaml").write_text(dump_yaml({key: saved[key] for key in saved if key != "typed"}))

@@ -139,7 +139,7 @@ def test_scores_are_those_of_the_result(finished: tuple[Ended, Path]) -> None:
         values = scores[f"floor_{floor}_mse"]
         assert values.shape == shape
         assert summary(values) == result["floors"][floor]["mse"]
-    # The curve of the scratch floor begins where the untrained network stands, that of the run where training led.
+    # The curve of the scratch floor begins at the untrained network, that of the run at the trained one.
     assert not np.array_equal(scores["floor_scratch_mse"][:, 0], scores["mse"][:, 0])
 
 

@@ -32,7 +32,7 @@ from metaexp.system.signals import StopFlag
 def test_a_second_ctrl_c_inside_torch_save_stops_and_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F23: the interrupt is raised inside torch's C++ writer, which turns it into its own error."""
+    """The interrupt is raised inside torch's C++ writer, which turns it into its own error."""
     checkpoints = saved(tmp_path, 1)
     checkpoints.save_best(writer(1), 1)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
@@ -60,7 +60,7 @@ def test_a_second_ctrl_c_inside_torch_save_stops_and_keeps_the_old_file(
 
 # -------------------------------------------------------------------------------------------------------- no more space
 def test_file_size_limit_names_the_file_and_keeps_the_old_one(tmp_path: Path) -> None:
-    """F05: the limit hits in the archive's middle, at its end, and in the sidecar."""
+    """The limit hits in the archive's middle, at its end, and in the sidecar."""
     whole = io.BytesIO()
     torch.save(content(2, 50_000), whole)
     checkpoints = saved(tmp_path, 1)
@@ -81,7 +81,7 @@ def test_file_size_limit_names_the_file_and_keeps_the_old_one(tmp_path: Path) ->
 
 
 def test_full_disk_says_needed_and_free(tmp_path: Path) -> None:
-    """F04 on a real full file system of 2 MB; skipped where this user may mount nothing."""
+    """On a real full file system of 2 MB; skipped where this user may mount nothing."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -115,7 +115,7 @@ def test_full_disk_says_needed_and_free(tmp_path: Path) -> None:
 
 
 def test_no_space_at_any_byte_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F04 for any user: ENOSPC after so many bytes, wrapped by torch in an error of its own."""
+    """For any user: ENOSPC after so many bytes, wrapped by torch in an error of its own."""
     saved(tmp_path, 1)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     real = torch.save
@@ -225,7 +225,7 @@ def make_bomb(kind: str, path: Path, mark: Path) -> None:
 def test_hostile_files_are_refused_and_run_nothing(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F16, whatever is asked for in arguments and environment."""
+    """Whatever is asked for in arguments and environment."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     mark, folder = tmp_path / "MARK", tmp_path / "checkpoints"
     folder.mkdir()
@@ -245,7 +245,7 @@ def test_hostile_files_are_refused_and_run_nothing(
 
 
 def test_hyper_parameters_name_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F17: plain strings pass weights_only; nothing imports what they name."""
+    """Plain strings pass weights_only; nothing imports what they name."""
     (tmp_path / "evilmod.py").write_text(f"open({str(tmp_path / 'MARK')!r}, 'w')\ndef make(*a, **k): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     hostile = {"_instantiator": "evilmod.make", "_class_path": "evilmod.make", "_target_": "evilmod.make"}

@@ -63,7 +63,7 @@ def die_at(point: int) -> None:
 
 @pytest.mark.parametrize("name", ["best.ckpt", "step=000000003.ckpt"])
 def test_kill_9_at_every_point_of_a_save_leaves_a_whole_pair(tmp_path: Path, name: str) -> None:
-    """F02: best.ckpt replaces an older file, a step's file stands for itself; the older steps go afterwards."""
+    """best.ckpt replaces an older file, a step's file replaces none; the older steps are removed afterwards."""
     points, seen = 0, set()
     for point in itertools.count():
         folder = tmp_path / str(point)
@@ -106,7 +106,7 @@ def test_kill_9_at_every_point_of_a_save_leaves_a_whole_pair(tmp_path: Path, nam
 
 
 def test_kill_9_at_random_times_of_big_saves_with_another_tmpdir(tmp_path: Path) -> None:
-    """F02 and F03: 10 MB each, killed after a random time; TMPDIR on another file system stays empty."""
+    """10 MB each, killed after a random time; TMPDIR on another file system stays empty."""
     shm = Path("/dev/shm")
     tmpdir = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else None))
     size, draw, folder = 2_500_000, random.Random(0), tmp_path / "checkpoints"
@@ -173,7 +173,6 @@ def damage(kind: str, path: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["0", "0.5", "0.9999", "flip", "html", "folder", "text"])
 def test_a_damaged_newest_is_named_and_set_aside(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """F08, F09, F11."""
     checkpoints = saved(tmp_path, 1, 2)
     newest = tmp_path / "step=000000002.ckpt"
     reason = damage(kind, newest)
@@ -199,7 +198,6 @@ def test_a_damaged_newest_is_named_and_set_aside(tmp_path: Path, kind: str, caps
 
 
 def test_all_damaged_stops_and_deletes_nothing(tmp_path: Path) -> None:
-    """F10."""
     checkpoints = saved(tmp_path, 1, 2)
     checkpoints.save_best(writer(1), 1)
     for path in tmp_path.glob("*.ckpt"):
@@ -237,7 +235,6 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_other_versions_warn_and_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """F14."""
     checkpoints = saved(tmp_path, 1)
     assert checkpoints.latest() is not None
     assert capsys.readouterr().err == ""
@@ -252,7 +249,6 @@ def test_other_versions_warn_and_load(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("where", ["sidecar", "checkpoint"])
 def test_a_newer_format_is_refused_and_left_in_place(tmp_path: Path, where: str) -> None:
-    """F15."""
     checkpoints = saved(tmp_path, 1)
     if where == "sidecar":
         checkpoints.save(writer(2), 2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metaexp.run.sweep import job_name
+from metaexp.run.sweep_jobs import job_name
 
 
 @pytest.mark.parametrize(
