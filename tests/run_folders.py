@@ -10,3 +10,10 @@ CONFIG |= {"device": {"threads": 1, "precision": 32}, "test": {"tasks": 9}}
 def files(folder: Path) -> list[str]:
     """The names in a folder, sorted."""
     return sorted(entry.name for entry in folder.iterdir())
+
+
+def only_run(cwd: Path) -> Path:
+    """The one run folder; nothing else was left in the working folder."""
+    assert [entry.name for entry in cwd.iterdir()] == ["outputs"]
+    (run,) = (cwd / "outputs").iterdir()
+    return run

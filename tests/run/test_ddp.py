@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Command
+from run_folders import only_run
 
 from metaexp.storage.run_folder import state_of
 
 ARGV = "task=sine algo=maml algo.test_steps=2 model.hidden=[8,8] meta_batch=4 accumulate=2 val.tasks=5".split()
 ARGV += "test.tasks=5 device.precision=64-true log.every=7 val.every=11 checkpoint.every=13 optimizer.lr=0.01".split()
-
-
-def only_run(cwd: Path) -> Path:
-    assert [entry.name for entry in cwd.iterdir()] == ["outputs"]
-    (run,) = (cwd / "outputs").iterdir()
-    return run
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

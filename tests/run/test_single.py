@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from conftest import Command
 from forks import Ended, Fault, Forks
+from run_folders import only_run
 
 from metaexp.evaluation.scores import summary
 from metaexp.storage.checkpoint_file import load
@@ -21,20 +21,6 @@ TINY = (
     "task=sine algo=maml device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=7 algo.test_steps=3".split()
 )
 STEP = "metaexp.outer.loop:OuterLoop.advance"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    made = Forks(tmp_path_factory.mktemp("logs"))
-    yield made
-    made.close()
-
-
-def only_run(cwd: Path) -> Path:
-    """The one run folder; nothing else was left in the working folder."""
-    assert [entry.name for entry in cwd.iterdir()] == ["outputs"]
-    (run,) = (cwd / "outputs").iterdir()
-    return run
 
 
 def read(run: Path, name: str) -> dict[str, Any]:
