@@ -154,11 +154,6 @@ class RunFolder:
         text = (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode()
         self._write(name, lambda file: file.write(text))
 
-    def write_yaml(self, name: str, data: Any) -> None:
-        """Replaces the file by YAML of plain containers; raises yaml.YAMLError for other objects, SpaceError."""
-        text = dump_yaml(data).encode()
-        self._write(name, lambda file: file.write(text))
-
     def write_arrays(self, name: str, **arrays: Any) -> None:
         """Replaces an npz (with `format` = 1 in it); raises TypeError for arrays of objects, SpaceError."""
         import numpy as np
@@ -170,8 +165,12 @@ class RunFolder:
         self._write(name, lambda file: np.savez(file, **made), needs)  # type: ignore[arg-type]
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Replaces config.yaml by the resolved configuration (plain containers)."""
-        self.write_yaml("config.yaml", config)
+        """Replaces config.yaml by the resolved configuration.
+
+        Raises yaml.YAMLError for anything but plain containers, SpaceError.
+        """
+        text = dump_yaml(config).encode()
+        self._write("config.yaml", lambda file: file.write(text))
 
     def _write(self, name: str, fill: Callable[[BinaryIO], object], needs: int | None = None) -> None:
         if self.writes:
