@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaexp.algos.base import MODES
 from metaexp.random import task_keys
-from metaexp.run.restore import open_config, restore, take
+from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.training.trainer import quiet
 from metaexp.types import Examples
 
@@ -56,7 +56,7 @@ def load(
         restored = restore(folder, config, without_data=True)
     finally:
         torch.set_num_threads(threads)  # of the caller's process, where a run sets those of its own
-    learner, step = restored.parts.learner, take(restored, weights or config["test"]["weights"])
+    learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
     make = Classifier if restored.parts.family.classification else Regressor
     made = make(learner, restored.parts.device, str(config["device"]["precision"]), normalise)
     made.folder, made.step, made.choices = folder, step, dict(config["choices"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
 
 import pytest
+from forks import Forks
 
 # Started in the background of a script, a process ignores Ctrl-C and so do its children; these tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -111,3 +112,11 @@ def module_train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     command = Command(tmp_path_factory.mktemp("runs"))
     yield command
     command.close()
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """`forks("algo=maml", "steps=2", cwd=folder)` runs the same command in a fork of one process: see forks.py."""
+    made = Forks(tmp_path_factory.mktemp("logs"))
+    yield made
+    made.close()

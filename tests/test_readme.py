@@ -24,7 +24,7 @@ from metaexp.config.settings import Settings, load
 from metaexp.contract import check_family, check_learner, check_model
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
-from metaexp.run.sweep import _jobs
+from metaexp.run.sweep_jobs import find_jobs
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
 
@@ -118,7 +118,7 @@ def test_every_command_is_valid(line: str, place: Path) -> None:
         assert program in ("test.sh", "python", "tensorboard")
         assert all((ROOT / script).exists() for script in scripts)
     elif "-m" in command.flags:
-        grid, jobs, faults = _jobs(Settings(command.overrides, command.extra), command.overrides)
+        grid, jobs, faults = find_jobs(Settings(command.overrides, command.extra), command.overrides)
         assert grid
         assert not faults
         assert len(jobs) > 1

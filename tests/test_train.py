@@ -54,7 +54,7 @@ def run(config, folder=None):
     return {"val": {"best": 0.25}}
 
 module.run, module.Parts = run, Parts
-sys.modules["metaexp.run.single"] = module
+sys.modules["metaexp.run.single"] = sys.modules["metaexp.training.build"] = module
 """
 
 

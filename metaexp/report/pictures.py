@@ -26,8 +26,9 @@ from metaexp.plots.style import (
     whole_numbers,
 )
 from metaexp.report.grouping import Group
-from metaexp.report.reading import Run, rows
+from metaexp.report.reading import Run
 from metaexp.report.tables import Block, floor_label
+from metaexp.storage.metrics_log import read_rows
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
@@ -157,7 +158,7 @@ def _curve(group: Group, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
 def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]] | None:
     """Seconds, the metric on validation tasks, and the floors on the same tasks."""
     points, floors = [], {}
-    for row in rows(run.folder):
+    for row in read_rows(run.folder):
         name = next((n for n in (metric, f"{metric}_transductive") if isinstance(row.get(n), dict)), None)
         if row.get("kind") != "val" or name is None or not isinstance(mean := row[name].get("mean"), int | float):
             continue

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.errors import ConfigError, MetaexpError
-from metaexp.storage.run_folder import read_status, state_of
+from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.saved_config import read_config
 
 FORMAT = 1  # the newest result.json that is understood
@@ -213,24 +213,3 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
     elif key:
         yield key, value
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that can be read, with `seconds` counted on over resumed parts."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found, before, last = [], 0.0, 0.0
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get("seconds"), int | float):
-            continue
-        if row["seconds"] < last:  # a resumed run's clock begins anew
-            before += last
-        last = row["seconds"]
-        found.append(row | {"seconds": before + last})
-    return found

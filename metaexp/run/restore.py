@@ -1,6 +1,6 @@
 """A trained learner from its run folder, to be tested or used again.
 
-The folder may come from a stranger: its configuration is read as data, and names no class outside metaexp and
+The folder may come from a stranger: its configuration is read as data and may name no class outside metaexp and
 torch.optim unless the caller trusts the package; its checkpoints hold tensors and plain containers only.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from metaexp.config.trust import check_target, module_of, targets, trusted_modules
 from metaexp.errors import CheckpointError, ConfigError, DataError
-from metaexp.storage.checkpoint_file import Checkpoints
-from metaexp.storage.run_folder import state_of
+from metaexp.storage.checkpoints import Checkpoints
+from metaexp.storage.lock import state_of
 from metaexp.storage.saved_config import read_config
 from metaexp.tasks.placeholder import absent
 from metaexp.training.build import Experiment
@@ -53,9 +53,10 @@ class Restored(NamedTuple):
 
 
 def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """The saved configuration, with `trusted` replaced by those of its modules that lie in the packages of `trust`.
+    """The saved configuration, with `trusted` replaced by those of its modules that are in the packages of `trust`.
 
-    Raises CheckpointError for what is no run folder, ConfigError for a class that is not trusted.
+    Raises CheckpointError if `folder` is no run folder or its configuration is damaged, ConfigError for a class that is
+    not trusted.
     """
     if not (folder / "config.yaml").is_file():
         what = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
@@ -95,9 +96,10 @@ def _check_form(config: dict[str, Any], file: Path) -> None:
 def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:
     """The parts that a configuration (of `open_config`, perhaps changed) describes, with the newest weights.
 
-    One process, the task mapping and, on a CPU, the number of threads of the run: so the same machine gives the same
-    bits. With `without_data` a family whose data are missing is stood in for by what the checkpoint keeps of it: enough
-    to adapt and predict. Raises CheckpointError where there are no weights or they do not fit, and as Experiment does.
+    It uses one process, the run's mapping over tasks and, on a CPU, its number of threads, so that the same machine
+    gives the same bits. With `without_data` a family whose data are missing is replaced by what the checkpoint keeps of
+    it, which is enough to adapt and predict. Raises CheckpointError if there are no weights or they do not fit, and
+    what Experiment raises.
     """
     device = config["device"] | {"strategy": "auto", "devices": 1}
     if device.get("threads") is None and (threads := _threads(folder)):
@@ -105,11 +107,11 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
     config = config | {"device": device}
     try:
         parts = Experiment(config)
-    except (DataError, OSError, RuntimeError) as error:  # the latter two from a data set of the user's
+    except (DataError, OSError, RuntimeError) as error:  # the last two from a user's own data set
         kept = _kept(folder) if without_data else None
         if kept is None:
             raise
-        log.warning("going on without the data of this run, with the sizes that it kept (%s)", error)
+        log.warning("continuing without the data of this run, with the sizes that its checkpoint keeps (%s)", error)
         parts = Experiment(config, absent(kept, str(error)))
     parts.config = config
     learner = parts.learner.to(parts.device)
@@ -121,7 +123,7 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
         if found is None:
             raise CheckpointError(f"run={folder}: no checkpoint yet ({state_of(folder)}), so there is nothing to test")
         newest, path = found
-        _put(learner, newest, path)
+        _load(learner, newest, path)
         learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
         parts.training.compiled = newest["metaexp"]["compiled"]
         parts.training.finite.skipped = newest["metaexp"].get("skipped", 0)
@@ -133,18 +135,21 @@ def _kept(folder: Path) -> dict[str, Any] | None:
     return found[0]["metaexp"].get("family") if found else None
 
 
-def take(restored: Restored, kind: str) -> int | None:
-    """Load the best weights where `kind` is "best" and there are some; the step of those in use, None if untrained."""
+def load_weights(restored: Restored, kind: str) -> int | None:
+    """Loads the best weights if `kind` is "best" and there are some, else leaves the newest.
+
+    Returns the step of those in use, None for a method that trains nothing. Raises CheckpointError if they do not fit.
+    """
     if restored.newest is None:
         return None
     data = restored.newest
     if kind == "best" and (best := restored.checkpoints.best(restored.parts.device)):
         data = best[0]
-        _put(restored.parts.learner, *best)
+        _load(restored.parts.learner, *best)
     return int(data["metaexp"]["step"])
 
 
-def _put(learner: Any, checkpoint: dict[str, Any], path: Path) -> None:
+def _load(learner: Any, checkpoint: dict[str, Any], path: Path) -> None:
     try:
         checkpoint["metaexp"]["step"], checkpoint["metaexp"]["mapping"], checkpoint["metaexp"]["compiled"]
         learner.load_state_dict(checkpoint["state_dict"])

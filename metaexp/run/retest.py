@@ -17,8 +17,8 @@ from metaexp.errors import BusyError, ConfigError
 from metaexp.loggers.result_table import print_result
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import TensorBoard
-from metaexp.report.reading import rows
-from metaexp.run.restore import Restored, restore, take
+from metaexp.run.restore import Restored, load_weights, restore
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
@@ -36,13 +36,15 @@ def retest(
     """Test a run with a changed configuration, write and print the result; returns the content of result.json.
 
     Args:
-        run: its folder, in which nothing is changed but the new folder evaluations/N.
-        saved: its configuration; `config`: with what is changed; `changed`: the changes by key.
-        out: where the folder N goes in place of evaluations/.
+        run: its folder; nothing in it is changed except that evaluations/N is added.
+        saved: its configuration.
+        config: the same with the changes.
+        changed: the changes by key.
+        out: where the folder N goes instead of evaluations/.
 
     Raises:
-        CheckpointError, ConfigError, DataError: the run cannot be tested so. Nothing is left behind then.
-        SpaceError, Interrupted: likewise.
+        CheckpointError, ConfigError, DataError: the run cannot be tested like this.
+        SpaceError, Interrupted. After any of them no folder N is left.
     """
     started = time.monotonic()
     keep_freed_memory()
@@ -51,11 +53,11 @@ def retest(
     _check_split(saved, config, restored)
     if restored.newest is not None:
         check_data(restored.parts.family, restored.newest["metaexp"])
-    folder = _claim(out or run / "evaluations")
+    folder = _claim_next(out or run / "evaluations")
     try:
         with StopFlag() as flag:
             result = _result(restored, folder, flag)
-        _own(result, restored, changed, time.monotonic() - started)
+        _add_own(result, restored, changed, time.monotonic() - started)
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         folder.write_json("result.json", result)
         folder.status("finished", step=result["steps"], exit_code=0)
@@ -64,12 +66,12 @@ def retest(
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
     folder.close()
-    _tell(result, restored, folder.path, changed, time.monotonic() - started)
+    _print(result, restored, folder.path, changed, time.monotonic() - started)
     return result
 
 
 def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restored) -> None:
-    """Another eval_seed must not move classes or tasks from training to the test."""
+    """Raises ConfigError if another eval_seed moves classes or tasks from training to the test."""
     if saved["task"].get("eval_seed") == config["task"].get("eval_seed"):
         return
     now = getattr(restored.parts.family, "splits", None)
@@ -77,17 +79,18 @@ def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restor
         family = instantiate(saved["task"], group="task", trusted=set(config["trusted"]))
         if any(not torch.equal(part.cpu(), family.splits[split].cpu()) for split, part in now.items()):
             raise ConfigError(
-                f"task.eval_seed={config['task']['eval_seed']}: it also divides what is for training and for testing "
-                f"here, so the test would meet what was trained on; it must stay {saved['task'].get('eval_seed')}"
+                f"task.eval_seed={config['task']['eval_seed']}: here it also decides what is for training and what for "
+                f"testing, so the test would contain what was trained on; it must stay {saved['task'].get('eval_seed')}"
             )
 
 
-def _claim(out: Path) -> RunFolder:
+def _claim_next(out: Path) -> RunFolder:
+    """Claims out/N, N counting from 1."""
     while True:
         numbers = [int(path.name) for path in out.iterdir() if path.name.isdecimal()] if out.is_dir() else []
         try:
             return RunFolder.claim_named(out / str(max(numbers, default=0) + 1))
-        except BusyError:  # another evaluation took it in this moment
+        except BusyError:  # another evaluation has just taken it
             continue
 
 
@@ -96,7 +99,7 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
     record = TrainingRecord() if restored.newest is None else TrainingRecord.of(restored.newest["metaexp"])
     if restored.newest is not None:
         kind = config["test"]["weights"]
-        step = take(restored, kind)  # the test loads the best again; here a misfit is one line
+        step = load_weights(restored, kind)  # the test loads the best again; here weights that do not fit are one line
         if restored.state != "finished":
             far = f"{restored.state} at step {record.step} of {config['steps']}"
             print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
@@ -113,20 +116,21 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
 
 
 def _seconds(run: Path) -> float | None:
-    found = rows(run)
+    found = read_rows(run)
     return found[-1]["seconds"] if found else None
 
 
-def _own(result: dict[str, Any], restored: Restored, changed: dict[str, Any], seconds: float) -> None:
-    """`speed` and `memory` are those of the training, as far as they are known; the evaluation's own stand apart."""
+def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any], seconds: float) -> None:
+    """`speed` and `memory` are those of the training, as far as they are known; this evaluation's own are apart."""
     own = {"state": restored.state, "changed": changed, "seconds": seconds, "peak_mb": peak_mb()}
-    told = _told(restored.folder)
-    result["memory"] = told.get("memory") or {"peak_mb": None}
-    result["speed"] = told.get("speed") or result["speed"]
+    first = _first_result(restored.folder)
+    result["memory"] = first.get("memory") or {"peak_mb": None}
+    result["speed"] = first.get("speed") or result["speed"]
     result["evaluation"] = own
 
 
-def _told(run: Path) -> dict[str, Any]:
+def _first_result(run: Path) -> dict[str, Any]:
+    """The result of the test after training; {} if there is none."""
     try:
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -134,22 +138,30 @@ def _told(run: Path) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
-def _tell(result: dict[str, Any], restored: Restored, path: Path, changed: dict[str, Any], seconds: float) -> None:
+def _print(result: dict[str, Any], restored: Restored, path: Path, changed: dict[str, Any], seconds: float) -> None:
     print_result(result | {"speed": {"seconds": seconds}}, str(path), str(path.parent))
-    if changed:
-        return
-    with np.load(path / "test_scores.npz") as new:
+    largest = None if changed else _largest_difference(restored.folder, path)
+    if largest == 0:
+        print("unchanged     the same numbers, to the bit")
+    elif largest is not None:
+        print(f"differs       the score of a task by up to {largest:.2g} (another machine or other versions)")
+
+
+def _largest_difference(old: Path, new: Path) -> float | None:
+    """Between the test scores in two folders, task by task: 0 if all are equal, None if nothing compares."""
+    with np.load(new / "test_scores.npz") as now:
         try:
-            with np.load(restored.folder / "test_scores.npz", allow_pickle=False) as old:
-                pairs = [(old[name], new[name]) for name in old.files if name in new.files and old[name].dtype == float]
+            with np.load(old / "test_scores.npz", allow_pickle=False) as then:
+                names = [name for name in then.files if name in now.files and then[name].dtype == float]
+                pairs = [(then[name], now[name]) for name in names]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            return
-    shapes = [before.shape == now.shape for before, now in pairs]
-    if not pairs or not all(shapes):
-        return
-    if all(np.array_equal(before, now, equal_nan=True) for before, now in pairs):
-        words = "the same numbers, to the bit"
-    else:
-        most = max(float(np.nanmax(np.abs(before - now))) for before, now in pairs)
-        words = f"the score of a task differs by up to {most:.2g} (another machine or other versions)"
-    print(f"as the run    {words}")
+            return None
+    if not pairs or any(one.shape != other.shape for one, other in pairs):
+        return None
+    return max(_difference(one, other) for one, other in pairs)
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    if np.array_equal(one, other, equal_nan=True):
+        return 0.0
+    return float(np.nanmax(np.abs(one - other))) if np.array_equal(np.isnan(one), np.isnan(other)) else np.inf

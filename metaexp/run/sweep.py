@@ -1,39 +1,29 @@
-"""`-m`: many runs in one folder. Every job is checked before the first starts; Hydra's launchers run them."""
+"""`-m`: many runs in one folder, run by Hydra's launchers."""
 
-import json
-import re
 import secrets
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 
 from metaexp.config.command_line import complain
 from metaexp.config.compose import VERSION_BASE, config_dir, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
-from metaexp.storage.run_folder import RunFolder, read_status, state_of
-
-SIGNALLED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
-
-
-class Job(NamedTuple):
-    """One run of a sweep: its folder's name and its checked configuration."""
-
-    name: str
-    config: dict[str, Any]
+from metaexp.run.sweep_jobs import check, find_jobs, job_name, names_by_difference
+from metaexp.run.sweep_summary import SIGNALLED, summarise
+from metaexp.storage.lock import read_status
+from metaexp.storage.run_folder import RunFolder
 
 
 def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None) -> int:
@@ -50,9 +40,9 @@ def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None
     Raises:
         ConfigError: the overrides cannot be read, or no folder can be made.
     """
-    lines = [*settings.prepare(overrides), _exclude(overrides)]
-    grid, jobs, faults = _jobs(settings, lines)
-    faults = faults or _check(jobs)
+    lines = [*settings.prepare(overrides), names_by_difference(overrides)]
+    grid, jobs, faults = find_jobs(settings, lines)
+    faults = faults or check(jobs)
     if faults:
         for fault in dict.fromkeys(faults):
             complain(fault)
@@ -67,12 +57,12 @@ def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None
             )
     except KeyboardInterrupt as error:
         code = getattr(error, "exit_code", 130)
-    return max(code, _summary(folder, [job.name for job in jobs] if grid else []))
+    return max(code, summarise(folder, [job.name for job in jobs] if grid else []))
 
 
 @contextmanager
 def _patient(lines: Sequence[str]) -> Iterator[None]:
-    """With worker processes, let the first Ctrl-C be theirs: they write their checkpoints; the second ends it all."""
+    """With worker processes the first Ctrl-C is left to them, to write their checkpoints; the second ends all."""
     before = signal.getsignal(signal.SIGINT)
 
     def first(_number: int, _frame: FrameType | None) -> None:
@@ -86,62 +76,6 @@ def _patient(lines: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _exclude(overrides: Sequence[str]) -> str:
-    # Hydra then names a job by the values that differ between jobs.
-    fixed = [o.key_or_group for o in parse(overrides) if not o.is_sweep_override() and not o.is_hydra_override()]
-    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
-
-
-def _jobs(settings: Settings, lines: Sequence[str]) -> tuple[bool, list[Job], list[str]]:
-    """Whether the jobs are known beforehand; the jobs, or one that stands for all; what is wrong with them."""
-    parsed = parse(lines)
-    own = [o for o in parsed if not o.is_hydra_override()]
-    fixed = [str(o.input_line) for o in parsed if o.is_hydra_override()]
-    composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in own if not o.is_sweep_override())])
-    sweeper = composed.hydra.sweeper
-    grid = composed.hydra.runtime.choices["hydra/sweeper"] == "basic"
-    if grid:
-        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
-        combinations = BasicSweeper.split_arguments([*params, *own], None)[0]
-    else:
-        combinations = [[_example(o) for o in own]]
-    jobs, faults = [], []
-    for number, combination in enumerate(combinations):
-        try:
-            config, own_hydra = settings.load_all([*fixed, *combination])
-            jobs.append(Job(job_name(number, own_hydra.job.override_dirname), config))
-        except ConfigError as error:
-            faults.append(str(error))
-    return grid, jobs, faults
-
-
-def _example(override: Override) -> str:
-    """A setting that a sweeper will draw, with the first value that it may draw."""
-    if not override.is_sweep_override():
-        return str(override.input_line)
-    value = override.value()
-    first = value.start if isinstance(value, IntervalSweep) else next(iter(override.sweep_string_iterator()))
-    return f"{override.get_key_element()}={first}"
-
-
-def _check(jobs: Sequence[Job]) -> list[str]:
-    """What the constructors of each job's parts refuse: numbers out of range, missing data."""
-    from metaexp.training.build import Experiment
-
-    faults, seen = [], set()
-    for job in jobs:
-        settings = json.dumps({key: value for key, value in job.config.items() if key != "seed"}, sort_keys=True)
-        settings = re.sub(r'"seed": \d+', "", settings)  # a seed changes no range
-        if settings in seen:
-            continue
-        seen.add(settings)
-        try:
-            Experiment(job.config)
-        except ConfigError as error:
-            faults.append(f"{job.name}: {error}")
-    return faults
 
 
 def _claim(out: str) -> Path:
@@ -178,26 +112,19 @@ def call_hydra(argv: Sequence[str]) -> int:
         sys.argv = before
 
 
-def job_name(number: int, values: str) -> str:
-    """A folder's name from a job's number and the values in which it differs, e.g. 0_algo=maml,seed=1."""
-    # The sign of an exponent stays: 1e+30 is not 1e-30.
-    safe = re.sub(r"(?:[^\w.,=+-]|(?<!\de)\+)+", "-", values.replace("++", ""))[:80].rstrip("-,.")
-    return f"{number}_{safe}" if safe else str(number)
-
-
 def run_job(_: DictConfig) -> float | None:
     """One job, in whatever process the launcher chose. Returns the best validation metric, for sweepers that learn.
 
-    Raises what the run raises, except that the plain grid sweeper, which would drop the jobs of later batches,
-    gets None; the job's status.json says what happened in either case. An interruption ends the sweep: here by the
-    exception; in a worker process, whose death would kill its neighbours before their checkpoints, by the status
-    that later jobs find.
+    Raises what the run raises, except under Hydra's grid sweeper, which would then drop the jobs of later batches: it
+    gets None. The job's status.json says what happened in either case. An interruption ends the sweep: in this process
+    by the exception; in a worker process, whose death would kill the other workers before their checkpoints, by the
+    status that later jobs find.
     """
     own = HydraConfig.get()
     folder, name = Path(own.sweep.dir), job_name(own.job.num, own.job.override_dirname)
     ended = [read_status(path.parent) for path in folder.glob("*/status.json")]
     if any(status.get("state") == "interrupted" and status.get("exit_code") in SIGNALLED for status in ended):
-        return None  # not where a job's own time limit ended it
+        return None  # a job that its own time limit ended does not end the sweep
     print(f"run {name}", flush=True)
     try:
         result = _run(own, folder, name)
@@ -225,11 +152,11 @@ def _run(own: Any, folder: Path, name: str) -> dict[str, Any]:
     config = _settings(search, extra).load(list(own.overrides.task))
     from metaexp.run.single import run
 
-    return run(config | {"sweep": {"folder": str(folder), "job": name}})
+    return run(config | {"sweep": {"folder": str(folder), "job": name}}).result
 
 
 def _record(folder: Path, error: BaseException) -> None:
-    """Say what happened; a job that failed before it had a folder gets one with its status."""
+    """Reports the error; a job that failed before it had a folder gets one with its status."""
     if isinstance(error, MetaexpError):
         code, message = error.exit_code, str(error)
         complain(f"{folder.name}: {message}")
@@ -239,39 +166,3 @@ def _record(folder: Path, error: BaseException) -> None:
     if not (folder / "status.json").exists():
         with suppress(BusyError), RunFolder.claim_named(folder) as claimed:
             claimed.status("failed", exit_code=code, error=message)
-
-
-def _summary(folder: Path, names: Sequence[str]) -> int:
-    """Print one row per job; returns the sweep's exit code."""
-    found = sorted((path.parent.name for path in folder.glob("*/status.json")), key=_number)
-    rows, codes = [("run", "state", "code", "test")], []
-    for name in names or found:
-        status = read_status(folder / name)
-        state = state_of(folder / name) if status else "not started"
-        code = 0 if state == "finished" else int(status.get("exit_code") or 1)
-        codes.append(code)
-        rows.append((name, state, str(code) if status else "-", _metric(folder / name) or str(status.get("error", ""))))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
-    return _worst(codes)
-
-
-def _number(name: str) -> tuple[int, str]:
-    number = re.match(r"\d+", name)
-    return (int(number[0]) if number else 0, name)
-
-
-def _worst(codes: Iterable[int]) -> int:
-    codes = list(codes)
-    stopped = [code for code in codes if code in SIGNALLED]
-    return max(stopped) if stopped else int(any(codes) or not codes)
-
-
-def _metric(folder: Path) -> str:
-    try:
-        test = json.loads((folder / "result.json").read_text())["test"]
-        name, value = next(iter(test.items()))
-        return f"{name} {value['mean']:.4g} +- {value['ci95']:.2g}"
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        return ""

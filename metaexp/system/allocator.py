@@ -1,19 +1,19 @@
-"""Memory that a step frees is kept for the next step."""
+"""Keeping the memory that one step frees for the next."""
 
 import ctypes
 import os
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
-LARGEST = 1 << 30  # bytes of a block that is still kept
+LARGEST = 1 << 30  # bytes; larger blocks go back to the system
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed; returns whether it took that.
+    """Makes glibc keep freed memory in the process; returns whether it does.
 
-    By default every block above 32 MB goes back to the system and comes again as new pages, which the kernel must fill
-    with zeros: a third of the time of a large convolutional step. For processes of a run alone: memory once taken stays
-    with the process. Where there is no glibc nothing happens, and MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ in
-    the environment stands.
+    By default every block above 32 MB is returned to the system and comes back as new pages, which the kernel must fill
+    with zeros: a third of the time of a large convolutional step. Only for the processes of a run, since the process
+    never gives the memory back. Without glibc this does nothing; MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ in
+    the environment takes precedence.
     """
     if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
         return False

@@ -1,4 +1,4 @@
-"""Whole-file replacement: at every instant a file is the old one or the whole new one, whatever is killed when."""
+"""Whole-file replacement: at every instant a file is the old one or the whole new one, whatever kills the process."""
 
 import errno
 import math
@@ -22,7 +22,7 @@ def is_full(error: OSError) -> bool:
 
 
 def space_error(path: Path, error: OSError, needs: int | None = None) -> SpaceError:
-    """The one line for a write that failed; `needs` is the size of the file in bytes, where known."""
+    """The error, of one line, for a write that failed; `needs` is the size of the file in bytes, if known."""
     reasons = {
         errno.ENOSPC: "no space",
         errno.EDQUOT: "no space (quota)",
@@ -40,7 +40,7 @@ def space_error(path: Path, error: OSError, needs: int | None = None) -> SpaceEr
 def cause(error: BaseException, kind: type[BaseException], outside: BaseException | None) -> BaseException | None:
     """The nearest exception of `kind` in the chain: torch wraps an OSError (or a Ctrl-C) in its own errors.
 
-    The search stops at `outside`, the exception that was being handled when the work began.
+    None if there is none. The search stops at `outside`, the exception that was being handled when the work began.
     """
     seen: BaseException | None = error
     while seen is not None and seen is not outside:
@@ -100,9 +100,9 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON knows it: tensors and arrays as lists, NaN and inf as "NaN", "Infinity", "-Infinity".
+    """`value` in the types of strict JSON: tensors and arrays as lists, NaN and inf as "NaN", "Infinity", "-Infinity".
 
-    Python's `float()` reads these three words back. Raises TypeError for anything that is not data.
+    Python's `float()` reads these three words. Raises TypeError for anything that is not data.
     """
     if value is None or isinstance(value, bool | int | str):
         return value

@@ -14,12 +14,12 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopFlag:
-    """While it is entered, the first Ctrl-C or SIGTERM sets `requested`; a second Ctrl-C raises Interrupted at once.
+    """Inside the `with` block the first Ctrl-C or SIGTERM sets `requested`; a second Ctrl-C raises Interrupted at once.
 
-    `requested` is None, Interrupted or Terminated: the class to raise, after the checkpoint. The first request stands.
+    `requested` is None, Interrupted or Terminated: the class to raise, after the checkpoint. The first request counts.
     A signal that was ignored when the process started (nohup, or `&` in a script) stays ignored: whoever started it
     meant that Ctrl-C in the terminal is not for this job. SIGTERM still stops such a job. Outside the main thread
-    Python can install no handlers: there the flag does nothing. The former handlers come back at the exit.
+    Python cannot install handlers, and the flag does nothing. The previous handlers are restored at the end.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class StopFlag:
             signal.signal(number, handler)
 
     def hold(self) -> None:
-        """Puts the handlers back in place: Lightning's trainer sets its own when it starts."""
+        """Installs the handlers again: Lightning's trainer installs its own when it starts."""
         for number, handler in ((signal.SIGINT, self._interrupt), (signal.SIGTERM, self._terminate)):
             if number in self._before:
                 signal.signal(number, handler)

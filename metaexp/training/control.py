@@ -13,7 +13,7 @@ from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.outer.meta_training import MetaTraining
-from metaexp.storage.checkpoint_file import Checkpoints
+from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.training.record import TrainingRecord
@@ -170,7 +170,7 @@ class Control(L.Callback):
         rate = self._since / self._stepping if self._stepping > 0 else 0.0
         self.record.rates.append(rate)
         row = {"kind": "train", "step": step, **values}
-        self.folder.log(row | {"seconds": self.seconds(), "meta_steps_per_s": rate})
+        self.folder.metrics.append(row | {"seconds": self.seconds(), "meta_steps_per_s": rate})
         self.loggers.board.scalars({f"train/{name}": value for name, value in values.items()}, step)
         self.loggers.scalars({"speed/meta_steps_per_s": rate}, step)
         if time.monotonic() - self._reported > STATUS:
@@ -183,7 +183,7 @@ class Control(L.Callback):
         record.pending = False
         row = self.validation.row(scores, record.step, record.best)
         shown = self.validation.scalars(scores, row)
-        self.folder.log(row | {"seconds": self.seconds()})
+        self.folder.metrics.append(row | {"seconds": self.seconds()})
         if shown:
             loss = training.loss()  # not a number before this process's first step
             self.progress.validation(record.step, shown, loss if math.isfinite(loss) else None)
@@ -204,7 +204,7 @@ class Control(L.Callback):
             self._save()
 
     def _save(self) -> None:
-        self.folder.sync()
+        self.folder.metrics.sync()
         self.loggers.flush()
         self.checkpoints.save(self._write, self.record.step)
         self._report()

@@ -1,6 +1,5 @@
 """The picture of a few episodes: support set, and predictions before and after adaptation; and a method's own views."""
 
-import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from metaexp.errors import MetaexpError
 from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
 from metaexp.loggers.run_loggers import RunLoggers
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -106,7 +106,5 @@ def draw_test(
         loggers.figure(f"test/shots_{name}", shots_picture(name, by_shots.shots, values, others, title), step)
     if scores.calibration:
         loggers.figure("test/calibration", reliability(scores.calibration, title), step)
-    path = folder.path / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if rows:
+    if rows := read_rows(folder.path):
         loggers.figure("train/curve", training_curve(rows, next(iter(scores.arrays)), title), step)

@@ -12,7 +12,7 @@ from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.scores import evaluate
 from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
-from metaexp.storage.checkpoint_file import Checkpoints
+from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment

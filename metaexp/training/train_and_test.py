@@ -12,7 +12,8 @@ from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitE
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.result_table import print_result
-from metaexp.storage.checkpoint_file import Checkpoints, load
+from metaexp.storage.checkpoint_file import load
+from metaexp.storage.checkpoints import Checkpoints, Continuation
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
@@ -26,7 +27,7 @@ from metaexp.training.trainer import make_trainer
 
 
 def train_and_test(
-    experiment: Experiment, folder: RunFolder, resumed: tuple[Path, Path | None] | None, flag: StopFlag, started: float
+    experiment: Experiment, folder: RunFolder, resumed: Continuation | None, flag: StopFlag, started: float
 ) -> dict[str, Any]:
     """Train, test and write one run; returns the content of result.json, empty on ranks above 0.
 
@@ -52,7 +53,7 @@ def train_and_test(
         initial = {name: value.clone() for name, value in learner.state_dict().items()}
         if found:
             restore_training(training, found, experiment.device)
-            folder.cut(record.step, record.pending)
+            folder.metrics.cut(record.step, record.pending)
             folder.status("running", step=record.step, exit_code=None, error=None)
             progress.note(f"resumed at step {record.step} of {config['steps']}")
         rule = StopRule.of(config, learner)
@@ -114,19 +115,19 @@ def _stopped_early(
         raise flag.requested(f"stopped at step {record.step}; {_how(folder)}")
 
 
-def _checkpoint(checkpoints: Checkpoints, resumed: tuple[Path, Path | None], experiment: Experiment) -> dict[str, Any]:
+def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Experiment) -> dict[str, Any]:
     """What to go on from; nothing in the run's folder is changed before it has passed."""
-    path, steps = resumed[1], experiment.config["steps"]
+    path, steps = resumed.checkpoint, experiment.config["steps"]
     if path is not None:
         data = load(path, experiment.device)
     elif found := checkpoints.latest(experiment.device):
         data, path = found
     else:
-        raise CheckpointError(f"{resumed[0]}: no checkpoint yet; start over with resume=false")
+        raise CheckpointError(f"{resumed.folder}: no checkpoint yet; start over with resume=false")
     check_data(experiment.family, data["metaexp"])
     if steps < (step := data["metaexp"]["step"]):
-        raise ConfigError(f"steps={steps}: {resumed[0]} is at step {step} already; resume a checkpoint before it")
-    if resumed[1] is not None:
+        raise ConfigError(f"steps={steps}: {resumed.folder} is at step {step} already; resume a checkpoint before it")
+    if resumed.checkpoint is not None:
         checkpoints.cut(step)
     os.environ["METAEXP_CHECKPOINT"] = str(path)  # further processes of a distributed run go on from the same
     return data

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metaexp.errors import ConfigError
-from metaexp.storage.checkpoint_file import AtomicCheckpointIO
+from metaexp.storage.lightning_plugin import AtomicCheckpointIO
 from metaexp.training.build import Experiment
 
 # Arguments of L.Trainer that a run sets itself, and what to type instead.

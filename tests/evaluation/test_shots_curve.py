@@ -1,14 +1,13 @@
 """The curve against the number of support examples, and whole runs with it."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from forks import Fault, Forks
+from forks import Fault
 
 from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
@@ -154,13 +153,6 @@ def test_settings_of_the_curve():
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 TINY = "task=sine device=cpu model.hidden=[8] meta_batch=4 steps=4 val.tasks=5 test.tasks=7 test.curve_tasks=6".split()
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    made = Forks(tmp_path_factory.mktemp("logs"))
-    yield made
-    made.close()
 
 
 def ended_run(cwd: Path) -> tuple[Path, dict, dict]:

@@ -23,8 +23,9 @@ from metaexp.report import pictures
 from metaexp.report.command import report
 from metaexp.report.grouping import compare, differing
 from metaexp.report.pictures import spread
-from metaexp.report.reading import find, rows
+from metaexp.report.reading import find
 from metaexp.report.tables import _pairs, blocks, number
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 
 
@@ -421,7 +422,7 @@ def test_labels_stay_apart_and_near() -> None:
 def test_seconds_go_on_where_a_run_was_resumed(tmp_path: Path) -> None:
     lines = [{"seconds": s, "step": i} for i, s in enumerate([1.0, 5.0, 2.0, 4.0, 1.0])]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*map(json.dumps, lines), '{"torn": ']))
-    assert [row["seconds"] for row in rows(tmp_path)] == [1.0, 5.0, 7.0, 9.0, 10.0]
+    assert [row["seconds"] for row in read_rows(tmp_path)] == [1.0, 5.0, 7.0, 9.0, 10.0]
 
 
 def test_a_choice_that_follows_from_another_is_no_key(runs: Path, tmp_path: Path) -> None:

@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Command
+from run_folders import only_run
 
 from metaexp.storage.run_folder import state_of
 
 ARGV = "task=sine algo=maml algo.test_steps=2 model.hidden=[8,8] meta_batch=4 accumulate=2 val.tasks=5".split()
 ARGV += "test.tasks=5 device.precision=64-true log.every=7 val.every=11 checkpoint.every=13 optimizer.lr=0.01".split()
-
-
-def only_run(cwd: Path) -> Path:
-    assert [entry.name for entry in cwd.iterdir()] == ["outputs"]
-    (run,) = (cwd / "outputs").iterdir()
-    return run
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -76,7 +71,7 @@ def test_stopped_resumed_and_equal_to_one_process(train: Command, tmp_path: Path
     one.mkdir()
     argv: list[str] = [*ARGV, "device=ddp", "steps=20000"]
     for number, send, code, written in (
-        (signal.SIGTERM, os.killpg, 143, "interrupted"),  # both are told, and each at a step of its own
+        (signal.SIGTERM, os.killpg, 143, "interrupted"),  # both receive it, each at a step of its own
         (signal.SIGKILL, os.kill, -9, "killed"),  # only the first is hit
     ):
         process = train.start(*argv, cwd=two)
@@ -91,7 +86,7 @@ def test_stopped_resumed_and_equal_to_one_process(train: Command, tmp_path: Path
     steps = state(run)[0] + 20
     ended = train(f"resume={run}", f"steps={steps}", cwd=two, timeout=180)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count(f"step {steps}/{steps}") == 1  # only the first process speaks
+    assert ended.stderr.count(f"step {steps}/{steps}") == 1  # only the first process prints
     assert only_run(two) == run
 
     alone_ended = train(*ARGV, "device=cpu", f"steps={steps}", cwd=one, timeout=180)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,17 @@ import pytest
 import torch
 from conftest import Command
 from forks import Ended, Fault, Forks
-from small_runs import own_package
+from run_folders import only_run
 
-from metaexp.config.settings import load as load_config
 from metaexp.evaluation.scores import summary
-from metaexp.run.single import _continued
 from metaexp.storage.checkpoint_file import load
-from metaexp.storage.saved_config import config_sha256, dump_yaml, read_config
+from metaexp.storage.saved_config import config_sha256, read_config
 from metaexp.system.machine import cores, processor
 
 TINY = (
     "task=sine algo=maml device=cpu model.hidden=[8,8] meta_batch=4 val.tasks=5 test.tasks=7 algo.test_steps=3".split()
 )
 STEP = "metaexp.outer.meta_training:MetaTraining.advance"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    made = Forks(tmp_path_factory.mktemp("logs"))
-    yield made
-    made.close()
-
-
-def only_run(cwd: Path) -> Path:
-    """The one run folder; nothing else was left in the working folder."""
-    assert [entry.name for entry in cwd.iterdir()] == ["outputs"]
-    (run,) = (cwd / "outputs").iterdir()
-    return run
 
 
 def read(run: Path, name: str) -> dict[str, Any]:
@@ -142,7 +125,7 @@ def test_scores_are_those_of_the_result(finished: tuple[Ended, Path]) -> None:
         values = scores[f"floor_{floor}_mse"]
         assert values.shape == shape
         assert summary(values) == result["floors"][floor]["mse"]
-    # The curve of the scratch floor begins where the untrained network stands, that of the run where training led.
+    # The curve of the scratch floor begins at the untrained network, that of the run at the trained one.
     assert not np.array_equal(scores["floor_scratch_mse"][:, 0], scores["mse"][:, 0])
 
 
@@ -348,16 +331,6 @@ def test_ctrl_c_of_a_real_command(train: Command, tmp_path: Path) -> None:
     assert load(run / "checkpoints" / f"step={step:09d}.ckpt")["metaexp"]["step"] == step
 
 
-def test_resume_may_change_test_settings_and_keeps_the_others(tmp_path):
-    saved = load_config(["algo=maml", "task=sine", "test.weights=last", "test.tasks=50", "steps=5"])
-    saved.pop("typed")
-    (tmp_path / "config.yaml").write_text(dump_yaml(saved))
-    continued = _continued(tmp_path, load_config([f"resume={tmp_path}", "test.tasks=7", "steps=9"]))
-    assert continued["test"] == saved["test"] | {"tasks": 7}
-    assert continued["steps"] == 9
-    assert continued["algo"] == saved["algo"]
-
-
 def test_a_shorter_run_does_not_end_a_longer_one(forks: Forks, tmp_path: Path) -> None:
     argv = [*TINY, "checkpoint.every=2"]
     assert forks(*argv, "steps=40", cwd=tmp_path, fault=Fault(STEP, 12, 15)).code == 143
@@ -376,21 +349,6 @@ def test_a_shorter_run_does_not_end_a_longer_one(forks: Forks, tmp_path: Path) -
     ended = forks(f"resume={long}", "steps=50", cwd=tmp_path)
     assert ended.code == 2
     assert ended.err == f"metaexp: steps=50: {long} has ended with its 40 steps; begin a run of 50\n"
-
-
-def test_a_run_of_own_parts_goes_on_where_they_are_named_or_trusted(tmp_path: Path) -> None:
-    package, groups = own_package(tmp_path)
-    saved = load_config(["algo=gauss", "task=sine", "steps=5"], str(groups))
-    (tmp_path / "config.yaml").write_text(dump_yaml({key: saved[key] for key in saved if key != "typed"}))
-    resume = f"resume={tmp_path}"
-    for typed, extra, wanted in (
-        ([resume], None, []),  # what the folder itself trusts is not trusted
-        ([resume, "trust=[os]"], None, []),
-        ([resume, f"trust=[{package}]"], None, [f"{package}.parts"]),
-        ([resume, f"trust=[{package}.parts]"], None, [f"{package}.parts"]),
-        ([resume, "algo=gauss"], str(groups), [f"{package}.parts"]),
-    ):
-        assert _continued(tmp_path, load_config(typed, extra))["trusted"] == wanted
 
 
 def test_a_checkpoint_comes_after_its_seconds_within_a_span(forks: Forks, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# 64 MB taken, written and freed ten times, by the C library itself -> whether it was told to keep them, page faults.
+# 64 MB taken, written and freed ten times, by the C library itself -> whether it keeps them, page faults.
 ROUNDS = """
 import ctypes, resource
 from metaexp.system.allocator import keep_freed_memory
@@ -33,10 +33,10 @@ def faults(**environment: str) -> tuple[str, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_large_blocks_come_back_without_new_pages():
-    told, kept = faults()
-    asked_not_to, given_back = faults(MALLOC_MMAP_THRESHOLD_=str(1 << 25))  # what is set in the environment stands
-    assert (told, asked_not_to) == ("True", "False")
-    assert kept < given_back / 5  # new pages once in place of ten times
+    asked_to, kept = faults()
+    asked_not_to, given_back = faults(MALLOC_MMAP_THRESHOLD_=str(1 << 25))  # the environment takes precedence
+    assert (asked_to, asked_not_to) == ("True", "False")
+    assert kept < given_back / 5  # new pages once instead of ten times
 
 
 PEAKS = """
@@ -56,6 +56,6 @@ def test_a_peak_is_that_of_the_process_itself_and_may_begin_anew():
     parent = f"import subprocess, sys; kept = b'1' * (900 << 20); {start}"
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     own, large, after = map(int, done.stdout.split())
-    assert own < 800  # getrusage tells 900 here: what the process had that started this one
+    assert own < 800  # getrusage reports 900 here, the peak of the parent process
     assert 290 < large - own < 310
     assert after < own + 50

@@ -96,7 +96,7 @@ def test_ignored_at_start_stays_ignored_but_sigterm_stops() -> None:
     assert "Ctrl-C" not in err
 
 
-def test_first_request_stands_and_handlers_come_back() -> None:
+def test_first_request_counts_and_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopFlag() as flag:
         assert flag.requested is None

@@ -1,0 +1,130 @@
+"""Which run is continued, and what may differ from its saved configuration."""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from metaexp.config.trust import trusted_modules
+from metaexp.errors import CheckpointError, ConfigError
+from metaexp.storage.checkpoints import Continuation
+from metaexp.storage.lock import read_status, state_of
+from metaexp.storage.saved_config import differences, read_config, same_run
+
+
+def find_continuation(config: dict[str, Any]) -> Continuation | None:
+    """What `resume` asks for: False, "auto", a run folder or one of its checkpoints; None to start a new run.
+
+    Raises CheckpointError if there is no such folder or checkpoint.
+    """
+    wanted = config["resume"]
+    if wanted in (False, None, "false"):
+        return None
+    if wanted == "auto":
+        found = find_resumable(Path(config["out"]), config)
+        if found is None:
+            print("resume=auto: nothing to continue here, starting fresh", file=sys.stderr)
+        return None if found is None else Continuation(found, None)
+    path = Path(str(wanted))
+    if path.suffix == ".ckpt" or path.is_file():
+        if not path.is_file():
+            raise CheckpointError(f"resume={path}: no such checkpoint")
+        return Continuation(path.resolve().parent.parent, path.resolve())
+    if not path.is_dir():
+        raise CheckpointError(f"resume={path}: no such run folder")
+    return Continuation(path.resolve(), None)
+
+
+def joined_continuation(folder: Path) -> Continuation | None:
+    """The same for a further process of a distributed run: what the first process wrote into the environment."""
+    path = os.environ.get("METAEXP_CHECKPOINT")
+    return Continuation(folder, Path(path)) if path else None
+
+
+def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
+    """The newest run under `out` (or in a sweep's folder there) with these settings that can be continued.
+
+    That is: unfinished, unlocked and with at least one checkpoint; a run killed before its first has nothing to offer.
+    """
+    found: list[tuple[str, Path]] = []
+    for pattern in ("*/config.yaml", "*/*/config.yaml"):
+        for file in Path(out).glob(pattern):
+            folder = file.parent
+            if not any((folder / "checkpoints").glob("*.ckpt")) or state_of(folder) in ("finished", "running"):
+                continue
+            try:
+                if same_run(read_config(file), config):
+                    found.append((str(read_status(folder).get("started", "")), folder))
+            except CheckpointError as error:
+                print(f"warning: resume=auto skips {error}", file=sys.stderr)
+    return max(found)[1] if found else None
+
+
+def finished_result(path: Path, steps: int) -> dict[str, Any]:
+    """The content of a finished run's result.json, which is also printed. Raises ConfigError if more steps are asked.
+
+    A run that an early stop ended is finished, whatever `steps` says.
+    """
+    from metaexp.loggers.result_table import print_result
+
+    result = json.loads((path / "result.json").read_text())
+    if steps > result["steps"] and not result.get("stopped"):
+        raise ConfigError(f"steps={steps}: {path} has ended with its {result['steps']} steps; begin a run of {steps}")
+    print_result(result, str(path), str(path.parent))
+    return result
+
+
+def continued_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The saved configuration, with what may change taken from the command line. Raises ConfigError for other changes.
+
+    Modules that the saved configuration trusts are not trusted again: a run folder may come from a stranger.
+    """
+    saved = read_config(path)
+    free = ("steps", "device", "out", "name", "resume", "time_limit", "test", "trust")
+    typed = {
+        key: value for key, value in config["typed"].items() if key.removeprefix("choices.").split(".")[0] not in free
+    }
+    changed = differences(saved, typed, partial=True) if typed else []
+    if changed:
+        lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)
+        raise ConfigError(
+            f"resume={path}: a run's settings must stay ({lines}); steps, test, device and out may change"
+        )
+    names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
+    kept = {key: config[key] for key in ("steps", "time_limit") if key in names}
+    kept["test"] = saved["test"] | {k: v for k, v in config["test"].items() if f"test.{k}" in config["typed"]}
+    kept["device"], kept["choices"] = _device(saved, config)
+    # What the saved configuration trusts is not trusted again, but what this command line's own group files name is.
+    trusted = trusted_modules(saved, config["trust"], config["trusted"])
+    return saved | kept | {"resume": config["resume"], "trusted": sorted(trusted)}
+
+
+def _device(saved: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Device and choices of a run that is continued.
+
+    Another device group replaces everything but the precision, which is part of what is learned; of single settings
+    those that are typed are replaced. Raises ConfigError for another precision.
+    """
+    typed, choices = config["typed"], dict(saved["choices"])
+    device = dict(saved["device"])
+    if "choices.device" in typed:
+        device = config["device"] | {"precision": device["precision"]}
+        choices["device"] = config["choices"]["device"]
+    device |= {key: value for key, value in config["device"].items() if f"device.{key}" in typed}
+    if str(device["precision"]) != str(saved["device"]["precision"]):
+        raise ConfigError(
+            f"device.precision={device['precision']}: a run keeps the precision that it began with, "
+            f"{saved['device']['precision']}"
+        )
+    return device, choices
+
+
+def link_into_sweep(job: Path, run_folder: Path) -> None:
+    """Links the job's place in the sweep's folder to the older run that it continued: its state counts in the sweep.
+
+    Call it when that run has ended: before, its old state would be taken for one of this sweep.
+    """
+    with suppress(OSError):
+        job.symlink_to(os.path.relpath(run_folder, job.parent), target_is_directory=True)

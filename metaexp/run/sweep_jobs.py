@@ -1,0 +1,88 @@
+"""The jobs of a sweep: their names and configurations, checked before the first one starts."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import IntervalSweep, Override
+
+from metaexp.config.compose import parse
+from metaexp.config.settings import Settings
+from metaexp.errors import ConfigError
+
+
+class Job(NamedTuple):
+    """One run of a sweep: its folder's name and its checked configuration."""
+
+    name: str
+    config: dict[str, Any]
+
+
+def job_name(number: int, values: str) -> str:
+    """A folder's name from a job's number and the values in which it differs, e.g. 0_algo=maml,seed=1."""
+    # The sign of an exponent is kept: 1e+30 is not 1e-30.
+    safe = re.sub(r"(?:[^\w.,=+-]|(?<!\de)\+)+", "-", values.replace("++", ""))[:80].rstrip("-,.")
+    return f"{number}_{safe}" if safe else str(number)
+
+
+def names_by_difference(overrides: Sequence[str]) -> str:
+    """The setting with which Hydra names a job only by the values that differ between jobs."""
+    fixed = [o.key_or_group for o in parse(overrides) if not o.is_sweep_override() and not o.is_hydra_override()]
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+
+
+def find_jobs(settings: Settings, lines: Sequence[str]) -> tuple[bool, list[Job], list[str]]:
+    """The jobs that a command line asks for.
+
+    Returns:
+        Whether they are known beforehand, as those of Hydra's own grid sweeper are; the jobs, or else one that is like
+        all of them; a line for each one that is refused.
+    """
+    parsed = parse(lines)
+    own = [o for o in parsed if not o.is_hydra_override()]
+    fixed = [str(o.input_line) for o in parsed if o.is_hydra_override()]
+    composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in own if not o.is_sweep_override())])
+    sweeper = composed.hydra.sweeper
+    grid = composed.hydra.runtime.choices["hydra/sweeper"] == "basic"
+    if grid:
+        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+        combinations = BasicSweeper.split_arguments([*params, *own], None)[0]
+    else:
+        combinations = [[_example(o) for o in own]]
+    jobs, faults = [], []
+    for number, combination in enumerate(combinations):
+        try:
+            config, own_hydra = settings.load_all([*fixed, *combination])
+            jobs.append(Job(job_name(number, own_hydra.job.override_dirname), config))
+        except ConfigError as error:
+            faults.append(str(error))
+    return grid, jobs, faults
+
+
+def _example(override: Override) -> str:
+    """A setting whose value a sweeper draws, with the first value that it may draw."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    value = override.value()
+    first = value.start if isinstance(value, IntervalSweep) else next(iter(override.sweep_string_iterator()))
+    return f"{override.get_key_element()}={first}"
+
+
+def check(jobs: Sequence[Job]) -> list[str]:
+    """A line for each job whose parts cannot be made, for a number out of range. Raises DataError for missing data."""
+    from metaexp.training.build import Experiment  # torch is imported here
+
+    faults, seen = [], set()
+    for job in jobs:
+        settings = json.dumps({key: value for key, value in job.config.items() if key != "seed"}, sort_keys=True)
+        settings = re.sub(r'"seed": \d+', "", settings)  # a seed changes no range
+        if settings in seen:
+            continue
+        seen.add(settings)
+        try:
+            Experiment(job.config)
+        except ConfigError as error:
+            faults.append(f"{job.name}: {error}")
+    return faults

@@ -1,0 +1,42 @@
+"""Small checkpoints whose content says which step they are of."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaexp.storage.checkpoint_file import save
+from metaexp.storage.checkpoints import Checkpoints
+
+
+def content(step: int, size: int = 1000) -> dict[str, Any]:
+    """What a checkpoint of that step holds: `size` weights of that value."""
+    return {"state_dict": {"w": torch.full((size,), float(step))}, "metaexp": {"format": 1, "step": step}}
+
+
+def value_of(data: dict[str, Any]) -> int:
+    """The step of the content, which must be all of one step."""
+    values = data["state_dict"]["w"].unique().tolist()
+    assert values == [data["metaexp"]["step"]]
+    return int(values[0])
+
+
+def writer(step: int, size: int = 1000) -> Callable[[Path], None]:
+    """`write` for `Checkpoints.save`."""
+    return lambda path: save(content(step, size), path)
+
+
+def saved(folder: Path, *steps: int) -> Checkpoints:
+    """A folder with checkpoints of these steps, saved in turn."""
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(writer(step), step)
+    return checkpoints
+
+
+def flip(path: Path) -> None:
+    """Flips one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
