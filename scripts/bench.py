@@ -45,7 +45,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument(
         "--out", type=Path, help="JSON file; default scripts/results/bench.json, with --quick a temporary one"
     )
-    p.add_argument("--readme", type=Path, help=f"file whose part between {tables.START} and {tables.END} is replaced")
+    p.add_argument(
+        "--readme",
+        type=Path,
+        help=f"page to paste the table into, between {tables.START} and {tables.END}: docs/speed.md",
+    )
     p.add_argument("--quick", action="store_true", help="one round of few steps, to see that it works; no figures")
     p.add_argument("--force", action="store_true", help="also on a busy machine")
     p.add_argument("--check", action="store_true", help="only compare the meta-gradients")
@@ -190,7 +194,7 @@ def _tell(run: Data, rounds: int) -> None:
 
 
 def render(a: argparse.Namespace, data: Data) -> None:
-    """Table on the terminal; bench.md and plots beside the JSON file; the README's part."""
+    """Table on the terminal; bench.md and plots beside the JSON file; the table of docs/speed.md."""
     from benching import plots
 
     if data["runs"]:
@@ -200,7 +204,8 @@ def render(a: argparse.Namespace, data: Data) -> None:
         plots.scaling(data["scaling"], a.out.with_name(f"{a.out.stem}_scaling.png"))
     a.out.with_suffix(".md").write_text(tables.details(data), encoding="utf-8")
     if a.readme:
-        tables.paste(a.readme, tables.summary(data))
+        link = Path(os.path.relpath(a.out.with_suffix(".md"), a.readme.parent)).as_posix()
+        tables.paste(a.readme, tables.summary(data, link))
     print(f"{a.out}, and .md and plots beside it")
 
 

@@ -8,10 +8,11 @@ Runs `python -m metaexp.train` in three rounds, every method with the same budge
             (sampling, outer steps, logging; neither the compiler nor validations, checkpoints and the test)
 Then it writes NAME.md (both tables with intervals, paired differences, the claims of papers), NAME.json and pictures.
 Runs that are there already are not made again, so it may be interrupted. --render only writes from what is there;
---rounds search,tasks leaves out the last one. With --readme a short table goes there.
+--rounds search,tasks leaves out the last one. With --readme docs/methods.md a short table is pasted into that page.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from benching.tables import paste
@@ -29,7 +30,11 @@ def main() -> None:
     p.add_argument("--rounds", default="search,tasks,time")
     p.add_argument("--render", action="store_true", help="run nothing, only write from what is there")
     p.add_argument("--out", type=Path, default=ROOT / "scripts" / "results")
-    p.add_argument("--readme", type=Path, help="file whose part between <!-- NAME --> and <!-- /NAME --> is replaced")
+    p.add_argument(
+        "--readme",
+        type=Path,
+        help="page to paste the short table into, between <!-- NAME --> and <!-- /NAME -->: docs/methods.md",
+    )
     a = p.parse_args()
     c = Comparison(a.file, a.folder, a.omniglot)
     rounds = [] if a.render else a.rounds.split(",")
@@ -45,7 +50,8 @@ def main() -> None:
     page(c, a.out, command)
     print(f"written: {a.out / c.name}.md, .json")
     if a.readme:
-        paste(a.readme, short(c, command), f"<!-- {c.name} -->", f"<!-- /{c.name} -->")
+        link = Path(os.path.relpath(a.out / f"{c.name}.md", a.readme.parent)).as_posix()
+        paste(a.readme, short(c, command, link), f"<!-- {c.name} -->", f"<!-- /{c.name} -->")
 
 
 if __name__ == "__main__":

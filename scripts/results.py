@@ -1,10 +1,11 @@
-"""python scripts/results.py FOLDER... [--out FOLDER] [--readme README.md] [--replace]: run folders -> committed tables.
+"""python scripts/results.py FOLDER... [--out FOLDER] [--readme PAGE] [--replace]: run folders -> committed tables.
 
 Reads every finished run under the folders and writes
     results.json  every run and every group of runs that differ in the seed alone
-    runs.md       one table per run's numbers: each seed stands for itself, with the interval over its test tasks
-    summary.md    groups beside the papers; several seeds give a mean with an interval over seeds
-With --readme the summary also replaces what stands between `<!-- results -->` and `<!-- end of results -->` there.
+    runs.md       every run with its numbers: one row per seed, with the interval over its test tasks
+    summary.md    groups beside the published numbers; several seeds give a mean with an interval over seeds
+With --readme docs/results.md the summary also replaces the text between `<!-- results -->` and
+`<!-- end of results -->` on that page.
 
 Two intervals, never mixed: over tasks 1.96 s / sqrt(tasks), how well one trained learner is measured; over seeds
 Student's t with seeds - 1 degrees of freedom, how much a new training would differ.
@@ -273,7 +274,7 @@ def summary(groups: list[dict[str, Any]]) -> str:
         head = ["experiment", "outer steps", "seeds", *(f"{n}: {w}" for n in names for w in ("paper", "here"))]
         rows = [_accuracies(g) for g in classification]
         text += ["Classification, accuracy in percent after the last inner step:\n", table(head, rows)]
-    text += ["The commands, and where the published numbers stand:\n"]
+    text += ["The commands, and the sources of the published numbers:\n"]
     for g in groups:
         paper = PAPERS.get(str(g["experiment"]))
         line = g["command"] + (f" seed={g['seeds'][0]}" if len(g["seeds"]) == 1 else "")
@@ -344,8 +345,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
-    parser.add_argument("--readme", type=Path, help="a file to paste the summary into")
-    parser.add_argument("--replace", action="store_true", help="drop what stands in the tables and not in the folders")
+    parser.add_argument("--readme", type=Path, help="page to paste the summary into: docs/results.md")
+    parser.add_argument("--replace", action="store_true", help="drop runs of the tables that the folders lack")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders)
     if not runs:
