@@ -190,6 +190,13 @@ def test_tables_show_notes_refusals_and_where_it_was_measured(tmp_path: Path) ->
         tables.paste(tmp_path / "other.md", "text")
 
 
+def test_the_page_shows_the_committed_measurements() -> None:
+    data = json.loads((ROOT / "scripts/results/bench.json").read_text(encoding="utf-8"))
+    shown = tables.summary(data, "../scripts/results/bench.md").strip()
+    assert shown in (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    assert tables.details(data) == (ROOT / "scripts/results/bench.md").read_text(encoding="utf-8")
+
+
 # -- equal work --------------------------------------------------------------------------------------------------------
 
 COMMON = """
