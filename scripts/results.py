@@ -65,9 +65,9 @@ PAPERS = {
 
 
 def numbers(values: np.ndarray, step: int, larger_is_better: bool) -> dict[str, Any]:
-    """What is reported of scores [tasks, steps + 1] after one number of inner steps.
+    """What is reported of scores [tasks, steps + 1] after a number of inner steps.
 
-    Tasks that are not finite at any step are counted in `diverged` and left out of the rest; `worse` counts those that
+    Tasks that are not finite at some step are counted in `diverged` and left out of the rest; `worse` counts those that
     are worse after adaptation than before.
     """
     kept = values[np.isfinite(values).all(axis=1)]
@@ -87,7 +87,7 @@ def numbers(values: np.ndarray, step: int, larger_is_better: bool) -> dict[str, 
 
 
 def shown_steps(experiment: str | None, metric: str, last: int) -> list[int]:
-    """The inner steps of a metric that are reported: those of the paper, else 0, 1 and the last."""
+    """The inner steps for which a metric is reported: those of the paper, else 0, 1 and the last."""
     paper = PAPERS.get(str(experiment))
     found = paper.values.get(metric, {-1: ""}) if paper else {0: "", 1: "", -1: ""}
     return sorted({last if step < 0 else min(step, last) for step in found})
@@ -101,7 +101,7 @@ def command(config: dict[str, Any]) -> str:
     for group, choice in load(words)["choices"].items():
         if choice != choices.get(group) and group != "device":
             words.append(f"{group}={choices[group]}")
-    if load(words)["steps"] != config["steps"]:  # first of all: a schedule may follow the number of steps
+    if load(words)["steps"] != config["steps"]:  # first, since a schedule may depend on the number of steps
         words.append(f"steps={config['steps']}")
     base = load([*words, f"seed={config['seed']}"])
     changed = [
@@ -114,7 +114,7 @@ def command(config: dict[str, Any]) -> str:
 
 
 def cpu(result: dict[str, Any], host: str | None) -> str:
-    """The processor's name; a run that does not tell it (an older one) must have been made on this machine."""
+    """The processor's name; a run that does not record it (an older one) must have been made on this machine."""
     told = result.get("machine", {}).get("cpu")
     return told or (processor() if host == socket.gethostname() else f"unknown (host {host})")
 
@@ -161,7 +161,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def find_runs(folders: list[Path]) -> list[dict[str, Any]]:
-    """All finished runs under the folders, by label and seed; of two of the same command and seed the newest."""
+    """All finished runs under the folders, by label and seed; of two with the same command and seed, the newer one."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for file in sorted({file for folder in folders for file in folder.rglob("status.json")}):
         if not (file.parent / "result.json").exists():
@@ -188,7 +188,7 @@ def over_seeds(values: list[float]) -> dict[str, float | None]:
 
 
 def group(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that differ in the seed alone, with the mean over seeds of each mean and median, and the worst of all."""
+    """Groups of runs that differ only in the seed: means over seeds of each mean and median, and the worst of all."""
     by_command: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         by_command.setdefault(run["command"], []).append(run)
@@ -253,7 +253,7 @@ def _of_group(row: dict[str, Any], percent: bool) -> str:
 
 
 def summary(groups: list[dict[str, Any]]) -> str:
-    """The groups beside the papers, as Markdown."""
+    """The groups beside the published numbers, as Markdown."""
     text = []
     regression = [g for g in groups if not g["classification"]]
     if regression:
@@ -333,7 +333,7 @@ def _provenance(run: dict[str, Any]) -> list[str]:
 
 
 def _lost(file: Path, runs: list[dict[str, Any]]) -> list[str]:
-    """What the tables there report and these runs do not."""
+    """Labels that the existing tables report and these runs lack."""
     if not file.exists():
         return []
     there = json.loads(file.read_text(encoding="utf-8"))["runs"]
@@ -345,7 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
-    parser.add_argument("--readme", type=Path, help="page to paste the summary into: docs/results.md")
+    parser.add_argument("--readme", metavar="PAGE", type=Path, help="page to paste the summary into: docs/results.md")
     parser.add_argument("--replace", action="store_true", help="drop runs of the tables that the folders lack")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders)
