@@ -2,8 +2,8 @@
 
 Reads every finished run under the folders and writes
     results.json  every run and every group of runs that differ in the seed alone
-    runs.md       every run with its numbers: one row per seed, with the interval over its test tasks
-    summary.md    groups beside the published numbers; several seeds give a mean with an interval over seeds
+    runs.md       one table per run's numbers: each seed by itself, with the interval over its test tasks
+    summary.md    groups beside the papers; several seeds give a mean with an interval over seeds
 With --readme docs/results.md the summary also replaces the text between `<!-- results -->` and
 `<!-- end of results -->` on that page.
 
@@ -65,9 +65,9 @@ PAPERS = {
 
 
 def numbers(values: np.ndarray, step: int, larger_is_better: bool) -> dict[str, Any]:
-    """What is reported of scores [tasks, steps + 1] after a number of inner steps.
+    """What is reported of scores [tasks, steps + 1] after one number of inner steps.
 
-    Tasks that are not finite at some step are counted in `diverged` and left out of the rest; `worse` counts those that
+    Tasks that are not finite at any step are counted in `diverged` and left out of the rest; `worse` counts those that
     are worse after adaptation than before.
     """
     kept = values[np.isfinite(values).all(axis=1)]
@@ -188,7 +188,7 @@ def over_seeds(values: list[float]) -> dict[str, float | None]:
 
 
 def group(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of runs that differ only in the seed: means over seeds of each mean and median, and the worst of all."""
+    """Runs that differ in the seed alone, with the mean over seeds of each mean and median, and the worst of all."""
     by_command: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         by_command.setdefault(run["command"], []).append(run)
@@ -253,7 +253,7 @@ def _of_group(row: dict[str, Any], percent: bool) -> str:
 
 
 def summary(groups: list[dict[str, Any]]) -> str:
-    """The groups beside the published numbers, as Markdown."""
+    """The groups beside the papers, as Markdown."""
     text = []
     regression = [g for g in groups if not g["classification"]]
     if regression:
@@ -346,7 +346,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
     parser.add_argument("--readme", metavar="PAGE", type=Path, help="page to paste the summary into: docs/results.md")
-    parser.add_argument("--replace", action="store_true", help="drop runs of the tables that the folders lack")
+    parser.add_argument("--replace", action="store_true", help="drop what is in the tables and not in the folders")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders)
     if not runs:
