@@ -1,12 +1,12 @@
-"""python scripts/bench.py --peers DIR [--peers-torch PYTHON] [--peers-jax PYTHON] ...: our command against the peers.
+"""python scripts/bench.py --peers DIR [--peers-torch PYTHON] [--peers-jax PYTHON] ...: speed and memory beside peers.
 
-DIR holds the peers' scripts (common.py, bench_plain.py, ...). Every work is first checked to be the same work (same
-weights and batch, same meta-gradient); then our command and the peers run in turn, each in a fresh process on the same
+DIR holds the peers' scripts (common.py, bench_plain.py, ...). First, each work is checked to be the same for all (same
+weights and batch, same meta-gradient). Then our command and the peers run in turn, each in a fresh process on the same
 cores. Single measurements go to a JSON file, tables and plots beside it. Run it with PYTHONPATH=. from the checkout.
 
---check alone compares and stops. --scaling, --sampling, --framework, --start, --precision and --gpu measure those
-instead of the works (with --works too: beside them). --render makes tables and plots from the JSON file without
-measuring. A measurement replaces what the file held for the same work and number of threads; the rest stays.
+--check only compares the meta-gradients. --scaling, --sampling, --framework, --start, --precision and --gpu measure
+these instead of the works (with --works: in addition). --render makes tables and plots from the JSON file without
+measuring. A measurement replaces earlier ones of the same work and number of threads; the rest stays.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--peers-torch", default=os.environ.get("PEERS_TORCH"), help="its Python with PyTorch ($PEERS_TORCH)"
     )
     p.add_argument("--peers-jax", default=os.environ.get("PEERS_JAX"), help="its Python with JAX ($PEERS_JAX)")
-    p.add_argument("--all-peers", action="store_true", help="every peer, not the best ones of each work alone")
+    p.add_argument("--all-peers", action="store_true", help="every peer, not only the best ones of each work")
     p.add_argument("--works", help=f"comma-separated, of {', '.join(WORKS)}")
     p.add_argument("--threads", default="1", help="1,2: numbers of threads and cores")
     p.add_argument("--repeats", type=int, default=3, help="rounds of ours, peer, peer, ...")
@@ -45,14 +45,21 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument(
         "--out", type=Path, help="JSON file; default scripts/results/bench.json, with --quick a temporary one"
     )
-    p.add_argument("--readme", type=Path, help=f"file whose part between {tables.START} and {tables.END} is replaced")
-    p.add_argument("--quick", action="store_true", help="one round of few steps, to see that it works; no figures")
+    p.add_argument(
+        "--readme",
+        metavar="PAGE",
+        type=Path,
+        help=f"page to paste the table into, between {tables.START} and {tables.END}: docs/speed.md",
+    )
+    p.add_argument(
+        "--quick", action="store_true", help="one round of a few steps, to see that it works; no real figures"
+    )
     p.add_argument("--force", action="store_true", help="also on a busy machine")
     p.add_argument("--check", action="store_true", help="only compare the meta-gradients")
     p.add_argument("--render", action="store_true", help="only make tables and plots")
     for name in SECTIONS:
         p.add_argument(f"--{name}", action="store_true", help=f"measure {name}: see benching/sections.py")
-    p.add_argument("--axes", default=",".join(AXES), help="of --scaling; of the others the file keeps what it holds")
+    p.add_argument("--axes", default=",".join(AXES), help="axes of --scaling; the file keeps the other ones")
     a = p.parse_args(argv)
     a.axes = tuple(a.axes.split(","))
     if unknown := set(a.axes) - set(AXES):
@@ -79,7 +86,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def command(a: argparse.Namespace) -> str:
-    """The command line with names in place of this machine's folders."""
+    """The command line with placeholders instead of this machine's folders."""
     words = ["PYTHONPATH=. python scripts/bench.py"]
     for option, name in (("peers", "DIR"), ("peers_torch", "PYTHON"), ("peers_jax", "PYTHON"), ("omniglot", "FOLDER")):
         words += [f"--{option.replace('_', '-')} {name}"] if getattr(a, option) else []
@@ -93,7 +100,7 @@ def command(a: argparse.Namespace) -> str:
 
 
 def usable(a: argparse.Namespace) -> list[str]:
-    """The works that can run here; tells which cannot."""
+    """The works that can run here; prints which cannot."""
     names = []
     for name in a.works or WORKS:
         work = WORKS[name]
@@ -107,13 +114,13 @@ def usable(a: argparse.Namespace) -> list[str]:
 
 
 def read(path: Path) -> Data:
-    """What the file holds."""
+    """The content of the file."""
     empty: Data = {"format": 1, "stamps": {}, "checks": {}, "runs": []}
     return empty | (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
 
 
 def write(path: Path, data: Data) -> None:
-    """Whole or not at all: a measurement may be interrupted."""
+    """Replaces the file as a whole: a measurement may be interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -121,7 +128,7 @@ def write(path: Path, data: Data) -> None:
 
 
 def check(a: argparse.Namespace, works: list[str]) -> dict[str, Any]:
-    """Compares the works; in this process, which holds torch from then on."""
+    """Compares the works in this process, which has torch in memory from then on."""
     from benching import checks
 
     found = {}
@@ -133,7 +140,7 @@ def check(a: argparse.Namespace, works: list[str]) -> dict[str, Any]:
 
 
 def checked(a: argparse.Namespace, works: list[str], data: Data) -> list[str]:
-    """The works that are equal work, by a process of its own, so that this one stays small."""
+    """The works that are the same for all, checked in another process so that this one stays small."""
     if not works:
         return []
     with tempfile.TemporaryDirectory(prefix="metaexp-bench-") as folder:
@@ -152,7 +159,7 @@ def checked(a: argparse.Namespace, works: list[str], data: Data) -> list[str]:
 
 
 def measure(a: argparse.Namespace, works: list[str], data: Data, mark: Data, pythons: peers.Pythons) -> None:
-    """All works in turn; the file is written after each."""
+    """Measures all works in turn; writes the file after each."""
     table = peers.published(_text(a.peers / "results.md"))
     for threads in a.threads:
         for work in works:
@@ -190,7 +197,7 @@ def _tell(run: Data, rounds: int) -> None:
 
 
 def render(a: argparse.Namespace, data: Data) -> None:
-    """Table on the terminal; bench.md and plots beside the JSON file; the README's part."""
+    """Table on the terminal; bench.md and plots beside the JSON file; the table of docs/speed.md."""
     from benching import plots
 
     if data["runs"]:
@@ -200,12 +207,13 @@ def render(a: argparse.Namespace, data: Data) -> None:
         plots.scaling(data["scaling"], a.out.with_name(f"{a.out.stem}_scaling.png"))
     a.out.with_suffix(".md").write_text(tables.details(data), encoding="utf-8")
     if a.readme:
-        tables.paste(a.readme, tables.summary(data))
+        link = Path(os.path.relpath(a.out.with_suffix(".md"), a.readme.parent)).as_posix()
+        tables.paste(a.readme, tables.summary(data, link))
     print(f"{a.out}, and .md and plots beside it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0, 1 where a work was refused by --check, 2 where it cannot start."""
+    """The command; returns 0, 1 if --check refused a work, or 2 if it cannot start."""
     a = arguments(sys.argv[1:] if argv is None else argv)
     data = read(a.out)
     if a.render:

@@ -1,8 +1,8 @@
 """python scripts/make_arrays.py [FOLDER]: example data for experiment=arrays_finetune.
 
-Writes base.npz (1,000 rows) and new.npz (100 rows), each with x [rows, 10] and y [rows, 1]: what any user's own data
-look like. Both follow y = sin(a . x) + b . x + 0.1 noise with hidden a and b; those of new.npz differ a little, so what
-is learned from the first file helps with the second but is not enough. The same bytes on every call.
+Writes base.npz (1,000 rows) and new.npz (100 rows), each with x [rows, 10] and y [rows, 1], in the form that your own
+data should have. Both follow y = sin(a . x) + b . x + 0.1 noise with hidden a and b; those of new.npz differ a little,
+so what is learned from the first file helps with the second but is not enough. Every call writes the same bytes.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """python scripts/memory.py: memory of one outer step of MAML, checkpointed MAML and iMAML by number of inner steps.
 
-Beside them the loop over tasks of plain PyTorch, as learn2learn and higher run it: torch.autograd with create_graph,
-one backward pass per task. With --omniglot FOLDER also for the convolutional network, 5-way 1-shot, 32 tasks.
+Beside them a loop over tasks in plain PyTorch, as in learn2learn and higher: torch.autograd with create_graph, one
+backward pass per task. With --omniglot FOLDER also for the convolutional network, 5-way 1-shot, 32 tasks.
 
-Every measurement is a process of its own: it takes one outer step, returns what it can to the system, and takes
-another; the figure is how far the peak of its resident memory in the second step lies above where it was before. So
-neither Python nor torch nor the optimiser's state counts. Writes scripts/results/memory.json and .md. Linux only.
+Each measurement is a process of its own. It takes one outer step, returns what it can to the system, and takes
+another; the figure is the peak of its resident memory in the second step minus its resident memory before it. So
+Python, torch and the optimiser's state do not count. Writes scripts/results/memory.json and .md. Linux only.
 
---steps 1,5,20,100 and --set KEY=VALUE (any setting of metaexp.train) measure something else; --out says where.
+--steps 1,5,20,100 and --set KEY=VALUE (any setting of metaexp.train) measure other cases; --out says where to write.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OMNIGLOT = [
     "task=omniglot", "task.ways=5", "task.shots=1", "task.queries=15", "meta_batch=32", "compile=false", "device=cpu",
     "device.threads=1", "algo.inner_lr=0.1",
 ]  # fmt: skip
-# Blocks from 64 KiB on come from the system and go back to it, so that what was freed does not hide what is needed.
+# Blocks of 64 KiB or more come from the system and return to it, so that freed memory does not hide what is needed.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 

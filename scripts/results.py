@@ -1,10 +1,11 @@
-"""python scripts/results.py FOLDER... [--out FOLDER] [--readme README.md] [--replace]: run folders -> committed tables.
+"""python scripts/results.py FOLDER... [--out FOLDER] [--readme PAGE] [--replace]: run folders -> committed tables.
 
 Reads every finished run under the folders and writes
     results.json  every run and every group of runs that differ in the seed alone
-    runs.md       one table per run's numbers: each seed stands for itself, with the interval over its test tasks
+    runs.md       one table per run's numbers: each seed by itself, with the interval over its test tasks
     summary.md    groups beside the papers; several seeds give a mean with an interval over seeds
-With --readme the summary also replaces what stands between `<!-- results -->` and `<!-- end of results -->` there.
+With --readme docs/results.md the summary also replaces the text between `<!-- results -->` and
+`<!-- end of results -->` on that page.
 
 Two intervals, never mixed: over tasks 1.96 s / sqrt(tasks), how well one trained learner is measured; over seeds
 Student's t with seeds - 1 degrees of freedom, how much a new training would differ.
@@ -86,7 +87,7 @@ def numbers(values: np.ndarray, step: int, larger_is_better: bool) -> dict[str, 
 
 
 def shown_steps(experiment: str | None, metric: str, last: int) -> list[int]:
-    """The inner steps of a metric that are reported: those of the paper, else 0, 1 and the last."""
+    """The inner steps for which a metric is reported: those of the paper, else 0, 1 and the last."""
     paper = PAPERS.get(str(experiment))
     found = paper.values.get(metric, {-1: ""}) if paper else {0: "", 1: "", -1: ""}
     return sorted({last if step < 0 else min(step, last) for step in found})
@@ -100,7 +101,7 @@ def command(config: dict[str, Any]) -> str:
     for group, choice in load(words)["choices"].items():
         if choice != choices.get(group) and group != "device":
             words.append(f"{group}={choices[group]}")
-    if load(words)["steps"] != config["steps"]:  # first of all: a schedule may follow the number of steps
+    if load(words)["steps"] != config["steps"]:  # first, since a schedule may depend on the number of steps
         words.append(f"steps={config['steps']}")
     base = load([*words, f"seed={config['seed']}"])
     changed = [
@@ -113,7 +114,7 @@ def command(config: dict[str, Any]) -> str:
 
 
 def cpu(result: dict[str, Any], host: str | None) -> str:
-    """The processor's name; a run that does not tell it (an older one) must have been made on this machine."""
+    """The processor's name; a run that does not record it (an older one) must have been made on this machine."""
     told = result.get("machine", {}).get("cpu")
     return told or (processor() if host == socket.gethostname() else f"unknown (host {host})")
 
@@ -160,7 +161,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def find_runs(folders: list[Path]) -> list[dict[str, Any]]:
-    """All finished runs under the folders, by label and seed; of two of the same command and seed the newest."""
+    """All finished runs under the folders, by label and seed; of two with the same command and seed, the newer one."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for file in sorted({file for folder in folders for file in folder.rglob("status.json")}):
         if not (file.parent / "result.json").exists():
@@ -273,7 +274,7 @@ def summary(groups: list[dict[str, Any]]) -> str:
         head = ["experiment", "outer steps", "seeds", *(f"{n}: {w}" for n in names for w in ("paper", "here"))]
         rows = [_accuracies(g) for g in classification]
         text += ["Classification, accuracy in percent after the last inner step:\n", table(head, rows)]
-    text += ["The commands, and where the published numbers stand:\n"]
+    text += ["The commands, and the sources of the published numbers:\n"]
     for g in groups:
         paper = PAPERS.get(str(g["experiment"]))
         line = g["command"] + (f" seed={g['seeds'][0]}" if len(g["seeds"]) == 1 else "")
@@ -332,7 +333,7 @@ def _provenance(run: dict[str, Any]) -> list[str]:
 
 
 def _lost(file: Path, runs: list[dict[str, Any]]) -> list[str]:
-    """What the tables there report and these runs do not."""
+    """Labels that the existing tables report and these runs lack."""
     if not file.exists():
         return []
     there = json.loads(file.read_text(encoding="utf-8"))["runs"]
@@ -344,8 +345,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
-    parser.add_argument("--readme", type=Path, help="a file to paste the summary into")
-    parser.add_argument("--replace", action="store_true", help="drop what stands in the tables and not in the folders")
+    parser.add_argument("--readme", metavar="PAGE", type=Path, help="page to paste the summary into: docs/results.md")
+    parser.add_argument("--replace", action="store_true", help="drop what is in the tables and not in the folders")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders)
     if not runs:

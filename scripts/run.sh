@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scripts/run.sh algo=reptile task=sine
-# Makes .venv if it is missing, installs metaexp into it, then runs `python -m metaexp.train` with the given arguments.
+# Creates .venv if it is missing, installs metaexp into it, and runs `python -m metaexp.train` with the given arguments.
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/_env.sh"
 prepare run ""

@@ -1,4 +1,4 @@
-"""From single measurements to rows, Markdown and the README."""
+"""From single measurements to rows, Markdown and the page docs/speed.md."""
 
 import statistics
 from collections.abc import Iterable
@@ -125,18 +125,20 @@ def provenance(data: Row) -> str:
 
 
 LEGEND = (
-    "Milliseconds per outer step: median over rounds of fresh processes in turn, ours with Lightning, logging and "
-    "progress on. peer / ours: of the same round, least and largest in brackets; above 1 ours is faster. MB: peak of "
-    "the process. Estimated: not installed here, plain loop times the ratio published with the peers' scripts. Wrong "
-    "gradient, other objective: not the same work, never counted as best. Omniglot: ours draws real episodes inside "
-    "the step, the peers turn over four batches made before the clock starts.\n"
+    "Milliseconds per outer step, the median over rounds; in a round each program runs once, in a fresh process. "
+    "'Ours' is metaexp with Lightning, logging and the progress display on. 'peer / ours' is the ratio within a round, "
+    "with the smallest and the largest in brackets; above 1, metaexp is faster. 'MB' is the peak memory of the "
+    "process. 'Estimated': not installed here; the time of the plain loop times the ratio published with the peers' "
+    "scripts. 'Wrong gradient' and 'other objective': not the same work, so never counted as the best. On Omniglot "
+    "metaexp draws real episodes inside the step; the peers cycle through four batches made before timing starts.\n"
 )
 
 
-def summary(data: Row) -> str:
-    """What the README shows."""
+def summary(data: Row, link: str) -> str:
+    """What docs/speed.md shows: the best peers. `link` leads from there to the page with all of them."""
     table = rows(data.get("runs", []))
-    return "\n".join([LEGEND, works_table(best(table), data.get("checks", {})), provenance(data)])
+    every = f"All peers, and the date, commit, machine, versions and command of each measurement: [bench.md]({link}).\n"
+    return "\n".join([LEGEND, works_table(best(table), data.get("checks", {})), every])
 
 
 def details(data: Row) -> str:

@@ -1,4 +1,4 @@
-"""A comparison as a page of tables, as JSON, and as the README's short table."""
+"""A comparison as a page of tables, as JSON, and as a short table for docs/methods.md."""
 
 import fnmatch
 import json
@@ -155,10 +155,11 @@ def _search(c: Comparison) -> list[str]:
     return [*lines, "", *(line.replace(f"{c.folder}/", "") for line in told)]
 
 
-def short(c: Comparison, command: str) -> str:
-    """The README's table: a line per method, best first, each round's mean over seeds with its interval over seeds.
+def short(c: Comparison, command: str, link: str) -> str:
+    """The short table: a line per method, best first, each round's mean over seeds with its interval over seeds.
 
-    `short` of the file names its metrics, by default the first; second tests have columns of their own.
+    `short` in the comparison's file names the metrics, by default the first; second tests have columns of their own.
+    `link` leads from the page with this table to the full one.
     """
     shown, first = c.spec.get("short", c.spec["metrics"][:1]), c.spec["metrics"][0]
     rounds = {round_: runs for round_ in TITLES if (runs := c.runs(round_, again=True))}
@@ -186,7 +187,7 @@ def short(c: Comparison, command: str) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
     count = any_run.result["test"][first]["tasks"] if any_run and first in any_run.result["test"] else "-"
     lines += ["", f"{seeds} seed(s), {count} test tasks, ± is the 95 % interval {about}."]
-    lines[-1] += f" [Everything](scripts/results/{c.name}.md): {where(c, command)}"
+    lines[-1] += f" [All results]({link}): {where(c, command)}"
     return "\n".join(lines) + "\n"
 
 

@@ -176,15 +176,25 @@ def test_tables_show_notes_refusals_and_where_it_was_measured(tmp_path: Path) ->
     assert "- omniglot-anil: not timed, vmap differs by 1.0e-02" in text
     assert "| configuration error | 0.51 |" in text
     assert text.count("2026-01-02, commit 0123456789, a CPU, 2 cores") == 1
-    readme = tmp_path / "README.md"
-    readme.write_text("above\n<!-- bench -->\nold\n<!-- /bench -->\nbelow\n")
-    tables.paste(readme, tables.summary(data))
-    tables.paste(readme, tables.summary(data))
-    middle = readme.read_text().removeprefix("above\n<!-- bench -->\n").removesuffix("<!-- /bench -->\nbelow\n")
-    assert middle.strip() == tables.summary(data).strip()
+    page = tmp_path / "speed.md"
+    page.write_text("above\n<!-- bench -->\nold\n<!-- /bench -->\nbelow\n")
+    shown = tables.summary(data, "../bench.md")
+    tables.paste(page, shown)
+    tables.paste(page, shown)
+    middle = page.read_text().removeprefix("above\n<!-- bench -->\n").removesuffix("<!-- /bench -->\nbelow\n")
+    assert middle.strip() == shown.strip()
+    assert "plain-loop" in shown
+    assert shown.endswith(": [bench.md](../bench.md).\n")
     (tmp_path / "other.md").write_text("nothing")
     with pytest.raises(ValueError, match=r"other.md: needs one <!-- bench -->"):
         tables.paste(tmp_path / "other.md", "text")
+
+
+def test_the_page_shows_the_committed_measurements() -> None:
+    data = json.loads((ROOT / "scripts/results/bench.json").read_text(encoding="utf-8"))
+    shown = tables.summary(data, "../scripts/results/bench.md").strip()
+    assert shown in (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    assert tables.details(data) == (ROOT / "scripts/results/bench.md").read_text(encoding="utf-8")
 
 
 # -- equal work --------------------------------------------------------------------------------------------------------

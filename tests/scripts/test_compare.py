@@ -103,10 +103,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Commands
     file = place / "two.yaml"
     file.write_text(yaml.safe_dump(SPEC, sort_keys=False))
     commands = Commands()
-    readme = place / "README.md"
-    readme.write_text("Before\n<!-- two --><!-- /two -->\nafter\n")
+    (place / "docs").mkdir()
+    short = place / "docs" / "methods.md"
+    short.write_text("Before\n<!-- two --><!-- /two -->\nafter\n")
     with patch.object(plan, "subprocess", commands):
-        compare(file, place / "runs", "--jobs", 1, "--out", place, "--readme", readme)
+        compare(file, place / "runs", "--jobs", 1, "--out", place, "--readme", short)
     return file, place / "runs", commands
 
 
@@ -186,6 +187,7 @@ def test_equal_time_is_speed_times_seconds(made):
 
 def test_tables(made):
     _, folder, _ = made
+    assert "[All results](../two.md): " in (folder.parent / "docs/methods.md").read_text()
     shown = (folder.parent / "two.md").read_text()
     assert "## Equal numbers of training tasks: 40 training tasks each" in shown
     assert "## Equal training time: 0.2 s each" in shown
@@ -301,8 +303,8 @@ def test_a_second_test_is_made_once_and_its_failure_is_told(tmp_path):
     with patch.object(plan, "subprocess", commands):
         compare(tmp_path / "again.yaml", tmp_path / "r", "--jobs", 1, "--out", tmp_path, "--rounds", "tasks")
     assert (len(commands.typed), len(commands.again)) == (2, 3)
-    (readme := tmp_path / "README.md").write_text("<!-- again --><!-- /again -->")
-    compare(tmp_path / "again.yaml", tmp_path / "r", "--out", tmp_path, "--render", "--readme", readme)
+    (short := tmp_path / "methods.md").write_text("<!-- again --><!-- /again -->")
+    compare(tmp_path / "again.yaml", tmp_path / "r", "--out", tmp_path, "--render", "--readme", short)
     folder = next((tmp_path / "r/tasks/mean/0").glob("2*"))
     own, second = (
         json.loads(file.read_text())["test"]["mse"]
@@ -310,8 +312,8 @@ def test_a_second_test_is_made_once_and_its_failure_is_told(tmp_path):
     )
     assert own["mean"] != second["mean"]
     values = [f"{number(one['mean'])} ± {number(one['ci95'], 2)}" for one in (own, second)]
-    assert "| method | mse, 40 training tasks each | mse, shots 3 | steps |\n" in readme.read_text()
-    assert f"| `mean` | {values[0]} | {values[1]} | 0 |\n" in readme.read_text()
+    assert "| method | mse, 40 training tasks each | mse, shots 3 | steps |\n" in short.read_text()
+    assert f"| `mean` | {values[0]} | {values[1]} | 0 |\n" in short.read_text()
 
 
 def test_uneven_budgets_are_refused(tmp_path):

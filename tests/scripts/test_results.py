@@ -70,13 +70,13 @@ def tables(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     make(tmp_path / "one", ["algo=maml", "task=omniglot", "steps=7", "task.root=/x"], dict.fromkeys(names, rising))
     (tmp_path / "two").mkdir()
     (tmp_path / "two/status.json").write_text("{}")
-    readme = tmp_path / "README.md"
-    readme.write_text("above\n<!-- results -->\nold\n<!-- end of results -->\nbelow\n")
-    command = ["results.py", str(tmp_path), "--out", str(tmp_path / "out"), "--readme", str(readme)]
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- results -->\nold\n<!-- end of results -->\nbelow\n")
+    command = ["results.py", str(tmp_path), "--out", str(tmp_path / "out"), "--readme", str(page)]
     monkeypatch.setattr(sys, "argv", command)
     results.main()
     texts = {name: (tmp_path / "out" / name).read_text() for name in ("results.json", "runs.md", "summary.md")}
-    return {**texts, "data": json.loads(texts["results.json"]), "readme": readme.read_text()}
+    return {**texts, "data": json.loads(texts["results.json"]), "page": page.read_text()}
 
 
 def test_tables_do_not_drop_what_they_report(
@@ -134,8 +134,8 @@ def test_classification_has_a_column_for_every_way_to_normalise(tables: dict[str
     assert (last["step"], last["worst"], last["worse"], last["median"]) == (3, 0.1, 1, 0.9)
 
 
-def test_the_readme_gets_the_summary(tables: dict[str, Any]) -> None:
-    middle = tables["readme"].removeprefix("above\n<!-- results -->\n").removesuffix("<!-- end of results -->\nbelow\n")
+def test_the_page_gets_the_summary(tables: dict[str, Any]) -> None:
+    middle = tables["page"].removeprefix("above\n<!-- results -->\n").removesuffix("<!-- end of results -->\nbelow\n")
     assert middle.strip() == tables["summary.md"].strip()
 
 

@@ -1,12 +1,12 @@
-"""README says what is there: its commands are valid, its examples run, its links and tables are true."""
+"""README and the pages in docs/: their commands are valid, their examples run, their links and tables are true."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,14 +21,15 @@ from PIL import Image
 
 from metaexp import errors
 from metaexp.config.settings import Settings, load
-from metaexp.contract import check_family, check_learner, check_model
+from metaexp.contract import check_learner
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
 from metaexp.run.sweep_jobs import find_jobs
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README, TEXT = PAGES[ROOT / "README.md"], "\n".join(PAGES.values())
 TINY = "device=cpu steps=2 meta_batch=2 test.tasks=2 compile=false".split()
 START, END = "<!-- results -->\n", "<!-- end of results -->"
 
@@ -42,8 +43,9 @@ class Block(NamedTuple):
 
 
 BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", TEXT, re.M | re.S)]
-LINES = [line for block in BLOCKS if block.kind == "bash" for line in block.text.splitlines()]
+LINES = list(dict.fromkeys(line for block in BLOCKS if block.kind == "bash" for line in block.text.splitlines()))
 FILES = {block.file: block.text for block in BLOCKS if block.file}
+SCRIPTS = [name for name in FILES if name.endswith(".py") and "/" not in name]
 
 
 class Line(NamedTuple):
@@ -76,7 +78,7 @@ OWN = [line for line in TRAINING if "--config-dir" in line]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A reader's folder: every file of README, example data, pictures of 15 classes; the working folder."""
+    """A reader's folder, which is the working folder: every file of the pages, example data, pictures of 15 classes."""
     folder = tmp_path_factory.mktemp("reader")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +130,11 @@ def test_every_command_is_valid(line: str, place: Path) -> None:
 
 
 def test_the_commands_named_in_the_text_exist() -> None:
-    inside = {shlex.split(line)[0] for line in re.findall(r"`((?:scripts/|\.venv/bin/)[^`\n]+)`", TEXT)}
-    assert inside <= {"scripts/run.sh", "scripts/test.sh", ".venv/bin/python"}
+    inside = [shlex.split(line) for line in re.findall(r"`((?:scripts/|\.venv/bin/)[^`\n]+)`", TEXT)]
+    for words in inside:
+        scripts = [word for word in words if word.startswith("scripts/")]
+        assert scripts or words[0] == ".venv/bin/python"
+        assert all((ROOT / script).exists() for script in scripts)
     for name in re.findall(r"metaexp\.(\w+)", " ".join(LINES)):
         assert importlib.util.find_spec(f"metaexp.{name}") is not None
 
@@ -143,7 +148,7 @@ def test_the_mistake_shown_is_answered_as_shown() -> None:
 
 
 def test_every_setting_in_the_table_exists() -> None:
-    rows = re.findall(r"^\| `([^`|]+=[^`|]+)` \|", TEXT, re.M)
+    rows = [row[0] for row in table("setting", PAGES[ROOT / "docs/command_line.md"])]
     typed = {word.split("=")[0]: word for row in rows for word in row.split()}
     assert len(typed) > 25
     settings = Settings([])
@@ -189,11 +194,29 @@ def test_the_example_trains_and_tests(line: str, place: Path) -> None:
     assert all(np.isfinite(values).all() for values in scores.values())
 
 
-def test_the_examples_keep_the_promises_of_their_kind(place: Path) -> None:
-    ridge, decay, waves = (module(place / f"mine/{name}.py") for name in ("ridge", "decay", "waves"))
-    check_learner(lambda family: ridge.Ridge(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5), tasks=50)
-    check_family(decay.Decay(shots=5, queries=5))
-    check_model(partial(waves.Waves, width=8), (3, 2))
+def test_every_example_has_a_name_under_which_it_is_run() -> None:
+    named = [block for block in BLOCKS if block.kind in ("python", "yaml")]
+    assert all(block.file for block in named)
+    assert len(named) == len(FILES)  # no name twice
+    assert {"use.py", "library.py", "check_ridge.py", "check_decay.py", "check_waves.py"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("use.py", "library.py")])
+def test_the_script_runs(name: str, place: Path) -> None:
+    exec(compile(FILES[name], name, "exec"), {})
+
+
+def test_the_example_of_the_readme_keeps_the_promises_of_a_learner(place: Path) -> None:
+    matching = module(place / "mine/matching.py").Matching
+    check_learner(lambda family: matching(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5), tasks=50)
+
+
+def test_the_metric_of_the_example_is_the_mean_absolute_error(place: Path) -> None:
+    family = module(place / "mine/absolute.py").AbsoluteSine(shots=5, queries=7)
+    target = family.sample("test", torch.arange(1)).query.y[0]
+    assert list(family.metrics) == ["mae", "mse"]
+    assert float(family.metrics["mae"](target + 0.25, target)) == pytest.approx(0.25, abs=1e-6)
+    assert float(family.metrics["mae"](target[:0], target[:0])) == 0
 
 
 def test_the_library_example_learns_with_a_frozen_body(place: Path) -> None:
@@ -229,18 +252,39 @@ def test_the_shipped_run_fits_a_sine(monkeypatch: pytest.MonkeyPatch, capsys: py
 # --- what it points at, what it claims
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
-    titles = re.findall(r"^#+ (.*)", text, re.M)
-    headings = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    assert name != "README.md" or len(links) > 5
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in headings
-        elif not link.startswith("http"):
-            assert (ROOT / link).exists(), link
+def without_code(path: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def links(path: Path) -> list[str]:
+    return [link for link in re.findall(r"\]\(([^)]+)\)", without_code(path)) if not link.startswith("http")]
+
+
+def anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)", without_code(path), re.M)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in links(path):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in links(ROOT / "docs/README.md")}
+    assert {path for path in PAGES if path.name != "README.md"} <= listed
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 300
 
 
 def test_pictures_are_small_and_used() -> None:
@@ -254,28 +298,70 @@ def test_pictures_are_small_and_used() -> None:
             assert image.width >= 900
 
 
-def test_the_table_of_pairs_is_conf() -> None:
-    (table,) = re.findall(r"^\| \| `sine`.*?\n\n", TEXT, re.M | re.S)
-    lines = table.strip().splitlines()
-    head, _, kinds, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
-    assert set(head[1:]) == {file.stem for file in (ROOT / "conf/task").glob("*.yaml")}
-    assert {row[0] for row in rows} == {file.stem for file in (ROOT / "conf/algo").glob("*.yaml")}
-    settings = Settings([])
-    for task, kind in zip(head[1:], kinds[1:], strict=True):
+def table(head: str, text: str = TEXT) -> list[list[str]]:
+    """The cells of the table whose first row begins so, without that row and backticks."""
+    (found,) = re.findall(rf"^\| {re.escape(head)} \|.*?\n(?=\n)", text, re.M | re.S)
+    _, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in found.strip().splitlines()]
+    return rows
+
+
+def choices(group: str) -> set[str]:
+    return {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
+
+
+def test_the_tables_of_parts_are_conf() -> None:
+    algos, tasks, models = (table(f"`{group}=`", README) for group in ("algo", "task", "model"))
+    assert {row[0] for row in algos} == choices("algo")
+    assert {row[0] for row in models} == choices("model")
+    assert {row[0] for row in tasks} == choices("task")
+    needs = {"all": {}, "classification": {"kind": ["classification"]}, "with an oracle": {"oracle": "known"}}
+    for algo, wanted, _ in algos:
+        assert yaml.safe_load((ROOT / f"conf/algo/{algo}.yaml").read_text()).get("needs", {}) == needs[wanted], algo
+    for task, kind, oracle, _ in tasks:
         given = yaml.safe_load((ROOT / f"conf/task/{task}.yaml").read_text())["gives"]
-        assert given["kind"] == kind
-        if task in ("sine", "omniglot"):  # one of each kind; tests/test_contract.py makes and trains them all
-            for row in rows:
-                works = {
-                    "yes": nullcontext(),
-                    "no": pytest.raises(errors.ConfigError, match=f"algo={row[0]} needs "),
-                }
-                with works[row[head.index(task)]]:
-                    settings.load([f"algo={row[0]}", f"task={task}"])
-    assert {cell for row in rows for cell in row[1:]} == {"yes", "no"}
+        assert (given["kind"], given["oracle"]) == (kind, {"yes": "known", "no": "none"}[oracle]), task
+    settings = Settings([])  # needs and gives do what they say; tests/test_contract.py makes and trains all pairs
+    for algo, task in (("protonet", "sine"), ("oracle", "omniglot")):
+        with pytest.raises(errors.ConfigError, match=f"algo={algo} needs "):
+            settings.load([f"algo={algo}", f"task={task}"])
+
+
+def test_the_headline_numbers_are_on_the_pages() -> None:
+    rows = table("method", README)
+    assert len(rows) > 3
+    for *_, published, _, link in rows:
+        assert published in PAGES[ROOT / re.findall(r"\(([^)]+)\)", link)[0]], published
+    pages = PAGES[ROOT / "docs/results.md"] + PAGES[ROOT / "docs/methods.md"]
+    intervals = re.findall(r"(-?\d+\.\d+) ± (\d+\.\d+)", README)
+    assert len(intervals) > len(rows)
+    for mean, half in intervals:
+        fractions = f"{float(mean) / 100:.4f} ± {float(half) / 100:.4f}"  # of what README has in percent
+        assert f"{mean} ± {half}" in pages or fractions in pages, mean
+    for number in re.findall(r"(\d\.\d+)\s+ms", README):
+        assert f"| {number} |" in PAGES[ROOT / "docs/speed.md"]
+
+
+def _target(algo: str) -> str:
+    """The class that an algorithm's file names, or the file that it builds on."""
+    content = yaml.safe_load((ROOT / f"conf/algo/{algo}.yaml").read_text())
+    return str(content["_target_"]) if "_target_" in content else _target(content["defaults"][0])
+
+
+def test_the_table_of_methods_is_true() -> None:
+    runs = json.loads((ROOT / "scripts/results/sine.json").read_text())["tasks"]
+    adapted = {run["method"]: f"{run['adapted_parameters']:,}" for run in runs}
+    seen = set()
+    for names, _, numbers, ways in table("`algo=`", PAGES[ROOT / "docs/choosing_an_algorithm.md"]):
+        for name in names.replace("`", "").split(", "):
+            seen.add(name)
+            assert numbers in ("-", adapted.get(name, numbers)), name
+            *home, kind = _target(name).split(".")
+            method = getattr(importlib.import_module(".".join(home)), kind)
+            assert ways == ("yes" if method.any_ways else "no"), name
+    assert seen == choices("algo") - {"mean", "neighbour", "oracle"}
 
 
 def test_the_table_of_results_is_the_committed_one() -> None:
-    shown = TEXT.split(START)[1].split(END)[0].strip()
+    shown = PAGES[ROOT / "docs/results.md"].split(START)[1].split(END)[0].strip()
     committed = ROOT / "scripts/results/summary.md"
     assert shown == (committed.read_text(encoding="utf-8").strip() if committed.exists() else "")
