@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import MetaLearner
-from metaexp.models.norms import depends_on_batch
+from metaexp.models.norms import depends_on_batch, in_mode
 from metaexp.models.running_norms import absorb_statistics, batch_statistics, keep_running, keeps_running
 from metaexp.types import Episode, Examples
 
@@ -84,7 +84,7 @@ class FeatureLearner(MetaLearner):
         looks at one example at a time."""
         if mode != "running" and self.reads_batch():
             return super().reader(mode, support, x)
-        z = self.features(x) if mode == "running" else self.in_mode(mode, self.features, support, x)
+        z = self.features(x) if mode == "running" else in_mode(mode, self.model, self.features, support.x, x)
         return lambda adapted: self.read(adapted, z)
 
 

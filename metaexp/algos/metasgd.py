@@ -5,16 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from metaexp.algos.base import MetaLearner, ModelFactory
+from metaexp.algos.base import ModelFactory
+from metaexp.algos.gradient import GradientLearner, trainable
 from metaexp.algos.views import Bars, View
-from metaexp.checks import whole
-from metaexp.inner import SGD, Descent, Tree, descend
-from metaexp.types import Episode, Examples
+from metaexp.inner import SGD, InnerLoop, Tree
+from metaexp.types import Episode
 
 
-class MetaSGD(MetaLearner):
+class MetaSGD(GradientLearner):
     """MAML with a rate of its own for every element of every parameter: theta' = theta - alpha o grad L_S(theta).
 
     "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", Li, Zhou, Chen, Li, 2017, algorithm 1. alpha has the
@@ -41,45 +40,28 @@ class MetaSGD(MetaLearner):
         loss: Any = None,
         mapping: str | int = "auto",
     ):
-        super().__init__(family, model, loss, mapping)
-        low, high = (inner_lr, inner_lr) if isinstance(inner_lr, (int, float)) else _range(inner_lr)
+        low, high = (inner_lr, inner_lr) if isinstance(inner_lr, int | float) else _range(inner_lr)
         if not 0 < low <= high:
             raise ValueError(f"inner_lr={inner_lr}: must be above 0, one number or [low, high]")
-        self.inner_steps, self.first_order = inner_steps, first_order
-        self.test_steps = inner_steps if test_steps is None else test_steps
-        for name, steps, least in (("inner_steps", inner_steps, 1), ("test_steps", self.test_steps, 0)):
-            whole(name, steps, least)
-        start = {_key(name): torch.empty_like(p).uniform_(low, high) for name, p in self._start().items()}
+        inner_loop = InnerLoop.of(SGD(), {}, inner_steps, test_steps=test_steps, first_order=first_order)
+        super().__init__(family, model, inner_loop, loss, mapping)
+        self.inner_lr = inner_lr
+        start = {_key(name): torch.empty_like(p).uniform_(low, high) for name, p in self.initial().items()}
         self.rates = nn.ParameterDict({name: nn.Parameter(rate.detach()) for name, rate in start.items()})
 
-    def _start(self) -> Tree:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+    def initial(self) -> Tree:
+        """theta."""
+        return trainable(self.model)
 
-    def _descend(self, support: Examples, steps: int, first_order: bool) -> Descent:
-        start = self._start()
-        rates = {name: self.rates[_key(name)] for name in start}
-
-        def loss(params: Tree, step: int) -> Tensor:
-            return self.loss(self.predict(params, support.x), support.y)
-
-        return descend(loss, start, SGD(), rates, steps, first_order)
-
-    def adapt(self, support: Examples, key: Tensor) -> Tree:
-        """The adapted parameters after `inner_steps` steps on the support set."""
-        return self._descend(support, self.inner_steps, self.first_order).path[-1]
-
-    def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
-        """The adapted parameters after 0, 1, ..., steps steps."""
-        return self._descend(support, steps, first_order=True).path
-
-    def predict(self, adapted: Tree, x: Tensor) -> Tensor:
-        """The network with the adapted parameters in place of its own."""
-        return functional_call(self.model, adapted, (x,))
+    def inner_loop(self) -> InnerLoop:
+        """With the rates as they have been learned."""
+        rates = {name: self.rates[_key(name)] for name in self.initial()}
+        return self.inner._replace(lr=rates, test_lr=rates)
 
     def _layers(self) -> dict[str, Tensor]:
         """The rates of each layer, [numbers in it]."""
         layers: dict[str, list[Tensor]] = {}
-        for name in self._start():
+        for name in self.initial():
             layers.setdefault(name.rpartition(".")[0], []).append(self.rates[_key(name)].flatten())
         return {layer: torch.cat(rates) for layer, rates in layers.items()}
 

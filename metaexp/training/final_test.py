@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from metaexp.evaluation.baselines import floors
 from metaexp.evaluation.calibration import calibration
-from metaexp.evaluation.scores import Scores, evaluate, summary
+from metaexp.evaluation.scores import Scores, evaluate, summary, validator
 from metaexp.evaluation.shots_curve import ShotsCurve, shots_curve
 from metaexp.loggers.tensorboard import Board
 from metaexp.storage.checkpoint_file import Checkpoints, versions
@@ -46,7 +46,7 @@ def test(
         learner.load_state_dict(best[0]["state_dict"])
         step, kind = best[0]["metaexp"]["step"], "best"
     with trainer.precision_plugin.forward_context():
-        chosen = learner.finish()
+        chosen = learner.finish(validator(learner))
         tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
         print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
         tick = _ticker(control, f"tested {{}}/{tasks}")
@@ -61,7 +61,7 @@ def test(
         show_views(learner, "test", board, control.step, _say)
         if learner.trains:
             learner.load_state_dict(initial)
-            learner.finish()  # the untrained network, too, has the rate that suits it
+            learner.finish(validator(learner))  # the untrained network, too, has the rate that suits it
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
     larger = family.larger
     folder.write_arrays("test_scores.npz", **_arrays(scores, beside, by_shots))
