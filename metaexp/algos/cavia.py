@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.gradient import GradientLearner
@@ -76,6 +77,10 @@ class CAVIA(GradientLearner):
         """[n, *x_shape] -> [n, out]: the shared network in this context."""
         prediction: Tensor = self.model(z, adapted["phi"])
         return prediction
+
+    def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
+        """`inner_gradient_norm`: Euclidean norm of the support loss's gradient in phi, at 0."""
+        return {"inner_gradient_norm": grad(self.inner_loss)(self.initial(), episode.support)["phi"].norm()}
 
     def views(self, episode: Episode) -> dict[str, View]:
         """`context`: phi of each task after adaptation, coloured by the first number that is known of each task."""
