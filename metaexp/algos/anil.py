@@ -51,17 +51,9 @@ class ANIL(FeatureLearner, GradientLearner):
         if not self.initial():
             raise ValueError("model: ANIL adapts the head, and no parameter of it requires a gradient")
 
-    def _head(self) -> nn.Module:
-        head: nn.Module = self.model.head  # type: ignore[assignment]
-        return head
-
     def initial(self) -> Tree:
         """The meta-learned head."""
-        return trainable(self._head())
-
-    def seen(self, support: Examples) -> Examples:
-        """The features of the support set, [n, d]."""
-        return Examples(self.features(support.x), support.y)
+        return trainable(self.model.get_submodule("head"))
 
     def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tree:
         """The head after `inner_steps` steps on the support features."""
@@ -69,8 +61,8 @@ class ANIL(FeatureLearner, GradientLearner):
 
     def read(self, adapted: Tree, z: Tensor) -> Tensor:
         """The adapted head on features: [m, d] -> [m, out]."""
-        return functional_call(self._head(), adapted, (z,))
+        return functional_call(self.model.get_submodule("head"), adapted, (z,))
 
     def reads_batch(self) -> bool:
         """See `FeatureLearner`: the head may contain a batch norm."""
-        return depends_on_batch(self._head())
+        return depends_on_batch(self.model.get_submodule("head"))

@@ -1,4 +1,4 @@
-"""The shell that every meta-learner shares: write `adapt` and `predict` for ONE task, the rest is here."""
+"""What every meta-learner shares: a method writes `adapt` and `predict` for ONE task, the rest is here."""
 
 from collections.abc import Callable
 from functools import partial
@@ -91,8 +91,8 @@ class MetaLearner(L.LightningModule):
     def metrics(self) -> dict[str, Metric]:
         """Metrics of one task by name, of what `predict` gives; the first selects the best checkpoint.
 
-        The family's; a method whose predictions are more than the family's targets (a mean and a deviation) says here
-        how to read them.
+        The family's; a method whose predictions are more than the family's targets (a mean and a deviation) defines
+        here how to read them.
         """
         return self.family.metrics
 
@@ -117,8 +117,12 @@ class MetaLearner(L.LightningModule):
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """One task's outer loss [] and logs (a tree of tensors): the loss of the adapted predictor on the query set."""
         prediction = self.predict(self.adapt(episode.support, episode.key), episode.query.x)
-        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
-        return self.loss(prediction, episode.query.y), metrics
+        return self.loss_and_metrics(prediction, episode.query.y)
+
+    def loss_and_metrics(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Loss [] and metrics [] of a prediction [n, out] for the targets y [n, y_dim]."""
+        metrics = {name: metric(prediction, y) for name, metric in self.metrics.items()}
+        return self.loss(prediction, y), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """Further numbers of one task for the boards at validation, [] each."""

@@ -16,8 +16,8 @@ from metaexp.types import Episode, Examples
 class FeatureLearner(MetaLearner):
     """A method writes `fit` and `read` on features [n, d]; they are computed once per task.
 
-    `normalise` says where batch norms take their statistics. "running": in training support and query examples pass
-    the body in one batch, and running averages (0.1, as in torch; the mean over the tasks of a meta-batch) are
+    `normalise` decides where batch norms take their statistics from. "running": in training support and query examples
+    pass the body in one batch, and running averages (0.1, as in torch; the mean over the tasks of a meta-batch) are
     used at validation and test. "batch": support and queries pass it apart and the statistics are those of the batch
     at hand, at test in every mode of `test.normalise`. Where nothing depends on the batch the two are one.
     """
@@ -59,8 +59,8 @@ class FeatureLearner(MetaLearner):
             else:
                 z, z_query = self.features(torch.cat((support.x, query.x))).split((len(support.x), len(query.x)))
         prediction = self.read(self.fit(z, support.y, episode.key), z_query)
-        logs: dict[str, Any] = {name: metric(prediction, query.y) for name, metric in self.metrics.items()}
-        return self.loss(prediction, query.y), logs | ({"statistics": seen} if seen else {})
+        loss, metrics = self.loss_and_metrics(prediction, query.y)
+        return loss, metrics | ({"statistics": seen} if seen else {})
 
     def absorb(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Take the batch statistics into the running averages."""

@@ -12,6 +12,7 @@ from metaexp.algos.base import MetaLearner, ModelFactory, Validate
 from metaexp.algos.gradient import trainable
 from metaexp.checks import whole
 from metaexp.inner import InnerOptimiser, Tree, learn
+from metaexp.random import uniform
 from metaexp.types import Examples
 
 
@@ -107,3 +108,16 @@ def check_fine_tuning(lr: object, epochs: int, batch: int | None) -> list[float]
     if batch is not None:
         whole("test_batch", batch, 1)
     return rates
+
+
+def new_head(head: nn.Module, outputs: int, key: Tensor) -> Tree:
+    """Parameters "head.weight" and "head.bias" of a linear layer with so many outputs, drawn from the task's key.
+
+    Uniform within 1 / sqrt(inputs), as torch initialises `nn.Linear`.
+    """
+    assert isinstance(head, nn.Linear)
+    bound, dtype = 1 / math.sqrt(head.in_features), head.weight.dtype
+    new = {"head.weight": uniform(key, 65, (outputs, head.in_features), -bound, bound, dtype)}
+    if head.bias is not None:
+        new["head.bias"] = uniform(key, 66, (outputs,), -bound, bound, dtype)
+    return new

@@ -22,8 +22,8 @@ class GradientLearner(MetaLearner):
 
     and may write
 
-        read            the prediction with adapted values, where they are not parameters of the network;
-        seen            what the inner loop sees of a support set, computed once per task, where not the examples;
+        features        what no adapted value changes about an input, computed once per task;
+        read            the prediction from it with adapted values;
         inner_loop      the inner loop of this moment, where rates or the optimiser's state are learned or carried on.
 
     Everything else is here: `adapt` and `path` take the steps, `diagnostics` measures the first gradient.
@@ -50,37 +50,40 @@ class GradientLearner(MetaLearner):
         """What the inner loop adapts, by name."""
         raise NotImplementedError
 
-    def read(self, adapted: Tree, z: Tensor) -> Tensor:
-        """[n, *x_shape] -> [n, out]: the network with the adapted parameters instead of its own."""
-        return functional_call(self.model, adapted, (z,))
+    def features(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, ...]: the inputs themselves."""
+        return x
 
-    def seen(self, support: Examples) -> Examples:
-        """What the inner loop sees of the support set."""
-        return support
+    def read(self, adapted: Tree, z: Tensor) -> Tensor:
+        """[n, ...] -> [n, out]: the network with the adapted parameters instead of its own."""
+        return functional_call(self.model, adapted, (z,))
 
     def inner_loop(self) -> InnerLoop:
         """The inner loop of this moment."""
         return self.inner
 
     def inner_loss(self, adapted: Tree, seen: Examples) -> Tensor:
-        """The support loss [], which the inner loop descends."""
+        """The support loss [], which the inner loop descends; `seen` has features instead of inputs."""
         return self.loss(self.read(adapted, seen.x), seen.y)
+
+    def _seen(self, support: Examples) -> Examples:
+        return Examples(self.features(support.x), support.y)
 
     def adapt(self, support: Examples, key: Tensor) -> Tree:
         """The adapted values after `inner_steps` steps on the support set."""
-        return self.inner_loop().train(self.inner_loss, self.initial(), self.seen(support), key).path[-1]
+        return self.inner_loop().train(self.inner_loss, self.initial(), self._seen(support), key).path[-1]
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
         """The adapted values after 0, 1, ..., steps steps with the settings of the test."""
-        return self.inner_loop().test(self.inner_loss, self.initial(), self.seen(support), key, steps).path
+        return self.inner_loop().test(self.inner_loss, self.initial(), self._seen(support), key, steps).path
 
     def predict(self, adapted: Tree, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, out]: see `read`."""
-        return self.read(adapted, x)
+        return self.read(adapted, self.features(x))
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """`inner_gradient_norm`: Euclidean norm of the support loss's gradient at the initial values."""
-        gradient = grad(self.inner_loss)(self.initial(), self.seen(episode.support))
+        gradient = grad(self.inner_loss)(self.initial(), self._seen(episode.support))
         return {"inner_gradient_norm": torch.sqrt(sum((g**2).sum() for g in gradient.values()))}
 
 

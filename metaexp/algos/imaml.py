@@ -115,9 +115,7 @@ class IMAML(MetaLearner):
         adapted = self.adapt(episode.support, episode.key)
 
         def query(vector: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            prediction = self.predict(vector, episode.query.x)
-            metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
-            return self.loss(prediction, episode.query.y), metrics
+            return self.loss_and_metrics(self.predict(vector, episode.query.x), episode.query.y)
 
         gradient, (value, metrics) = grad_and_value(query, has_aux=True)(adapted)
         if self.cg_steps:

@@ -1,15 +1,13 @@
 """Joint training on the pooled data of all tasks: the transfer baseline."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
-from metaexp.algos.finetune import FineTuner
+from metaexp.algos.finetune import FineTuner, new_head
 from metaexp.inner import SGD, InnerOptimiser, Tree
-from metaexp.random import uniform
 from metaexp.types import Episode, Examples
 
 
@@ -23,9 +21,7 @@ class Joint(FineTuner):
 
     Args:
         batch: pooled examples per outer step and task of the meta-batch (with meta_batch=1: the batch size).
-        test_lr: fine-tuning rate; of a list, the one with the best validation metric is taken after training.
-        test_epochs, test_batch: epochs over the support set and batch size (None: all of it at once).
-        inner: the fine-tuning optimiser, `metaexp.inner.SGD` or `Adam`.
+        test_lr, test_epochs, test_batch, inner: of the fine-tuning, see `FineTuner`.
 
     Raises:
         ValueError: a setting out of range, or a network without `head` where a new one is needed.
@@ -65,19 +61,9 @@ class Joint(FineTuner):
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """The plain loss of one pooled minibatch."""
-        prediction = self.model(episode.query.x)
-        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
-        return self.loss(prediction, episode.query.y), metrics
+        return self.loss_and_metrics(self.model(episode.query.x), episode.query.y)
 
     def initial(self, support: Examples, key: Tensor) -> Tree:
         """The trained parameters; for classes, with a new head."""
         start = super().initial(support, key)
-        return start | (self._head(support.y.shape[-1], key) if self.new_head else {})
-
-    def _head(self, ways: int, key: Tensor) -> Tree:
-        head: nn.Linear = self.model.head  # type: ignore[assignment]
-        bound = 1 / math.sqrt(head.in_features)  # torch's own initialisation of a linear layer
-        new = {"head.weight": uniform(key, 65, (ways, head.in_features), -bound, bound, head.weight.dtype)}
-        if head.bias is not None:
-            new["head.bias"] = uniform(key, 66, (ways,), -bound, bound, head.weight.dtype)
-        return new
+        return start | (new_head(self.model.get_submodule("head"), support.y.shape[-1], key) if self.new_head else {})

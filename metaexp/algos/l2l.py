@@ -17,7 +17,7 @@ from metaexp.types import Episode, Examples
 
 
 class L2L(MetaLearner):
-    """Learn the update rule, not the start: an LSTM reads each coordinate's gradient and says its next step.
+    """Learn the update rule, not the start: an LSTM reads each coordinate's gradient and gives its next step.
 
     "Learning to learn by gradient descent by gradient descent", Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul,
     Shillingford, de Freitas, 2016, section 2: theta_{t+1} = theta_t + g_t with (g_t, h_{t+1}) = m(grad f(theta_t), h_t;
@@ -37,7 +37,7 @@ class L2L(MetaLearner):
         inner_lr: factor on the rule's steps (the rate of a hand-made rule).
         inner_steps, test_steps: length of the trajectory at training and at test; None takes that of training.
         truncation: steps of a segment; None: no cuts.
-        objective: "support", or "query" for a rule that shall generalise: the loss that phi minimises.
+        objective: "support", or "query" for a rule that should generalise: the loss that phi minimises.
         second_order: the rule's input is differentiated too.
         init_std: see above.
 

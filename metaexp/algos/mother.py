@@ -1,4 +1,4 @@
-"""A mother: she trains several children, learns what each is good for, and combines them for every task."""
+"""A mother trains several children, learns what each is good for, and combines them for every task."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from metaexp.algos.gradient import trainable
 from metaexp.algos.held_out import held_out_losses
 from metaexp.algos.mother_views import mother_views
 from metaexp.algos.views import View
+from metaexp.checks import whole
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.norms import depends_on_batch
@@ -96,12 +97,13 @@ class Mother(MetaLearner):
         loss: Any = None,
         mapping: str | int = "auto",
     ):
-        _check_sizes(children=children, embedding=embedding, hidden=hidden)
+        for name, size in (("children", children), ("embedding", embedding), ("hidden", hidden)):
+            whole(name, size, 1)
         if isinstance(model, nn.Module):
             raise ValueError("model: Mother makes several children, so it needs a class or a function, not a module")
-        if overrides is not None and len(overrides) != children:
-            raise ValueError(f"overrides={list(overrides)}: must have one group of settings for each of {children}")
         own: Sequence[dict[str, Any]] = [{}] * children if overrides is None else overrides
+        if len(own) != children:
+            raise ValueError(f"overrides={list(own)}: must have one group of settings for each of {children}")
         made = nn.ModuleList(model(family.x_shape, family.y_dim, **settings) for settings in own)
         super().__init__(family, made, loss, mapping)
         self.inner = InnerLoop.of(inner, inner_lr, inner_steps, test_lr, test_steps, first_order)
@@ -132,7 +134,7 @@ class Mother(MetaLearner):
         return list(self.model)  # type: ignore[call-overload]
 
     def _stacked(self) -> bool:
-        return self.alike and self.mapping != "loop"  # native kernels do not bear vmap
+        return self.alike and self.mapping != "loop"  # native kernels do not work under vmap
 
     def _each(self, function: Callable[..., Any], *parts: Any) -> Any:
         """function(child, its part of each of `parts`): a tree of [M, ...] where children are stacked, else a list."""
@@ -159,20 +161,17 @@ class Mother(MetaLearner):
         starts = self.starts()
         if not self.second_feedback:
             starts = tree_map(lambda t: t.detach(), starts)
+        count, constant = min(self.folds or n, n), not self.second_feedback
 
         def of_child(child: nn.Module, start: Tree) -> Tensor:
-            return held_out_losses(
-                lambda rest: self._learn(child, start, rest, lr, steps, not self.second_feedback),
-                lambda params, x: functional_call(child, params, (x,)),
-                self.loss,
-                support,
-                key,
-                min(self.folds or n, n),
-                steps,
-                depends_on_batch(child),
-                self.family.classification,
-                self.mapping,
-            )
+            def learn(rest: Examples) -> list[Tree]:
+                return self._learn(child, start, rest, lr, steps, constant)
+
+            def answer(params: Tree, x: Tensor) -> Tensor:
+                return functional_call(child, params, (x,))
+
+            joined, classes = depends_on_batch(child), self.family.classification
+            return held_out_losses(learn, answer, self.loss, support, key, count, steps, joined, classes, self.mapping)
 
         losses = self._each(of_child, starts)
         losses = losses if isinstance(losses, Tensor) else torch.stack(losses)
@@ -190,13 +189,11 @@ class Mother(MetaLearner):
         distance = ((e - self.keys) ** 2).sum(1)
         a, b, c = self.log_trust.exp()
         weights = torch.softmax(torch.where(well, -a * log_h - b * log_r - c * distance, -math.inf), 0)
-        return {
-            "embedding": e, "log_held_out": log_h, "log_judged": log_r, "distance": distance, "weights": weights,
-        }  # fmt: skip
+        found = {"embedding": e, "log_held_out": log_h, "log_judged": log_r}
+        return found | {"distance": distance, "weights": weights}
 
     def _judged(self, embedding: Tensor, log_held_out: Tensor) -> Tensor:
-        inputs = (embedding.expand(len(log_held_out), -1), log_held_out[:, None])
-        log_r: Tensor = self.judges(torch.cat(inputs, 1))
+        log_r: Tensor = self.judges(torch.cat((embedding.expand(len(log_held_out), -1), log_held_out[:, None]), 1))
         return log_r
 
     def _points(
@@ -204,7 +201,7 @@ class Mother(MetaLearner):
     ) -> list[dict[str, Any]]:
         """After 0, 1, ..., steps steps: the `children`'s parameters, and what `feedback` gives (but `weights` at 0)."""
         learn = partial(self._learn, data=support, lr=lr, steps=steps, first=first_order)
-        paths = self._each(lambda child, start: learn(child, start), self.starts())
+        paths = self._each(learn, self.starts())
         held_out = self.held_out(support, key, lr, steps) if self.learned else None
         equal = torch.full((len(self._models),), 1 / len(self._models), dtype=support.x.dtype)
         points = []
@@ -216,21 +213,22 @@ class Mother(MetaLearner):
             points.append({"children": children} | point)
         return points
 
+    def _trained(self, support: Examples, key: Tensor) -> dict[str, Any]:
+        """The point after `inner_steps` steps as in training."""
+        return self._points(support, key, self.inner.lr, self.inner.steps, self.inner.first_order, True)[0]
+
     def _chosen(self, point: dict[str, Any]) -> dict[str, Any]:
         weights = point["weights"]
         return {"children": point["children"], "weights": _largest(weights) if self.top1 else weights}
 
     def adapt(self, support: Examples, key: Tensor) -> dict[str, Any]:
         """The `children`'s adapted parameters and their `weights` [M]."""
-        return self._chosen(
-            self._points(support, key, self.inner.lr, self.inner.steps, self.inner.first_order, True)[0]
-        )
+        return self._chosen(self._trained(support, key))
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[dict[str, Any]]:
         """The same after 0, 1, ..., steps steps at the test rate."""
-        return [
-            self._chosen(point) for point in self._points(support, key, self.inner.test_lr, steps, first_order=True)
-        ]
+        points = self._points(support, key, self.inner.test_lr, steps, first_order=True)
+        return [self._chosen(point) for point in points]
 
     def answers(self, children: Any, x: Tensor) -> Tensor:
         """f_i(x) of every child: [M, n, out]."""
@@ -244,7 +242,7 @@ class Mother(MetaLearner):
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """L; logs: the query metrics of O, and the judges' error."""
         (support, query, key), y = episode[:3], episode.query.y
-        point = self._points(support, key, self.inner.lr, self.inner.steps, self.inner.first_order, True)[0]
+        point = self._trained(support, key)
         answers = self.answers(point["children"], query.x)
         alone = torch.stack([self.loss(answer, y) for answer in answers])
         blend = _blend(point["weights"], answers)
@@ -259,7 +257,7 @@ class Mother(MetaLearner):
     # -- what it shows -------------------------------------------------------------------------------------------------
 
     def variants(self, adapted: dict[str, Any]) -> dict[str, Any]:
-        """The mother herself; `uniform_`, `top1_` and `child_I_`: the same children with other weights."""
+        """The mother itself; as `uniform_`, `top1_` and `child_I_` the same children with other weights."""
         own = adapted["weights"]
         weights = {"uniform_": torch.full_like(own, 1 / len(own)), "top1_": _largest(own)}
         weights |= {f"child_{i}_": one for i, one in enumerate(torch.eye(len(own)).to(own))}
@@ -278,12 +276,8 @@ class Mother(MetaLearner):
             return {}
         seen = self._seen(episode)
         w, best = seen["weights"], seen["log_loss"].argmin()
-        signs = {
-            "held_out": seen["log_held_out"],
-            "judged": seen["log_judged"],
-            "nearest": seen["distance"],
-            "mother": -w,
-        }
+        named = {"held_out": "log_held_out", "judged": "log_judged", "nearest": "distance"}
+        signs = {name: seen[key] for name, key in named.items()} | {"mother": -w}
         picks = {f"picks/{name}": (value.argmin() == best).to(w.dtype) for name, value in signs.items()}
         weights = {f"weight/{i}": value for i, value in enumerate(w)}
         return weights | picks | {"weights_entropy": -torch.xlogy(w, w).sum()}
@@ -299,14 +293,8 @@ class Mother(MetaLearner):
 
 def _blend(weights: Tensor, answers: Tensor) -> Tensor:
     share = weights[:, None, None]
-    return (share * torch.where(share == 0, 0.0, answers)).sum(0)  # of weight 0 a child may say inf
+    return (share * torch.where(share == 0, 0.0, answers)).sum(0)  # a child of weight 0 may predict inf
 
 
 def _largest(weights: Tensor) -> Tensor:
     return (torch.arange(len(weights), device=weights.device) == weights.argmax()).to(weights.dtype)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size}: must be at least 1")

@@ -1,4 +1,4 @@
-"""What a mother shows of herself (see `metaexp.algos.mother`)."""
+"""What a mother shows of its inner workings (see `metaexp.algos.mother`)."""
 
 import torch
 from torch import Tensor

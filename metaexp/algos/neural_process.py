@@ -96,7 +96,7 @@ class NeuralProcess(FeatureLearner):
         return torch.ones_like(y[:, :1]) if self.regression else y
 
     def train_batch(self, indices: Tensor) -> Episode:
-        """The training meta-batch; with targets="both" the support set stands before the queries."""
+        """The training meta-batch; with targets="both" the support set precedes the queries."""
         episode = super().train_batch(indices)
         if self.targets == "query":
             return episode

@@ -16,16 +16,15 @@ class Reptile(GradientLearner):
 
     "On First-Order Meta-Learning Algorithms", Nichol, Achiam, Schulman, 2018, algorithms 1 and 2:
     theta <- theta + eps * mean_i(theta_i - theta). The outer optimiser is plain SGD and its `lr` IS eps. With
-    `state="carried"` the inner optimiser's state (Adam's second moments and step count) lives on across tasks and into
+    `state="carried"` the inner optimiser's state (Adam's second moments and step count) is kept across tasks and for
     the test, as in the authors' code. There the tasks of a meta-batch follow one another; here each starts from the
     state at the meta-batch's start and the mean of their states is kept, so that tasks can be mapped: the same with a
     meta-batch of 1.
 
     Args:
-        inner_lr, inner_steps, inner_batch: of the inner loop at training; inner_batch rows of the support set a step
-            (None: all), each epoch in a random order of its own.
-        test_lr, test_steps, test_batch: at validation and test; None takes the training value.
-        inner: the inner optimiser, `metaexp.inner.SGD` or `Adam`.
+        inner_lr, inner_steps, test_lr, test_steps, inner: of the inner loop, as in `MAML`.
+        inner_batch, test_batch: rows of the support set per step, each epoch in a random order of its own; None: all of
+            them at training, the training value at test.
         state: "fresh" for every task, or "carried".
 
     Raises:

@@ -14,9 +14,7 @@ class Scratch(FineTuner):
     """Train the randomly initialised network on each test task's support set alone: nothing is learned across tasks.
 
     Args:
-        test_lr: training rate; of a list, the one with the best validation metric is taken.
-        test_epochs, test_batch: epochs over the support set and batch size (None: all of it at once).
-        inner: the optimiser, `metaexp.inner.SGD` or `Adam`.
+        test_lr, test_epochs, test_batch, inner: of the training on a support set, see `FineTuner`.
 
     Raises:
         ValueError: a setting out of range.

@@ -2,7 +2,7 @@
 
 from metaexp.inner.descent import Descent, descend, minibatches, minimise
 from metaexp.inner.implicit import conjugate_gradient, with_gradient
-from metaexp.inner.loop import Carried, InnerLoop, learn
+from metaexp.inner.loop import Carried, InnerLoop, learn, slashed
 from metaexp.inner.optimisers import SGD, Adam, InnerOptimiser, Rate, Tree
 from metaexp.inner.recomputation import recomputed
 
@@ -21,5 +21,6 @@ __all__ = [
     "minibatches",
     "minimise",
     "recomputed",
+    "slashed",
     "with_gradient",
 ]

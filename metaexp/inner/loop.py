@@ -113,20 +113,21 @@ class Carried(nn.Module):
         super().__init__()
         for group, tree in state.items():
             for name, value in tree.items():
-                self.register_buffer(self._flat(group, name), value.detach().clone())
+                self.register_buffer(slashed(f"{group}/{name}"), value.detach().clone())
         self.names = {group: list(tree) for group, tree in state.items()}
-
-    @staticmethod
-    def _flat(group: str, name: str) -> str:
-        return f"{group}/{name}".replace(".", "/")  # a buffer's name may not contain a dot
 
     def tree(self) -> State:
         """The state as the inner optimiser takes it."""
-        return {g: {n: getattr(self, self._flat(g, n)) for n in names} for g, names in self.names.items()}
+        return {g: {n: getattr(self, slashed(f"{g}/{n}")) for n in names} for g, names in self.names.items()}
 
     def set(self, state: State) -> None:
         """Copy a state into the buffers."""
         with torch.no_grad():
             for group, tree in state.items():
                 for name, value in tree.items():
-                    getattr(self, self._flat(group, name)).copy_(value)
+                    getattr(self, slashed(f"{group}/{name}")).copy_(value)
+
+
+def slashed(name: str) -> str:
+    """A parameter's name as that of another parameter or buffer, which may not contain a dot."""
+    return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Networks with a second input, a context vector that says which task it is: (x, context) -> prediction."""
+"""Networks with a second input, a context vector that identifies the task: (x, context) -> prediction."""
 
 import math
 from collections.abc import Callable

@@ -147,7 +147,7 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
 
 
 def adopt(model: nn.Module) -> nn.Module:
-    """Put these layers in place of torch's batch, instance and layer norms in a module, keeping parameters and names.
+    """Replace torch's batch, instance and layer norms in a module by these layers, keeping parameters and names.
 
     A norm in eval mode with running statistics (a pretrained body) stays fixed at them; one in training mode
     uses the statistics of the batch at hand from then on.
@@ -192,7 +192,7 @@ def statistics_from(model: nn.Module, rows: int) -> Iterator[None]:
 
 
 def in_mode(mode: str, model: nn.Module, function: Callable[[Tensor], Tensor], support: Tensor, x: Tensor) -> Tensor:
-    """function(inputs [m, *x_shape]) -> [m, ...] of queries x, with the batch statistics of `model` as the mode says.
+    """function(inputs [m, *x_shape]) -> [m, ...] of queries x, with batch statistics of `model` as the mode demands.
 
     "queries": all queries in one batch; "single": support inputs [n, *x_shape] plus one query at a time; "support":
     statistics of the support inputs alone.

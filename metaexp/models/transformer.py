@@ -92,7 +92,7 @@ class Transformer(nn.Module):
         memories: list[Memory] = []
         for i, block in enumerate(self.blocks):
             memories.append(block.memory(tokens))  # type: ignore[operator]
-            if i + 1 < len(self.blocks):  # what the last layer makes of the set nobody reads
+            if i + 1 < len(self.blocks):  # the last layer's output for the set is never read
                 tokens = block(tokens, memories[-1])
         return memories
 
