@@ -16,12 +16,11 @@ class InContext(FeatureLearner):
     """A transformer whose tokens are the support examples, and which no gradient step adapts: p(y | x, support).
 
     "Transformers Can Do Bayesian Inference", Mueller, Hollmann, Pineda Arango, Grabocka, Hutter, 2022: a token is the
-    sum of a map of the input's features and, for support examples, a map of the target; there is no positional
-    encoding; support attends to support and queries to support. `adapt` keeps every layer's keys and values of the
-    support set, `predict` reads them. Differs from the authors' code in that norms come before attention and network
-    (theirs: after), a query does not attend to itself, its answer is read by one linear map (theirs: two layers), and
-    regression predicts the mean under the squared error (theirs: a distribution over bars). Inputs pass the network
-    `model` without its head first.
+    sum of a map of the input's features and, for support examples, a map of the target, without positional encoding;
+    support and queries attend to support. `adapt` keeps every layer's keys and values of the support set, `predict`
+    reads them. Differs from the authors' code in that norms precede attention and network (theirs: after), a query does
+    not attend to itself, its answer is read by one linear map (theirs: two layers), and regression predicts the mean
+    under the squared error (theirs: a distribution over bars). Inputs first pass `model` without its head.
 
     Args:
         width, heads, layers, hidden: of the transformer, see `metaexp.models.transformer.Transformer`.
