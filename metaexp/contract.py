@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.base import MODES, MetaLearner
 from metaexp.algos.views import Heatmap, Scatter
-from metaexp.evaluation.scores import evaluate
+from metaexp.evaluation.scores import evaluate, score, validator
 from metaexp.mapping import map_tasks
 from metaexp.outer.meta_training import MetaTraining
 from metaexp.tasks.base import TaskFamily
@@ -298,7 +298,7 @@ def _check_training(learner: MetaLearner) -> None:
 
 
 def _check_test(learner: MetaLearner) -> None:
-    learner.finish()
+    learner.finish(validator(learner))
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     scores = evaluate(learner, "test", 5, list(MODES), chunk=5)
     again = evaluate(learner, "test", 5, list(MODES), chunk=2)
@@ -310,7 +310,7 @@ def _check_test(learner: MetaLearner) -> None:
     empty = learner.family.sample("test", torch.arange(2), shots=1, queries=0)
     empty = empty if learner.reads_info else empty._replace(info={})
     with torch.no_grad():
-        found = map_tasks(lambda e: learner.score(e, learner.modes(list(MODES))), empty, learner.mapping)
+        found = map_tasks(lambda e: score(learner, e, learner.modes(list(MODES))), empty, learner.mapping)
     assert all(value.isfinite().all() for value in found.values()), "a metric over 0 queries is 0, not NaN"
 
 

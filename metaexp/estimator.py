@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metaexp.algos.base import MODES
+from metaexp.evaluation.scores import validator
 from metaexp.random import task_keys
 from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.training.trainer import quiet
@@ -61,7 +62,7 @@ def load(
     made = make(learner, restored.parts.device, str(config["device"]["precision"]), normalise)
     made.folder, made.step, made.choices = folder, step, dict(config["choices"])
     with made._computing():
-        learner.finish()  # as before the test: a fine-tuning rate is chosen on validation tasks
+        learner.finish(validator(learner))  # as before the test: a fine-tuning rate is chosen on validation tasks
     return made
 
 

@@ -1,16 +1,24 @@
 """Small families in float64, and independent plain-PyTorch references that several tests compare with."""
 
 import logging
+import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
+from metaexp.algos.acnp import ACNP
+from metaexp.algos.cnp import CNP
+from metaexp.algos.hypernet import HyperNet
 from metaexp.algos.incontext import InContext
-from metaexp.contract import largest_difference, new, pictures
+from metaexp.contract import largest_difference, new, parameters, pictures
+from metaexp.inner import minibatches
+from metaexp.models.cnn4 import CNN4
+from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.tasks.gp import GP
 from metaexp.tasks.linear import Linear as LinearTasks
@@ -21,6 +29,9 @@ F64 = torch.float64
 
 
 NET = partial(MLP, hidden=[8, 6], activation="tanh")
+CNN = partial(CNN4, filters=4)
+LINE = partial(Linear, bias=False)  # f(x) = w x
+W = "model.head.weight"
 
 
 def lines(**settings) -> LinearTasks:
@@ -79,6 +90,7 @@ def parts_of(episode, i):
     return x, y, at, target, info
 
 
+HYPER = partial(HyperNet, model=NET, encoder=[8, 7], generator=[5])
 CONTEXT = partial(InContext, model=NET, width=8, heads=2, layers=3, hidden=12)
 
 
@@ -117,3 +129,79 @@ def reported() -> list[str]:
     log.addHandler(Lines())
     log.setLevel(logging.INFO)
     return lines
+
+
+SMALL_PROCESS = {"width": 12, "encoder_layers": 2, "decoder_layers": 2}
+PROCESSES = {
+    "cnp": partial(CNP, **SMALL_PROCESS),
+    "acnp": partial(ACNP, heads=3, **SMALL_PROCESS),
+    "acnp_residual": partial(ACNP, heads=3, residual=True, **SMALL_PROCESS),
+}
+
+
+class Parabola:
+    """mean (w x - y)^2 = s w^2 - 2 c w + ... of every task, [tasks] each."""
+
+    def __init__(self, examples):
+        x, y = examples.x[..., 0], examples.y[..., 0]
+        self.s, self.c, self.rest = (x * x).mean(-1), (x * y).mean(-1), (y * y).mean(-1)
+
+    def loss(self, w: Tensor) -> Tensor:
+        return self.s * w**2 - 2 * self.c * w + self.rest
+
+    def gradient(self, w: Tensor) -> Tensor:
+        return 2 * (self.s * w - self.c)
+
+    def descend(self, w: Tensor, lr: float, steps: int) -> Tensor:
+        best = self.c / self.s
+        return best + (1 - 2 * lr * self.s) ** steps * (w - best)
+
+
+def train_with_torch(params: dict[str, Tensor], optimiser, support, rows) -> list[Tensor]:
+    """torch.optim in place on the given minibatches; the losses before each step."""
+    losses = []
+    for row in rows:
+        optimiser.zero_grad()
+        loss = F.mse_loss(mlp(params, support.x[row]), support.y[row])
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def batches(key: Tensor, n: int, size: int | None, steps: int) -> list:
+    rows = minibatches(key, 64, n, size, steps)
+    return [slice(None)] * steps if rows is None else list(rows)
+
+
+def shaken(learner):
+    """Away from the start, where biases and shifts are 0 and scales 1."""
+    with torch.no_grad():
+        for p in learner.model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=F64))
+    return learner
+
+
+def gradients(learner, batch) -> tuple[dict[str, Tensor], Tensor]:
+    gradient, value, _ = learner.meta_gradient(parameters(learner), batch._replace(info={}))
+    return gradient, value
+
+
+def same_gradient(found: dict[str, Tensor], exact: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    scale = max(float(g.abs().max()) for g in exact.values())
+    assert scale > 1e-3
+    for name, g in found.items():
+        assert (g - exact[name]).abs().max() < tolerance * scale, name
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(math.prod(shape)), dtype=F64)
+
+
+def forward(net: MLP, x: np.ndarray) -> np.ndarray:
+    """A network with ReLU in numpy: [n, inputs] -> [n, outputs]."""
+    layers = [*net.body, net.head]
+    for i, layer in enumerate(layers):
+        x = x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+        x = np.maximum(x, 0) if i < len(layers) - 1 else x
+    return x

@@ -24,7 +24,7 @@ CARRIED = [
 CARRIED += ["algo.inner={_target_:metaexp.inner.Adam,beta1:0.0,beta2:0.999}", "algo.inner_lr=0.002", "meta_batch=2"]
 STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.outer.meta_training:MetaTraining.advance",
-    "metaexp.training.control:evaluate",
+    "metaexp.outer.meta_training:MetaTraining.validation_step",
     "os:replace",
     "metaexp.storage.metrics_log:MetricsLog.append",
 )

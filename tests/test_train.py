@@ -19,7 +19,7 @@ from pathlib import Path
 
 module = types.ModuleType("metaexp.run.single")
 
-class Parts:
+class Experiment:
     def __init__(self, config):
         from metaexp.errors import ConfigError
         if config["steps"] < 1:
@@ -51,9 +51,9 @@ def run(config, folder=None):
     (place / "config.json").write_text(json.dumps(config))
     (place / "result.json").write_text(json.dumps({"test": {"mse": {"mean": 0.5, "ci95": 0.1}}}))
     end("finished", 0)
-    return {"val": {"best": 0.25}}
+    return types.SimpleNamespace(folder=place, result={"val": {"best": 0.25}})
 
-module.run, module.Parts = run, Parts
+module.run, module.Experiment = run, Experiment
 sys.modules["metaexp.run.single"] = sys.modules["metaexp.training.build"] = module
 """
 

@@ -83,7 +83,7 @@ class ACNP(NeuralProcess):
         return self.attention.weights(self.place(z), adapted["keys"], adapted["member"]).mean(0).sum(0)
 
     def views(self, episode: Episode) -> dict[str, View]:
-        """The attention in the first task; 1-D inputs stand in their order, others as they come."""
+        """The attention in the first task; 1-D inputs in their order, others as they come."""
         x, y, query_x = episode.support.x[0], episode.support.y[0], episode.query.x[0]
         if len(x) == 0:
             return {}

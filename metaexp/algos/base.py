@@ -1,4 +1,4 @@
-"""The shell that every meta-learner shares: write `adapt` and `predict` for ONE task, the rest is here."""
+"""What every meta-learner shares: a method writes `adapt` and `predict` for ONE task, the rest is here."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,25 +6,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
-from metaexp.models.norms import adopt, depends_on_batch, prepare, statistics_from
+from metaexp.models.norms import adopt, depends_on_batch, in_mode, prepare
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
 
 ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
 Metric = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
+Validate = Callable[[int], float]  # validation tasks -> mean of the first metric after the last inner step
 MODES = ("queries", "single", "support")  # where batch statistics come from at test
 
 
 class MetaLearner(nn.Module):
     """A meta-learner turns a support set into a predictor; its parameters ARE the meta-parameters.
 
-    A method overrides `adapt` and `predict` (and, where it has them, `path`, `meta_loss`, `train_batch`, `finish`).
-    All of them see ONE task; this class maps them over the tasks of a meta-batch. Parameters that do not require a
-    gradient (a frozen body) are no meta-parameters.
+    Methods see ONE task unless they say otherwise; this class maps them over the tasks of a meta-batch. Parameters that
+    do not require a gradient (a frozen body) are no meta-parameters. What a method
+
+    - must write: `adapt`, `predict`.
+    - may write: `path` with `test_steps` (inner steps), `meta_loss` (another outer loss), `train_batch` (other training
+      data), `absorb` (what one outer step hands to the next), `finish` (a last choice before the test), `outputs` (of
+      the network), `metrics` (another kind of prediction), `diagnostics` and `views` (what the boards show), and the
+      attributes below.
+    - rarely writes: `test_path` (of a method that knows more than examples), `steps_at_test` (steps that depend on the
+      support set), `variants` (several predictors to be scored), `modes`, `predict_as`, `reader` (where batch
+      statistics come from at test).
 
     Args:
         family: the task family; sizes come from it.
@@ -79,8 +88,8 @@ class MetaLearner(nn.Module):
     def metrics(self) -> dict[str, Metric]:
         """Metrics of one task by name, of what `predict` gives; the first selects the best checkpoint.
 
-        The family's; a method whose predictions are more than the family's targets (a mean and a deviation) says here
-        how to read them.
+        The family's; a method whose predictions are more than the family's targets (a mean and a deviation) defines
+        here how to read them.
         """
         return self.family.metrics
 
@@ -105,8 +114,12 @@ class MetaLearner(nn.Module):
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """One task's outer loss [] and logs (a tree of tensors): the loss of the adapted predictor on the query set."""
         prediction = self.predict(self.adapt(episode.support, episode.key), episode.query.x)
-        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
-        return self.loss(prediction, episode.query.y), metrics
+        return self.loss_and_metrics(prediction, episode.query.y)
+
+    def loss_and_metrics(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Loss [] and metrics [] of a prediction [n, out] for the targets y [n, y_dim]."""
+        metrics = {name: metric(prediction, y) for name, metric in self.metrics.items()}
+        return self.loss(prediction, y), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """Further numbers of one task for the boards at validation, [] each."""
@@ -126,7 +139,7 @@ class MetaLearner(nn.Module):
         """Take out of a step's logs (means over tasks) what the learner carries to the next step; returns the rest."""
         return logs
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, validate: Validate) -> dict[str, Any]:
         """After training and before the test: set buffers that need a pass over the family; returns what to record."""
         return {}
 
@@ -146,7 +159,7 @@ class MetaLearner(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor, Any]:
         """(gradient by name, mean outer loss [], mean logs) of a meta-batch at the given meta-parameters.
 
-        `buffers` stand in for the learner's own where given (a compiled graph takes them as inputs).
+        `buffers` are used instead of the learner's own where given (a compiled graph takes them as inputs).
         """
         shell = _MetaLoss(self)
 
@@ -171,16 +184,7 @@ class MetaLearner(nn.Module):
 
     def predict_as(self, mode: str, adapted: Any, support: Examples, x: Tensor) -> Tensor:
         """`predict` for queries x [n, *x_shape] with batch statistics as the mode says -> [n, out]."""
-        return self.in_mode(mode, partial(self.predict, adapted), support, x)
-
-    def in_mode(self, mode: str, function: Callable[[Tensor], Tensor], support: Examples, x: Tensor) -> Tensor:
-        """function(inputs [m, *x_shape]) -> [m, ...] of queries x, with batch statistics as the mode says."""
-        if mode == "queries" or len(x) == 0:
-            return function(x)
-        if mode == "support":
-            with statistics_from(self.model, len(support.x)):
-                return function(torch.cat((support.x, x)))[len(support.x) :]
-        return vmap(lambda query: function(torch.cat((support.x, query[None])))[-1])(x)
+        return in_mode(mode, self.model, partial(self.predict, adapted), support.x, x)
 
     def reader(self, mode: str, support: Examples, x: Tensor) -> Callable[[Any], Tensor]:
         """adapted -> its predictions of x: `predict_as`, with whatever no adapted value changes done once."""
@@ -194,31 +198,9 @@ class MetaLearner(nn.Module):
         """Inner steps at test on a support set of so many examples."""
         return self.test_steps
 
-    def score(
-        self,
-        episode: Episode,
-        modes: dict[str, str],
-        final: bool = False,
-        tables: dict[str, Metric] | None = None,
-    ) -> dict[str, Tensor]:
-        """Metrics of one task after 0, 1, ..., test_steps steps: [steps + 1] each; [1] of the last if `final`.
-
-        `tables` are further functions of the last prediction and the targets, of any shape, returned under their name
-        and the mode's suffix.
-        """
-        scores: dict[str, list[Tensor]] = {}
-        last: dict[str, Tensor] = {}
-        path = self.test_path(episode)
-        readers = {suffix: self.reader(mode, episode.support, episode.query.x) for suffix, mode in modes.items()}
-        for adapted in path[-1:] if final else path:
-            for suffix, read in readers.items():
-                last[suffix] = read(adapted)
-                for name, metric in self.metrics.items():
-                    scores.setdefault(name + suffix, []).append(metric(last[suffix], episode.query.y))
-        found = {name: torch.stack(values) for name, values in scores.items()}
-        for name, table in (tables or {}).items():
-            found |= {name + suffix: table(prediction, episode.query.y) for suffix, prediction in last.items()}
-        return found
+    def variants(self, adapted: Any) -> dict[str, Any]:
+        """Prefix of the metrics' names -> adapted values: what is scored at test; "" is the method itself."""
+        return {"": adapted}
 
 
 class _MetaLoss(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import MetaLearner
-from metaexp.models.norms import depends_on_batch
+from metaexp.models.norms import depends_on_batch, in_mode
 from metaexp.models.running_norms import absorb_statistics, batch_statistics, keep_running, keeps_running
 from metaexp.types import Episode, Examples
 
@@ -16,8 +16,8 @@ from metaexp.types import Episode, Examples
 class FeatureLearner(MetaLearner):
     """A method writes `fit` and `read` on features [n, d]; they are computed once per task.
 
-    `normalise` says where batch norms take their statistics. "running": in training support and query examples pass
-    the body in one batch, and running averages (0.1, as in torch; the mean over the tasks of a meta-batch) are
+    `normalise` decides where batch norms take their statistics from. "running": in training support and query examples
+    pass the body in one batch, and running averages (0.1, as in torch; the mean over the tasks of a meta-batch) are
     used at validation and test. "batch": support and queries pass it apart and the statistics are those of the batch
     at hand, at test in every mode of `test.normalise`. Where nothing depends on the batch the two are one.
     """
@@ -59,8 +59,8 @@ class FeatureLearner(MetaLearner):
             else:
                 z, z_query = self.features(torch.cat((support.x, query.x))).split((len(support.x), len(query.x)))
         prediction = self.read(self.fit(z, support.y, episode.key), z_query)
-        logs: dict[str, Any] = {name: metric(prediction, query.y) for name, metric in self.metrics.items()}
-        return self.loss(prediction, query.y), logs | ({"statistics": seen} if seen else {})
+        loss, metrics = self.loss_and_metrics(prediction, query.y)
+        return loss, metrics | ({"statistics": seen} if seen else {})
 
     def absorb(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Take the batch statistics into the running averages."""
@@ -84,7 +84,7 @@ class FeatureLearner(MetaLearner):
         looks at one example at a time."""
         if mode != "running" and self.reads_batch():
             return super().reader(mode, support, x)
-        z = self.features(x) if mode == "running" else self.in_mode(mode, self.features, support, x)
+        z = self.features(x) if mode == "running" else in_mode(mode, self.model, self.features, support.x, x)
         return lambda adapted: self.read(adapted, z)
 
 

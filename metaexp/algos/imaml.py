@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp
 
 from metaexp.algos.base import MetaLearner, ModelFactory
-from metaexp.algos.maml import check_inner_loop
-from metaexp.inner import SGD, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
+from metaexp.algos.gradient import trainable
+from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
 from metaexp.types import Episode, Examples
 
 
@@ -30,13 +30,11 @@ class IMAML(MetaLearner):
 
     Args:
         strength: lambda.
-        inner_lr, inner_steps: of the inner loop at training.
-        test_lr, test_steps: of the inner loop at validation and test; None takes the training value.
+        inner_lr, inner_steps, test_lr, test_steps, inner: of the inner loop, as in `MAML`.
         cg_steps: products with the Hessian; 0 takes grad L_Q itself, the first-order meta-gradient.
         damping: added to the identity I.
         least_curvature: see above, relative to a direction's squared length; 0: the solution of the equation wherever
             there is one.
-        inner: the inner optimiser, `metaexp.inner.SGD` or `Adam`.
 
     Raises:
         ValueError: a setting out of range.
@@ -59,10 +57,8 @@ class IMAML(MetaLearner):
         mapping: str | int = "auto",
     ):
         super().__init__(family, model, loss, mapping)
-        self.inner_lr, self.inner_steps = inner_lr, inner_steps
-        self.test_lr = inner_lr if test_lr is None else test_lr
-        self.test_steps = inner_steps if test_steps is None else test_steps
-        check_inner_loop(inner_lr, inner_steps, self.test_lr, self.test_steps)
+        self.inner = InnerLoop.of(inner, inner_lr, inner_steps, test_lr, test_steps)
+        self.inner_lr, self.test_steps = inner_lr, self.inner.test_steps
         if not strength > 0:
             raise ValueError(f"strength={strength}: must be above 0")
         if cg_steps < 0:
@@ -70,15 +66,12 @@ class IMAML(MetaLearner):
         for name, value in (("damping", damping), ("least_curvature", least_curvature)):
             if not value >= 0:
                 raise ValueError(f"{name}={value}: must be at least 0")
-        self.strength, self.cg_steps, self.inner = strength, cg_steps, inner
+        self.strength, self.cg_steps = strength, cg_steps
         self.damping, self.least_curvature = damping, least_curvature
 
-    def _start(self) -> Tree:
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-
     def _tree(self, vector: Tensor) -> Tree:
-        """The parameters whose elements stand in a vector [parameters]."""
-        start = self._start()
+        """A vector [parameters] as parameters by name."""
+        start = trainable(self.model)
         pieces = vector.split([p.numel() for p in start.values()])
         return {name: piece.view(p.shape) for (name, p), piece in zip(start.items(), pieces, strict=True)}
 
@@ -90,9 +83,9 @@ class IMAML(MetaLearner):
         return torch.autocast(next(self.model.parameters()).device.type, enabled=False)
 
     def _centre(self) -> Tensor:
-        return torch.cat([p.detach().flatten() for p in self._start().values()])
+        return torch.cat([p.detach().flatten() for p in trainable(self.model).values()])
 
-    def _minimise(self, support: Examples, lr: float, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _minimise(self, support: Examples, lr: Any, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """phi and the gradient of G after 0, 1, ..., steps steps, as constants: vectors [parameters]."""
         centre = self._centre()
 
@@ -100,21 +93,21 @@ class IMAML(MetaLearner):
             away = params["phi"] - centre
             return self._loss(params["phi"], support) + 0.5 * self.strength * (away @ away)
 
-        for params, gradient in minimise(objective, {"phi": centre}, self.inner, lr, steps):
+        for params, gradient in minimise(objective, {"phi": centre}, self.inner.optimiser, lr, steps):
             yield params["phi"], gradient["phi"]
 
     def adapt(self, support: Examples, key: Tensor) -> Tensor:
         """phi after `inner_steps` steps on the proximal objective: a vector, constant in theta."""
         with self._exact():
-            return _last(self._minimise(support, self.inner_lr, self.inner_steps))[0]
+            return _last(self._minimise(support, self.inner.lr, self.inner.steps))[0]
 
     def path(self, support: Examples, key: Tensor, steps: int) -> list[Tensor]:
         """phi after 0, 1, ..., steps steps at the test rate."""
         with self._exact():
-            return [phi for phi, _ in self._minimise(support, self.test_lr, steps)]
+            return [phi for phi, _ in self._minimise(support, self.inner.test_lr, steps)]
 
     def predict(self, adapted: Tensor, x: Tensor) -> Tensor:
-        """The network with the adapted parameters in place of its own."""
+        """The network with the adapted parameters instead of its own."""
         return functional_call(self.model, self._tree(adapted), (x,))
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
@@ -122,9 +115,7 @@ class IMAML(MetaLearner):
         adapted = self.adapt(episode.support, episode.key)
 
         def query(vector: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            prediction = self.predict(vector, episode.query.x)
-            metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
-            return self.loss(prediction, episode.query.y), metrics
+            return self.loss_and_metrics(self.predict(vector, episode.query.x), episode.query.y)
 
         gradient, (value, metrics) = grad_and_value(query, has_aux=True)(adapted)
         if self.cg_steps:
@@ -139,13 +130,13 @@ class IMAML(MetaLearner):
                     return (1 + self.damping) * v + hessian(v)[0] / self.strength
 
                 gradient = conjugate_gradient(system, gradient, self.cg_steps, least=self.least_curvature)
-        return with_gradient(value, self._start(), self._tree(gradient)), metrics
+        return with_gradient(value, trainable(self.model), self._tree(gradient)), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """Where the inner loop ends: `inner_gradient_norm` of the proximal objective, which would be 0 at its minimum,
         and `distance` |phi - theta|."""
         with self._exact():
-            phi, gradient = _last(self._minimise(episode.support, self.test_lr, self.test_steps))
+            phi, gradient = _last(self._minimise(episode.support, self.inner.test_lr, self.test_steps))
         return {"inner_gradient_norm": gradient.norm(), "distance": (phi - self._centre()).norm()}
 
 

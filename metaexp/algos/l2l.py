@@ -1,6 +1,5 @@
 """Learning to learn by gradient descent by gradient descent: a learned update rule."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,71 +11,13 @@ from torch.utils._pytree import tree_map
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
 from metaexp.inner import InnerOptimiser, Tree, descend
+from metaexp.models.lstm_rule import LSTMRule
 from metaexp.random import normal
 from metaexp.types import Episode, Examples
 
 
-class LSTMRule(nn.Module):
-    """A small LSTM that maps each coordinate's gradient to its step: theta <- theta + lr m(gradient, state).
-
-    All coordinates share the weights and each has a state of its own, so the rule fits any network. It is an
-    `metaexp.inner.InnerOptimiser` whose parameters can be learned; the cell is written as two products, because
-    `nn.LSTM` can neither be mapped by vmap nor be differentiated twice.
-
-    Args:
-        hidden, layers: width and number of the LSTM's layers.
-        preprocess: p of the log and sign of the gradient; None: the gradient as it is.
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    def __init__(self, hidden: int = 20, layers: int = 2, preprocess: float | None = 10.0):
-        super().__init__()
-        for name, size in (("hidden", hidden), ("layers", layers)):
-            if size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
-        if preprocess is not None and not preprocess > 0:
-            raise ValueError(f"preprocess={preprocess}: must be above 0, or null for the gradient as it is")
-        self.hidden, self.p = hidden, preprocess
-        inputs = [1 if preprocess is None else 2] + [hidden] * (layers - 1)
-        cells = [nn.Linear(i + hidden, 4 * hidden) for i in inputs]
-        self.cells = nn.ModuleList(cells)
-        self.head = nn.Linear(hidden, 1)
-        with torch.no_grad():
-            for cell in cells:
-                cell.bias[:hidden] = 1.0  # the forget gate begins open
-
-    def init(self, params: Tree) -> dict[str, Tree]:
-        """Zero states: h and c of every layer, [coordinates, hidden] each."""
-        coordinates = sum(p.numel() for p in params.values())
-        zero = next(iter(params.values())).new_zeros(coordinates, self.hidden)
-        return {name: {str(i): zero for i in range(len(self.cells))} for name in ("h", "c")}
-
-    def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Any) -> tuple[Tree, dict[str, Tree]]:
-        """One step of all coordinates; nothing is changed in place."""
-        x = self.inputs(torch.cat([grads[name].flatten() for name in params]))
-        new: dict[str, Tree] = {"h": {}, "c": {}}
-        for i, cell in enumerate(self.cells):
-            sums = cell(torch.cat((x, state["h"][str(i)]), -1))
-            forget, into, out = torch.sigmoid(sums[:, : 3 * self.hidden]).chunk(3, -1)
-            c = forget * state["c"][str(i)] + into * torch.tanh(sums[:, 3 * self.hidden :])
-            x = out * torch.tanh(c)
-            new["h"][str(i)], new["c"][str(i)] = x, c
-        steps = self.head(x).squeeze(-1).split([p.numel() for p in params.values()])
-        moved = {name: p + lr * s.view(p.shape) for (name, p), s in zip(params.items(), steps, strict=True)}
-        return moved, new
-
-    def inputs(self, gradient: Tensor) -> Tensor:
-        """[n] -> [n, 2] (appendix A): (log|g| / p, sign g) where |g| >= e^-p, else (-1, e^p g); or [n, 1]."""
-        if self.p is None:
-            return gradient[:, None]
-        size = torch.log(torch.clamp(gradient.abs(), min=math.exp(-self.p))) / self.p
-        return torch.stack((size, torch.clamp(gradient * math.exp(self.p), -1.0, 1.0)), -1)
-
-
 class L2L(MetaLearner):
-    """Learn the update rule, not the start: an LSTM reads each coordinate's gradient and says its next step.
+    """Learn the update rule, not the start: an LSTM reads each coordinate's gradient and gives its next step.
 
     "Learning to learn by gradient descent by gradient descent", Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul,
     Shillingford, de Freitas, 2016, section 2: theta_{t+1} = theta_t + g_t with (g_t, h_{t+1}) = m(grad f(theta_t), h_t;
@@ -96,7 +37,7 @@ class L2L(MetaLearner):
         inner_lr: factor on the rule's steps (the rate of a hand-made rule).
         inner_steps, test_steps: length of the trajectory at training and at test; None takes that of training.
         truncation: steps of a segment; None: no cuts.
-        objective: "support", or "query" for a rule that shall generalise: the loss that phi minimises.
+        objective: "support", or "query" for a rule that should generalise: the loss that phi minimises.
         second_order: the rule's input is differentiated too.
         init_std: see above.
 

@@ -1,4 +1,4 @@
-"""The floor that looks at targets only."""
+"""The baseline that looks at targets only."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class Mean(MetaLearner):
 
     @staticmethod
     def is_floor_of(family: Any) -> bool:
-        """Of every family."""
+        """For every family."""
         return True
 
     @property

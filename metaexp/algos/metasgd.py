@@ -5,16 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from metaexp.algos.base import MetaLearner, ModelFactory
-from metaexp.algos.views import Bars, View
-from metaexp.checks import whole
-from metaexp.inner import SGD, Descent, Tree, descend
-from metaexp.types import Episode, Examples
+from metaexp.algos.base import ModelFactory
+from metaexp.algos.gradient import GradientLearner, trainable
+from metaexp.algos.views import View, layer_bars, layer_means
+from metaexp.inner import SGD, InnerLoop, Tree, slashed
+from metaexp.types import Episode
 
 
-class MetaSGD(MetaLearner):
+class MetaSGD(GradientLearner):
     """MAML with a rate of its own for every element of every parameter: theta' = theta - alpha o grad L_S(theta).
 
     "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", Li, Zhou, Chen, Li, 2017, algorithm 1. alpha has the
@@ -23,8 +22,7 @@ class MetaSGD(MetaLearner):
 
     Args:
         inner_lr: [low, high] between which the rates start, uniformly; or one number for all.
-        inner_steps, test_steps: steps at training and at validation and test; None takes the training value.
-        first_order: inner gradients count as constants (the rates are still learned).
+        inner_steps, test_steps, first_order: of the inner loop, as in `MAML`.
 
     Raises:
         ValueError: a setting out of range.
@@ -41,67 +39,33 @@ class MetaSGD(MetaLearner):
         loss: Any = None,
         mapping: str | int = "auto",
     ):
-        super().__init__(family, model, loss, mapping)
-        low, high = (inner_lr, inner_lr) if isinstance(inner_lr, (int, float)) else _range(inner_lr)
-        if not 0 < low <= high:
+        bounds = [inner_lr] * 2 if isinstance(inner_lr, int | float) else list(inner_lr)
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
             raise ValueError(f"inner_lr={inner_lr}: must be above 0, one number or [low, high]")
-        self.inner_steps, self.first_order = inner_steps, first_order
-        self.test_steps = inner_steps if test_steps is None else test_steps
-        for name, steps, least in (("inner_steps", inner_steps, 1), ("test_steps", self.test_steps, 0)):
-            whole(name, steps, least)
-        start = {_key(name): torch.empty_like(p).uniform_(low, high) for name, p in self._start().items()}
-        self.rates = nn.ParameterDict({name: nn.Parameter(rate.detach()) for name, rate in start.items()})
+        inner_loop = InnerLoop.of(SGD(), {}, inner_steps, test_steps=test_steps, first_order=first_order)
+        super().__init__(family, model, inner_loop, loss, mapping)
+        self.inner_lr = inner_lr
+        start = {name: torch.empty_like(p).uniform_(*bounds) for name, p in self.initial().items()}
+        self.rates = nn.ParameterDict({slashed(name): nn.Parameter(rate.detach()) for name, rate in start.items()})
 
-    def _start(self) -> Tree:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+    def initial(self) -> Tree:
+        """theta."""
+        return trainable(self.model)
 
-    def _descend(self, support: Examples, steps: int, first_order: bool) -> Descent:
-        start = self._start()
-        rates = {name: self.rates[_key(name)] for name in start}
+    def learned(self) -> Tree:
+        """alpha, by the names of theta."""
+        return {name: self.rates[slashed(name)] for name in self.initial()}
 
-        def loss(params: Tree, step: int) -> Tensor:
-            return self.loss(self.predict(params, support.x), support.y)
-
-        return descend(loss, start, SGD(), rates, steps, first_order)
-
-    def adapt(self, support: Examples, key: Tensor) -> Tree:
-        """The adapted parameters after `inner_steps` steps on the support set."""
-        return self._descend(support, self.inner_steps, self.first_order).path[-1]
-
-    def path(self, support: Examples, key: Tensor, steps: int) -> list[Tree]:
-        """The adapted parameters after 0, 1, ..., steps steps."""
-        return self._descend(support, steps, first_order=True).path
-
-    def predict(self, adapted: Tree, x: Tensor) -> Tensor:
-        """The network with the adapted parameters in place of its own."""
-        return functional_call(self.model, adapted, (x,))
-
-    def _layers(self) -> dict[str, Tensor]:
-        """The rates of each layer, [numbers in it]."""
-        layers: dict[str, list[Tensor]] = {}
-        for name in self._start():
-            layers.setdefault(name.rpartition(".")[0], []).append(self.rates[_key(name)].flatten())
-        return {layer: torch.cat(rates) for layer, rates in layers.items()}
+    def inner_loop(self) -> InnerLoop:
+        """With the rates as they have been learned."""
+        return self.inner._replace(lr=self.learned(), test_lr=self.learned())
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """`rate/LAYER`: mean rate of the layer's parameters; `rates_below_0`: the fraction that is negative."""
-        layers = self._layers()
-        every = torch.cat([*layers.values()])
-        means = {f"rate/{layer}": rates.mean() for layer, rates in layers.items()}
+        every = torch.cat([rate.flatten() for rate in self.rates.values()])
+        means = {f"rate/{layer}": mean for layer, mean in layer_means(self.learned()).items()}
         return means | {"rates_below_0": (every < 0).to(every.dtype).mean()}
 
     def views(self, episode: Episode) -> dict[str, View]:
         """`rates`: the mean rate of every layer."""
-        layers = self._layers()
-        values = torch.stack([rates.mean() for rates in layers.values()])
-        return {"rates": Bars(values, list(layers), "learned inner rates", "mean rate of the layer")}
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # a parameter's name may not contain a dot
-
-
-def _range(inner_lr: Sequence[float]) -> tuple[float, float]:
-    if len(inner_lr) != 2:
-        raise ValueError(f"inner_lr={list(inner_lr)}: must be above 0, one number or [low, high]")
-    return float(inner_lr[0]), float(inner_lr[1])
+        return {"rates": layer_bars(self.learned(), "learned inner rates", "mean rate of the layer")}

@@ -1,4 +1,4 @@
-"""The floor that looks at raw inputs only."""
+"""The baseline that looks at raw inputs only."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class Neighbour(MetaLearner):
 
     @staticmethod
     def is_floor_of(family: Any) -> bool:
-        """Not of a family whose queries stand in the support set: it would only look them up."""
+        """Not for a family whose queries are in the support set: it would only look them up."""
         return not family.queries_in_support
 
     def adapt(self, support: Examples, key: Tensor) -> Examples:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metaexp import losses
-from metaexp.algos.base import Metric, ModelFactory
+from metaexp.algos.base import Metric, ModelFactory, Validate
 from metaexp.algos.features import FeatureLearner, remove_head
 from metaexp.models.sets import ClassDecoder, GaussianDecoder, perceptron
 from metaexp.types import Episode, Examples
@@ -96,14 +96,14 @@ class NeuralProcess(FeatureLearner):
         return torch.ones_like(y[:, :1]) if self.regression else y
 
     def train_batch(self, indices: Tensor) -> Episode:
-        """The training meta-batch; with targets="both" the support set stands before the queries."""
+        """The training meta-batch; with targets="both" the support set precedes the queries."""
         episode = super().train_batch(indices)
         if self.targets == "query":
             return episode
         pairs = zip(episode.support, episode.query, strict=True)
         return episode._replace(query=Examples(*(torch.cat(pair, 1) for pair in pairs)))
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, validate: Validate) -> dict[str, Any]:
         """What the likelihood of a neural process depends on besides the family."""
         varying, shots = self.family.varying("train"), self.family.sizes["train"]["shots"]
         context = [varying.fewest, varying.most] if varying else [shots, shots]

@@ -1,4 +1,4 @@
-"""What somebody who knows the task family would predict: the other end of the scale."""
+"""The upper bound: what one would predict who knows the task family."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class Oracle(MetaLearner):
 
     @staticmethod
     def is_floor_of(family: Any) -> bool:
-        """Whether the family has an oracle: where there is none, there is no such line."""
+        """Whether the family has an oracle: where there is none, nor is this upper bound."""
         return family.oracle is not None
 
     @property
@@ -44,7 +44,7 @@ class Oracle(MetaLearner):
         raise ValueError("algo=oracle: knows tasks by their family, it cannot adapt to examples from elsewhere")
 
     def test_path(self, episode: Episode) -> list[Episode]:
-        """The whole episode, with what the family says of the task."""
+        """The whole episode, with what the family knows about the task."""
         return [episode]
 
     def predict(self, adapted: Episode, x: Tensor) -> Tensor:

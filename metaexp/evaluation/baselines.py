@@ -11,7 +11,7 @@ from torch import Tensor
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
-from metaexp.evaluation.scores import chunks
+from metaexp.evaluation.scores import chunks, score
 from metaexp.mapping import map_tasks
 
 FLOORS: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
@@ -44,7 +44,7 @@ def floors(
             episode = family.sample(split, indices, shots=shots)
             for name, learner in learners.items():
                 seen = episode if learner.reads_info else episode._replace(info={})
-                found = map_tasks(partial(learner.score, modes={"": "queries"}, final=True), seen, "vmap")
+                found = map_tasks(partial(score, learner, modes={"": "queries"}, final=True), seen, "vmap")
                 for metric, values in found.items():
                     parts[name].setdefault(metric, []).append(values)
             tick(int(indices[-1]) + 1)

@@ -1,7 +1,7 @@
 """Testing a learner on frozen tasks: per task, per inner step, with intervals."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -76,8 +76,7 @@ class Scoring:
         return Scores(arrays, np.concatenate(self._indices), query_sha256, sums)
 
     def _one(self, episode: Episode) -> dict[str, Tensor]:
-        more = {"tables": self.tables} if self.tables else {}
-        scores: dict[str, Tensor] = self.learner.score(episode, self.modes, self.final, **more)
+        scores = score(self.learner, episode, self.modes, self.final, self.tables)
         if self.diagnose:
             scores |= {name: value[None] for name, value in self.learner.diagnostics(episode).items()}
         return scores
@@ -112,6 +111,53 @@ def evaluate(
 def chunk_size(learner: Any) -> int:
     """Tasks that are drawn and scored at once, by the learner's mapping."""
     return 10 if learner.mapping == "loop" else 100
+
+
+def score(
+    learner: Any,
+    episode: Episode,
+    modes: dict[str, str],
+    final: bool = False,
+    tables: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Metrics of one task after 0, 1, ... inner steps: [steps + 1] each; [1] of the last if `final`.
+
+    Names are those of the learner's `metrics`, with the prefix of each of its `variants` and the suffix of each mode.
+
+    Args:
+        modes: suffix -> normalisation mode, as `MetaLearner.modes` gives them.
+        tables: further functions of the method's own last prediction and the targets, of any shape, returned under
+            their name and the mode's suffix.
+    """
+    scores: dict[str, list[Tensor]] = {}
+    last: dict[str, Tensor] = {}
+    path, y = learner.test_path(episode), episode.query.y
+    readers = {suffix: learner.reader(mode, episode.support, episode.query.x) for suffix, mode in modes.items()}
+    for adapted in path[-1:] if final else path:
+        variants = learner.variants(adapted)
+        for suffix, read in readers.items():
+            predictions = {prefix: read(variant) for prefix, variant in variants.items()}
+            for prefix, prediction in predictions.items():
+                for name, metric in learner.metrics.items():
+                    scores.setdefault(prefix + name + suffix, []).append(metric(prediction, y))
+            last[suffix] = predictions[""]
+    found = {name: torch.stack(values) for name, values in scores.items()}
+    for name, table in (tables or {}).items():
+        found |= {name + suffix: table(prediction, y) for suffix, prediction in last.items()}
+    return found
+
+
+def validator(learner: Any) -> Callable[[int], float]:
+    """What `MetaLearner.finish` takes: number of validation tasks -> mean of the first metric after the last step.
+
+    All queries are in one batch, whatever `test.normalise` says.
+    """
+
+    def validate(tasks: int) -> float:
+        scores = evaluate(learner, "val", tasks, ["queries"], final=True)
+        return float(scores.first(next(iter(learner.metrics)))[:, -1].mean())
+
+    return validate
 
 
 @contextmanager

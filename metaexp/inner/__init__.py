@@ -1,21 +1,26 @@
-"""The inner loop: how one task is learned. Free functions on dicts of tensors, and the inner optimisers."""
+"""The inner loop: how one task is learned. Its settings as a value, free functions on dicts of tensors, optimisers."""
 
 from metaexp.inner.descent import Descent, descend, minibatches, minimise
 from metaexp.inner.implicit import conjugate_gradient, with_gradient
+from metaexp.inner.loop import Carried, InnerLoop, learn, slashed
 from metaexp.inner.optimisers import SGD, Adam, InnerOptimiser, Rate, Tree
 from metaexp.inner.recomputation import recomputed
 
 __all__ = [
     "SGD",
     "Adam",
+    "Carried",
     "Descent",
+    "InnerLoop",
     "InnerOptimiser",
     "Rate",
     "Tree",
     "conjugate_gradient",
     "descend",
+    "learn",
     "minibatches",
     "minimise",
     "recomputed",
+    "slashed",
     "with_gradient",
 ]

@@ -63,7 +63,7 @@ def recomputed(function: Callable[..., Any], *args: Any) -> Any:
     Memory for time: gradient checkpointing that goes with torch.func and vmap, where `torch.utils.checkpoint` does not.
     Differentiable in the tensors of `args` (trees; other leaves are constants), once: a second derivative is refused
     with a RuntimeError. The function must read no other tensor that is differentiated or mapped: no gradient would
-    reach it, without a word.
+    reach it, silently.
     """
     leaves, form = tree_flatten(args)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]

@@ -1,11 +1,14 @@
-"""Networks with a second input, a context vector that says which task it is: (x, context) -> prediction."""
+"""Networks with a second input, a context vector that identifies the task: (x, context) -> prediction."""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
 class InputContext(nn.Module):
-    """The context stands behind the flattened input; `network` takes [n, inputs + size]."""
+    """The context is appended to the flattened input; `network` takes [n, inputs + size]."""
 
     def __init__(self, network: nn.Module, size: int):
         super().__init__()
@@ -64,3 +67,43 @@ class FiLM(nn.Module):
 
         out: Tensor = self.network(x, modulate)
         return out
+
+
+def with_context(
+    model: Callable[[tuple[int, ...], int], nn.Module] | nn.Module,
+    x_shape: tuple[int, ...],
+    out: int,
+    context: str | None,
+    size: int | None,
+    block: int,
+) -> nn.Module:
+    """A network that takes a context as its second input, made of `model`, or of a ready module.
+
+    Args:
+        context: "input", "film", "channel", or None: "film" where the network can be modulated, else "input".
+        size: of the context; None: 5 with "input", else 100.
+        block: the block that "film" modulates, from 0.
+
+    Raises:
+        ValueError: a network or inputs that do not take the context in this way.
+    """
+
+    def network(*shape: int) -> nn.Module:
+        return model if isinstance(model, nn.Module) else model(shape, out)
+
+    if context in (None, "film"):
+        plain = network(*x_shape)
+        channels = getattr(plain, "channels", None)
+        if channels is not None:
+            if not 0 <= block < len(channels):
+                raise ValueError(f"film_block={block}: must be from 0 to {len(channels) - 1}")
+            return FiLM(plain, size or 100, block)
+        if context == "film":
+            raise ValueError("context=film: needs a network with channels and forward(x, modulate), as cnn4; use input")
+    if context == "channel":
+        if len(x_shape) != 3:
+            raise ValueError(f"context=channel: needs pictures (channels, height, width), not {x_shape}; use input")
+        size = size or 100
+        return ChannelContext(network(x_shape[0] + size, *x_shape[1:]), size)
+    size = size or 5
+    return InputContext(network(math.prod(x_shape) + size), size)

@@ -5,13 +5,14 @@ curve shows it). These layers write the statistics in elementary operations unde
 the native kernel in an eager loop over tasks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import vmap
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -146,7 +147,7 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
 
 
 def adopt(model: nn.Module) -> nn.Module:
-    """Put these layers in place of torch's batch, instance and layer norms in a module, keeping parameters and names.
+    """Replace torch's batch, instance and layer norms in a module by these layers, keeping parameters and names.
 
     A norm in eval mode with running statistics (a pretrained body) stays fixed at them; one in training mode
     uses the statistics of the batch at hand from then on.
@@ -188,3 +189,17 @@ def statistics_from(model: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.rows = None
+
+
+def in_mode(mode: str, model: nn.Module, function: Callable[[Tensor], Tensor], support: Tensor, x: Tensor) -> Tensor:
+    """function(inputs [m, *x_shape]) -> [m, ...] of queries x, with batch statistics of `model` as the mode demands.
+
+    "queries": all queries in one batch; "single": support inputs [n, *x_shape] plus one query at a time; "support":
+    statistics of the support inputs alone.
+    """
+    if mode == "queries" or len(x) == 0:
+        return function(x)
+    if mode == "support":
+        with statistics_from(model, len(support)):
+            return function(torch.cat((support, x)))[len(support) :]
+    return vmap(lambda query: function(torch.cat((support, query[None])))[-1])(x)

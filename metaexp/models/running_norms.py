@@ -55,7 +55,7 @@ class Running(nn.Module):
 
 
 def keep_running(model: nn.Module) -> nn.Module:
-    """Put `Running` in place of every `Norm` over the batch, keeping parameters and names; returns the model."""
+    """Replace every `Norm` over the batch by `Running`, keeping parameters and names; returns the model."""
     new: dict[nn.Module, nn.Module] = {}  # one for each, so that a layer shared by two parents stays shared
 
     def replacement(layer: nn.Module | None) -> nn.Module | None:

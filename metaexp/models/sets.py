@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.models.mlp import MLP
-from metaexp.models.transformer import LayerNorm
+from metaexp.models.transformer import TokenNorm
 
 
 def perceptron(inputs: int, width: int, outputs: int, layers: int) -> MLP:
@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.skip, self.net = nn.Linear(width, width), perceptron(width, width, width, 2)
-        self.norm, self.norm_net = LayerNorm(width), LayerNorm(width)
+        self.norm, self.norm_net = TokenNorm(width), TokenNorm(width)
 
     def forward(self, read: Tensor, query: Tensor) -> Tensor:
         """What was read [m, sets, width] and the queries' embedding [m, 1, width] -> [m, sets, width]."""

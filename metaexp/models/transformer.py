@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Memory = tuple[Tensor, Tensor]  # keys and values, [heads, n, width / heads] each
 
 
-class LayerNorm(nn.Module):
+class TokenNorm(nn.Module):
     """Mean 0 and variance 1 over the width of a token, then scale and shift, in elementary operations.
 
     Right to any order under vmap, as the library's kernel is not; and faster there than a function with a gradient of
@@ -35,7 +35,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
         self.heads = heads
-        self.norm, self.norm_mlp = LayerNorm(width), LayerNorm(width)
+        self.norm, self.norm_mlp = TokenNorm(width), TokenNorm(width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -85,14 +85,14 @@ class Transformer(nn.Module):
         if width % heads:
             raise ValueError(f"width={width}: must be a multiple of heads={heads}")
         self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
-        self.norm = LayerNorm(width)
+        self.norm = TokenNorm(width)
 
     def remember(self, tokens: Tensor) -> list[Memory]:
         """The memory of each layer for a set of tokens [n, width]."""
         memories: list[Memory] = []
         for i, block in enumerate(self.blocks):
             memories.append(block.memory(tokens))  # type: ignore[operator]
-            if i + 1 < len(self.blocks):  # what the last layer makes of the set nobody reads
+            if i + 1 < len(self.blocks):  # the last layer's output for the set is never read
                 tokens = block(tokens, memories[-1])
         return memories
 

@@ -124,6 +124,8 @@ class Control(L.Callback):
         if self.training.scores is not None:
             with trainer.precision_plugin.forward_context():
                 self._validated()
+        if self.training.world == 1 and self.flag.requested is not None:
+            self.training.stopped = True
         if not self._opening:
             self._save_if_due()
 

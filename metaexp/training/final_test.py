@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from metaexp.evaluation.baselines import floors
-from metaexp.evaluation.scores import evaluate
+from metaexp.evaluation.scores import evaluate, validator
 from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.storage.checkpoints import Checkpoints
@@ -59,7 +59,7 @@ def final_test(
         weights = {"kind": "best", "step": best[0]["metaexp"]["step"]}
     tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
     with trainer.precision_plugin.forward_context():
-        chosen = learner.finish()
+        chosen = learner.finish(validator(learner))
         _say(f"testing on {tasks} tasks ...")
         tick = _ticker(config, flag, f"tested {{}}/{tasks}")
         scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
@@ -74,7 +74,7 @@ def final_test(
         show_views(learner, "test", loggers, record.step)
         if learner.trains:
             learner.load_state_dict(initial)
-            learner.finish()  # the untrained network, too, has the rate that suits it
+            learner.finish(validator(learner))  # the untrained network, too, has the rate that suits it
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
     draw_test(folder, loggers, scores, beside, by_shots, record.step, config)

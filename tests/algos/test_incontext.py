@@ -10,7 +10,7 @@ from references import CONTEXT, F64, answers, batch_of, close, families, made, s
 from torch import nn
 
 from metaexp.contract import pictures, rows, task
-from metaexp.models.transformer import LayerNorm
+from metaexp.models.transformer import TokenNorm
 
 
 def numpy_masked(learner, z, y, z_query):
@@ -69,7 +69,7 @@ def test_the_memory_is_made_once_and_as_large_as_the_support_set():
 
 def test_layer_norm_equals_torch():
     draw = torch.Generator().manual_seed(0)
-    norm = LayerNorm(8).double()
+    norm = TokenNorm(8).double()
     with torch.no_grad():
         norm.weight.copy_(torch.rand(8, generator=draw, dtype=F64))
         norm.bias.copy_(torch.rand(8, generator=draw, dtype=F64))
