@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaexp.estimator import load as load
-    from metaexp.run.from_python import Run as Run
-    from metaexp.run.from_python import start as start
+    from metaexp.from_python import Run as Run
+    from metaexp.from_python import start as start
 
 
 def __getattr__(name: str) -> Any:
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name in ("Run", "start"):
-        from metaexp.run import from_python
+        from metaexp import from_python
 
         return getattr(from_python, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
