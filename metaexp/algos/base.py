@@ -11,12 +11,13 @@ from torch.func import functional_call, vmap
 
 from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
+from metaexp.metric_names import SUFFIXES, metric_name
+from metaexp.metrics import Function, Metric, declared
 from metaexp.models.norms import adopt, depends_on_batch, prepare, statistics_from
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
 
 ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
-Metric = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
 MODES = ("queries", "single", "support")  # where batch statistics come from at test
 
 
@@ -85,7 +86,7 @@ class MetaLearner(L.LightningModule):
         The family's; a method whose predictions are more than the family's targets (a mean and a deviation) says here
         how to read them.
         """
-        return self.family.metrics
+        return declared(self.family)
 
     def outputs(self, family: TaskFamily) -> int:
         """Number of outputs the network needs."""
@@ -169,8 +170,7 @@ class MetaLearner(L.LightningModule):
         """
         if not depends_on_batch(self.model):
             return {"": "queries"}
-        names = {"queries": "_transductive", "single": "", "support": "_support"}
-        return {names[mode]: mode for mode in MODES if mode in wanted}
+        return {SUFFIXES[mode]: mode for mode in MODES if mode in wanted}
 
     def predict_as(self, mode: str, adapted: Any, support: Examples, x: Tensor) -> Tensor:
         """`predict` for queries x [n, *x_shape] with batch statistics as the mode says -> [n, out]."""
@@ -202,7 +202,7 @@ class MetaLearner(L.LightningModule):
         episode: Episode,
         modes: dict[str, str],
         final: bool = False,
-        tables: dict[str, Metric] | None = None,
+        tables: dict[str, Function] | None = None,
     ) -> dict[str, Tensor]:
         """Metrics of one task after 0, 1, ..., test_steps steps: [steps + 1] each; [1] of the last if `final`.
 
@@ -217,10 +217,11 @@ class MetaLearner(L.LightningModule):
             for suffix, read in readers.items():
                 last[suffix] = read(adapted)
                 for name, metric in self.metrics.items():
-                    scores.setdefault(name + suffix, []).append(metric(last[suffix], episode.query.y))
+                    scores.setdefault(metric_name(name, suffix), []).append(metric(last[suffix], episode.query.y))
         found = {name: torch.stack(values) for name, values in scores.items()}
         for name, table in (tables or {}).items():
-            found |= {name + suffix: table(prediction, episode.query.y) for suffix, prediction in last.items()}
+            for suffix, prediction in last.items():
+                found[metric_name(name, suffix)] = table(prediction, episode.query.y)
         return found
 
     # -- Lightning ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from metaexp import metrics
 from metaexp.checks import whole
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import InnerOptimiser, Tree, descend, minibatches
@@ -61,7 +62,7 @@ def choose_rate(learner: Any, rates: list[float], tasks: int = 200) -> dict[str,
         learner.test_lr.fill_(rates[0])  # a checkpoint may have brought another one
         return {}
     name = next(iter(learner.metrics))
-    sign = -1.0 if learner.family.larger(name) else 1.0
+    sign = -metrics.sign(metrics.direction(metrics.declared(learner), name))
     means = {}
     for rate in rates:
         learner.test_lr.fill_(rate)

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from metaexp.algos.base import MetaLearner, Metric
+from metaexp.algos.base import MetaLearner
 from metaexp.algos.maml import check_inner_loop
 from metaexp.algos.views import Heatmap, Scatter, View
 from metaexp.inner import SGD, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
+from metaexp.metric_names import metric_name
+from metaexp.metrics import Function
 from metaexp.models.norms import depends_on_batch
 from metaexp.models.sets import Judges, SetEncoder
 from metaexp.types import Episode, Examples
@@ -273,7 +275,7 @@ class Mother(MetaLearner):
         episode: Episode,
         modes: dict[str, str],
         final: bool = False,
-        tables: dict[str, Metric] | None = None,
+        tables: dict[str, Function] | None = None,
     ) -> dict[str, Tensor]:
         """Her metrics; as `child_I_METRIC`, `uniform_METRIC`, `top1_METRIC` those of other weights in their place."""
         path = self.test_path(episode)
@@ -287,9 +289,11 @@ class Mother(MetaLearner):
                 for prefix, weights in who.items():
                     prediction = self.predict_as(mode, adapted | {"weights": weights}, episode.support, episode.query.x)
                     for name, metric in self.metrics.items():
-                        scores.setdefault(prefix + name + suffix, []).append(metric(prediction, episode.query.y))
+                        values = scores.setdefault(metric_name(prefix + name, suffix), [])
+                        values.append(metric(prediction, episode.query.y))
                     if prefix == "":
-                        found |= {n + suffix: table(prediction, episode.query.y) for n, table in (tables or {}).items()}
+                        for name, table in (tables or {}).items():
+                            found[metric_name(name, suffix)] = table(prediction, episode.query.y)
         return {name: torch.stack(values) for name, values in scores.items()} | found
 
     def _seen(self, episode: Episode) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metaexp.evaluation.calibration import bin_sums
 from metaexp.mapping import map_tasks
+from metaexp.metric_names import forms, metric_name
 from metaexp.types import Episode
 
 
@@ -24,7 +25,7 @@ class Scores(NamedTuple):
 
     def first(self, metric: str) -> np.ndarray:
         """The metric in the first normalisation mode that was asked for."""
-        return next(values for name, values in self.arrays.items() if name.startswith(metric))
+        return self.arrays[forms(metric, self.arrays)[0]]
 
 
 def evaluate(
@@ -72,7 +73,7 @@ def evaluate(
             tick(int(indices[-1]) + 1)
     arrays = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
     query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
-    sums = {suffix: arrays.pop("calibration" + suffix) for suffix in (chosen if tables else ())}
+    sums = {suffix: arrays.pop(metric_name("calibration", suffix)) for suffix in (chosen if tables else ())}
     return Scores(arrays, np.arange(tasks), query_sha256, sums)
 
 
@@ -96,29 +97,3 @@ def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
         last = min(first + bucket, tasks)
         for start in range(first, last, size):
             yield torch.arange(start, min(start + size, last), device=family.device)
-
-
-def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any]:
-    """Mean, 95 % interval (1.96 s / sqrt(tasks)), median and worst task of the last step; mean and interval per step.
-
-    Tasks with a non-finite value at any step are counted in `diverged` and left out of every mean.
-    """
-    finite = np.isfinite(values).all(axis=1)
-    kept = values[finite]
-
-    def interval(column: np.ndarray) -> dict[str, Any]:
-        if len(column) == 0:
-            return {"mean": None, "ci95": None}
-        spread = column.std(ddof=1) if len(column) > 1 else 0.0
-        return {"mean": float(column.mean()), "ci95": float(1.96 * spread / np.sqrt(len(column)))}
-
-    last = kept[:, -1]
-    worst = None if len(last) == 0 else float(last.min() if larger_is_better else last.max())
-    return {
-        **interval(last),
-        "tasks": len(values),
-        "diverged": int((~finite).sum()),
-        "median": None if len(last) == 0 else float(np.median(last)),
-        "worst": worst,
-        "per_step": [interval(kept[:, step]) for step in range(values.shape[1])],
-    }

@@ -1,4 +1,4 @@
-"""What a run prints: a bar on a terminal, a line now and then elsewhere, and the table of results at the end.
+"""What a run prints while it trains: a bar on a terminal, a line every few seconds elsewhere.
 
 Rates and times are of wall-clock time; the bar and its numbers are drawn by time, not by step, so that a step pays
 for one look at the clock.
@@ -6,8 +6,6 @@ for one look at the clock.
 
 import logging
 import math
-import os
-import shlex
 import sys
 import time
 import warnings
@@ -32,7 +30,7 @@ class Progress:
         stream: where to print; default sys.stderr.
         every: seconds between lines where `stream` is not a terminal.
         larger_is_better: whether the first validation metric grows with quality.
-        console: a Rich console to draw on in place of `stream`.
+        console: a Rich console to draw on instead of `stream`.
         clock: seconds; for tests.
     """
 
@@ -112,7 +110,7 @@ class Progress:
         if now <= then or self.step <= step:
             return []
         rate = (self.step - step) / (now - then)
-        left = _duration((self.total - self.step) / rate)
+        left = duration((self.total - self.step) / rate)
         return [f"{rate:.0f} meta-steps/s" if rate >= 10 else f"{rate:.2g} meta-steps/s", f"{left} left"]
 
     def _show(self, now: float) -> None:
@@ -139,7 +137,7 @@ class Progress:
     def _write(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError):  # the reader went away, or the stream is closed: train on, in silence
+        except (OSError, ValueError):  # the reader went away, or the stream is closed: train on without it
             self._gap = self._due = math.inf
 
 
@@ -159,7 +157,7 @@ def _live(stream: TextIO, console: "Console | None") -> Any:
     return live
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """0:23, 12:05, 3:04:59, 2d 3h."""
     whole = round(max(seconds, 0.0))
     minutes, hours, days = whole // 60 % 60, whole // 3600 % 24, whole // 86400
@@ -189,88 +187,3 @@ def quiet() -> None:
             logger.addFilter(_Adverts())
     warnings.filterwarnings("ignore", message=r".*does not have many workers")
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-
-
-def print_result(
-    result: Mapping[str, Any],
-    folder: str,
-    logdir: str,
-    stream: TextIO | None = None,
-    console: "Console | None" = None,
-) -> None:
-    """Prints what a finished run reached: a Rich table on a terminal, plain aligned columns elsewhere.
-
-    Args:
-        result: the content of result.json.
-        folder: of the run.
-        logdir: what `tensorboard --logdir` is to be given.
-        stream: where to print; default sys.stdout. A reader that goes away (`| head`) is no error.
-        console: a Rich console to print on in place of `stream`.
-    """
-    stream = stream or sys.stdout
-    head, rows = _result_rows(result)
-    speed, weights = result.get("speed", {}), result.get("weights", {})
-    title = "{algo} on {task}, {model}, seed {seed}: {steps} outer steps".format(**result)
-    if weights:
-        title += f", {weights['kind']} weights (step {weights['step']})"
-    below = [f"folder       {folder}", f"to look at   tensorboard --logdir {shlex.quote(logdir)}"]
-    for metric, value in result["test"].items():
-        if lost := value.get("diverged", 0):
-            below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
-    if speed:
-        rate = speed.get("meta_steps_per_s")
-        below.insert(0, f"time         {_duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
-    try:
-        if console is not None or stream.isatty():
-            _print_rich(title, head, rows, below, stream, console)
-        else:
-            widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-            lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
-            print("\n".join([title, *lines, *below]), file=stream, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout once more at its end: give that flush somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    head, rows = ["test", "mean", "before", "1 step", "last step", "tasks"], []
-    for metric, value in result["test"].items():
-        steps = value.get("per_step") or []
-        some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
-        curve = ["" if step is None or step["mean"] is None else f"{float(step['mean']):.4g}" for step in some]
-        rows.append([metric, _interval(value), *curve, str(value["tasks"])])
-        if (error := value.get("ece")) and error["value"] is not None:
-            low, high = error["ci95"]
-            rows.append([f"{metric}, calibration error", f"{error['value']:.3g} ({low:.3g} to {high:.3g})", *[""] * 4])
-    for name, metrics in result.get("floors", {}).items():
-        rows += [[f"{metric}, floor: {name}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
-    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
-    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
-def _interval(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:  # every task diverged
-        return "not finite"
-    mean = f"{float(value['mean']):.4g}"
-    return f"{mean} +- {float(value['ci95']):.2g}" if value.get("ci95") is not None else mean
-
-
-def _print_rich(
-    title: str, head: list[str], rows: list[list[str]], below: list[str], stream: TextIO, console: "Console | None"
-) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = console or Console(file=stream)
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, safe_box=True)
-    for i, name in enumerate(head):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    plus = "±" if console.encoding.lower().startswith("utf") else "+-"
-    for row in rows:
-        dim = "dim" if "floor:" in row[0] else ""
-        table.add_row(*(Text(cell.replace("+-", plus)) for cell in row), style=dim)
-    console.print(table)
-    for line in below:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)

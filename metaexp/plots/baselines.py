@@ -18,20 +18,6 @@ OTHER: tuple[str, Any] = (GREY, (0, (4, 4)))
 FAR = 1000.0  # a floor so many times below everything else is not drawn to scale
 
 
-def near(values: Mapping[str, Any], metric: str) -> Any:
-    """The value of a metric, else of its form in another mode: a floor has `accuracy`, a test `accuracy_support`.
-
-    None where there is neither: a floor without, say, a likelihood is no floor of it.
-    """
-    if metric in values:
-        return values[metric]
-    return next((value for name, value in values.items() if _plain(name) == _plain(metric)), None)
-
-
-def _plain(metric: str) -> str:
-    return metric.removesuffix("_transductive").removesuffix("_support")
-
-
 def floor_levels(floors: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarray]:
     """The floors' values by name: [1], or a curve [k]."""
     return {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in floors.items()}

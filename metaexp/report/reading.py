@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.errors import ConfigError, MetaexpError
+from metaexp.nested import leaves
 from metaexp.storage.run_folder import read_status, state_of
 from metaexp.storage.saved_config import read_config
 
@@ -156,7 +157,14 @@ def _result(file: Path) -> dict[str, Any]:
 
 
 def _is_summary(value: Any) -> bool:
-    kinds = {"mean": int | float | None, "ci95": int | float | None, "tasks": int | None, "diverged": int | None}
+    number = int | float | None
+    kinds = {
+        "mean": number,
+        "ci95": number,
+        "tasks": int | None,
+        "diverged": int | None,
+        "larger_is_better": bool | None,
+    }
     return isinstance(value, dict) and "mean" in value and all(isinstance(value.get(k), t) for k, t in kinds.items())
 
 
@@ -193,9 +201,11 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that may tell one group of runs from another, by dotted key; choices by the name of their group."""
     choices = config.get("choices")
     found = {str(group): choice for group, choice in choices.items()} if isinstance(choices, dict) else {}
-    for key, value in _leaves({k: v for k, v in config.items() if k != "choices"}):
-        top = key.split(".")[0]
-        names = key.split(".")[1:]
+    for key, value in leaves({k: v for k, v in config.items() if k != "choices"}):
+        top, *names = key.split(".")
+        if names[-1:] == ["_target_"] and len(names) > 1:  # a class inside a group: algo.inner, optimizer.schedule
+            key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
+            names.pop()
         if top in _TECHNICAL or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
@@ -203,16 +213,6 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         # Tasks of the run's own seed are no setting; those of another are.
         found[key] = "as seed" if key == "task.seed" and value == config.get("seed") else value
     return found
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        if "." in key and "_target_" in value:  # a class inside a group: algo.inner, optimizer.schedule
-            yield key, str(value["_target_"]).rpartition(".")[2]
-        for name, item in value.items():
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    elif key:
-        yield key, value
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ import torch
 
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, ConfigError
-from metaexp.loggers.progress import Progress, print_result, quiet
+from metaexp.loggers.progress import Progress, quiet
+from metaexp.loggers.result_table import print_result
 from metaexp.loggers.tensorboard import Board
 from metaexp.report.reading import rows
 from metaexp.run.restore import Restored, restore, take

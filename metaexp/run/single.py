@@ -113,7 +113,7 @@ def _joined(folder: Path) -> tuple[Path, Path | None] | None:
 
 
 def _finished(path: Path, steps: int) -> dict[str, Any]:
-    from metaexp.loggers.progress import print_result
+    from metaexp.loggers.result_table import print_result
 
     result = json.loads((path / "result.json").read_text())
     if steps > result["steps"] and not result.get("stopped"):

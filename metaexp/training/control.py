@@ -12,10 +12,13 @@ import torch.distributed
 from torch.utils._pytree import tree_map
 
 from metaexp.errors import Interrupted, NonFiniteError, Terminated
-from metaexp.evaluation.baselines import floors
-from metaexp.evaluation.scores import Scores, evaluate, summary
+from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import Scores, evaluate
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.tensorboard import Board, validation_scalars
+from metaexp.metric_names import forms, near, split_name
+from metaexp.metrics import declared, direction, sign
 from metaexp.outer.loop import OuterLoop, Span, Spans
 from metaexp.storage.checkpoint_file import Checkpoints
 from metaexp.storage.run_folder import RunFolder
@@ -53,7 +56,7 @@ class Control(L.Callback):
         self.folder, self.board, self.checkpoints, self.progress, self.flag = folder, board, checkpoints, progress, flag
         self.metric = next(iter(learner.metrics))
         self.judged = config["stop"]["metric"] or self.metric  # what selects the best weights
-        self.sign = 1.0 if learner.family.larger(self.judged) else -1.0
+        self.sign = sign(direction(declared(learner), self.judged))
         self.step = 0
         self.best: dict[str, Any] = {"value": None, "step": 0, "waited": 0}
         self.reason: str | None = None  # why the run ended early
@@ -221,17 +224,16 @@ class Control(L.Callback):
             with self.trainer.precision_plugin.forward_context():
                 tasks, stop = self.config["val"]["tasks"], self.flag.check if self.loop.world == 1 else lambda: None
                 scores = evaluate(self.learner, "val", tasks, ["queries"], diagnose=True, tick=lambda done: stop())
-                (mean,) = floors(self.learner.family, "val", tasks, ["mean"]).values()
+                (mean,) = baselines(self.learner.family, "val", tasks, ["mean"]).values()
         except Interrupted:  # the checkpoint that follows says that this validation is still to be done
             self.loop.stopped = True
             return
         self.pending = False
-        larger = self.learner.family.larger
         row: dict[str, Any] = {"kind": "val", "step": self.step}
         shown: dict[str, float] = {}
         for name, values in scores.arrays.items():
-            found = summary(values, larger(name))
-            is_metric = any(name.startswith(metric) for metric in self.learner.metrics)
+            found = summary(values)
+            is_metric = split_name(name).metric in self.learner.metrics
             row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
             if found["mean"] is None:
                 continue
@@ -254,10 +256,10 @@ class Control(L.Callback):
         last = self.step == self.config["steps"] or self.loop.stopped
         if not self.folder.writes or not (last or time.monotonic() - self._drawn > PICTURES):
             return
-        from metaexp.plots.episodes import adaptation_curve  # matplotlib takes half a second to import
+        from metaexp.plots.curves import adaptation_curve  # matplotlib takes half a second to import
 
         self.board.figure("val/episodes", draw_episodes(self.learner, "val", 4), self.step)
-        for name in [name for name in scores.arrays if name.startswith(self.metric)]:
+        for name in forms(self.metric, scores.arrays):
             floor = self.best.get("scratch", {}).get(name)
             lines = {"scratch": floor} if floor is not None else None
             self.board.figure(f"val/adaptation_{name}", adaptation_curve(name, scores.arrays[name], lines), self.step)
@@ -268,19 +270,19 @@ class Control(L.Callback):
     def _floors(self, arrays: dict[str, Any], floors: dict[str, Any]) -> None:
         """Mean predictor, and the same network and inner loop before any meta-training (step 0)."""
         if self.step == 0:
-            finals = {name: summary(arrays[name])["mean"] for name in arrays if name.startswith(self.metric)}
+            finals = {name: summary(arrays[name])["mean"] for name in forms(self.metric, arrays)}
             self.best["scratch"] = finals
         floors["scratch"] = self.best.get("scratch", {})
-        for metric in [name for name in arrays if name.startswith(self.metric)]:
+        for metric in forms(self.metric, arrays):
             for floor, values in floors.items():
-                value = values.get(metric, values.get(self.metric))
+                value = near(values, metric)
                 if value is not None:
                     self.board.scalars({f"floor/{floor}/{metric}": value}, self.step)
 
     def _judge(self, row: dict[str, Any]) -> None:
         stop = self.config["stop"]
-        name = stop["metric"] or next(key for key in row if key.startswith(self.metric))
-        found = row.get(name) or row.get(name + "_transductive")
+        name = stop["metric"] or forms(self.metric, row)[0]
+        found = near(row, name)
         value = found["mean"] if isinstance(found, dict) and not found["diverged"] else None
         better = value is not None and (
             self.best["value"] is None or self.sign * value > self.sign * self.best["value"]

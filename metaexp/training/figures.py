@@ -20,6 +20,8 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
 
     Where the number of support examples varies they have a middling one.
     """
+    from metaexp.plots.pictures import picture_for  # matplotlib takes half a second to import
+
     family = learner.family
     varying = family.varying(split)
     shots = (varying.fewest + varying.most + 1) // 2 if varying else None
@@ -35,7 +37,7 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
         return torch.stack(rows)
 
     with torch.no_grad():
-        return family.picture(episode, predict, shown)
+        return picture_for(family)(episode, predict, shown)
 
 
 def show_views(learner: Any, split: str, board: Board, step: int, tell: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baseline_metrics, baselines
 from metaexp.evaluation.calibration import calibration
-from metaexp.evaluation.scores import Scores, evaluate, summary
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import Scores, evaluate
 from metaexp.evaluation.shots_curve import ShotsCurve, shots_curve
 from metaexp.loggers.tensorboard import Board
+from metaexp.metric_names import metric_name, near
+from metaexp.metrics import declared, direction, score_names
 from metaexp.storage.checkpoint_file import Checkpoints, versions
 from metaexp.storage.run_folder import RunFolder
 from metaexp.storage.saved_config import config_sha256
@@ -51,7 +55,7 @@ def test(
         print(f"testing on {tasks} tasks ...", file=sys.stderr, flush=True)
         tick = _ticker(control, f"tested {{}}/{tasks}")
         scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
-        beside = floors(family, "test", tasks, tick=tick)
+        beside = baselines(family, "test", tasks, tick=tick)
         adapted = adapted_parameters(learner)
         few, tell = min(config["test"].get("curve_tasks", 200), tasks), _ticker(control, "other shots: tested {} tasks")
         by_shots = shots_curve(learner, _wanted(config), few, modes[0], tell, scores.arrays)
@@ -63,12 +67,12 @@ def test(
             learner.load_state_dict(initial)
             learner.finish()  # the untrained network, too, has the rate that suits it
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
-    larger = family.larger
+    larger = partial(direction, baseline_metrics(family) | declared(learner))
     folder.write_arrays("test_scores.npz", **_arrays(scores, beside, by_shots))
     _pictures(folder, board, scores, beside, by_shots, control.step, config)
     test = {name: summary(values, larger(name)) for name, values in scores.arrays.items()}
     for suffix, sums in scores.calibration.items():
-        test[next(iter(learner.metrics)) + suffix]["ece"] = calibration(sums)
+        test[metric_name(next(iter(learner.metrics)), suffix)]["ece"] = calibration(sums)
     sizes, varying = family.sizes["test"], family.varying("test")
     return {
         "format": FORMAT,
@@ -91,9 +95,7 @@ def test(
             "rotation": (config["task"].get("test") or {}).get("rotation") or config["task"].get("rotation"),
             "resize": config["task"].get("resize"),
             "eval_seed": config["task"].get("eval_seed"),
-            "normalise": {
-                name + suffix: mode for suffix, mode in learner.modes(modes).items() for name in learner.metrics
-            },
+            "normalise": score_names(learner.metrics, learner.modes(modes)),
             "test_steps": learner.test_steps,
             "query_sha256": scores.query_sha256,
         },
@@ -131,7 +133,7 @@ def _arrays(scores: Scores, beside: dict[str, Any], by_shots: ShotsCurve) -> dic
     """What test_scores.npz holds."""
     arrays = {"indices": scores.indices, "query_sha256": np.array(scores.query_sha256), **scores.arrays}
     arrays |= {f"floor_{floor}_{name}": v for floor, found in beside.items() for name, v in found.items()}
-    arrays |= {f"calibration{suffix}": sums for suffix, sums in scores.calibration.items()}
+    arrays |= {metric_name("calibration", suffix): sums for suffix, sums in scores.calibration.items()}
     curves = by_shots.arrays | {f"floor_{f}_{n}": v for f, found in by_shots.floors.items() for n, v in found.items()}
     return arrays | {"shots": np.array(by_shots.shots, int)} | {f"shots_curve_{n}": v for n, v in curves.items()}
 
@@ -154,7 +156,7 @@ def _ticker(control: Control, what: str) -> Callable[[int], None]:
 
 
 def metric_names(learner: Any, modes: list[str]) -> list[str]:
-    return [name + suffix for suffix in learner.modes(modes) for name in learner.metrics]
+    return list(score_names(learner.metrics, learner.modes(modes)))
 
 
 def _pictures(
@@ -166,9 +168,8 @@ def _pictures(
     step: int,
     config: dict[str, Any],
 ) -> None:
-    from metaexp.plots.baselines import near  # matplotlib takes half a second to import
-    from metaexp.plots.episodes import adaptation_curve, training_curve
-    from metaexp.plots.reliability import reliability, shots_picture
+    from metaexp.plots.curves import adaptation_curve, shots_picture, training_curve  # matplotlib takes half a second
+    from metaexp.plots.reliability import reliability
 
     title = f"{config['choices']['algo']} on {config['choices']['task']}"
     for name, values in scores.arrays.items():

@@ -10,8 +10,11 @@ from typing import Any
 import lightning as L
 
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
-from metaexp.loggers.progress import Progress, print_result
+from metaexp.loggers.progress import Progress
+from metaexp.loggers.result_table import print_result
 from metaexp.loggers.tensorboard import Board
+from metaexp.metrics import declared, direction
+from metaexp.nested import leaves
 from metaexp.storage.checkpoint_file import AtomicCheckpointIO, Checkpoints, load
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
@@ -30,7 +33,7 @@ def execute(
     folder.write_config({key: value for key, value in config.items() if key != "typed"})
     step = found["metaexp"]["step"] if found else 0
     board = Board(folder.path, resumed_at=step if resumed else None, rank=parts.rank)
-    larger = parts.family.larger(next(iter(learner.metrics)))
+    larger = direction(declared(learner), next(iter(learner.metrics))) is not False
     shown, every = None if parts.rank == 0 else io.StringIO(), config["log"]["seconds"]
     with Progress(config["steps"], step, shown, every=every, larger_is_better=larger) as progress:
         progress.note(f"run folder: {folder.path}")
@@ -140,11 +143,7 @@ def make_trainer(parts: Parts, control: Control) -> L.Trainer:
         )
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif key not in ("_partial_", "trusted"):
-            flat[prefix + key] = value
-    return flat
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """What HParams shows: every setting by dotted key, without what is no setting."""
+    hidden = {"_partial_", "trusted"}
+    return {key: value for key, value in leaves(config) if value != {} and not hidden & set(key.split("."))}

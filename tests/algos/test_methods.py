@@ -23,7 +23,7 @@ from metaexp.config.settings import Settings
 from metaexp.contract import finite_differences, new, parameters, pictures, task
 from metaexp.errors import ConfigError
 from metaexp.evaluation.scores import evaluate
-from metaexp.losses import accuracy
+from metaexp.metrics import accuracy
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP

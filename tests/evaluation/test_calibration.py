@@ -10,10 +10,10 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.contract import new, pictures
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.calibration import BINS, bin_sums, calibration, curve, error
 from metaexp.evaluation.scores import evaluate
-from metaexp.loggers.progress import _result_rows
+from metaexp.loggers.result_table import _result_rows
 from metaexp.losses import as_logits
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
@@ -104,7 +104,7 @@ def test_of_the_baselines():
     (sums,) = evaluate(Mean(family), "test", 20, ["queries"], calibrate=True).calibration.values()
     assert calibration(sums)["value"] == pytest.approx(0, abs=1e-12)
     (sums,) = evaluate(Neighbour(family), "test", 20, ["queries"], calibrate=True).calibration.values()
-    wrong = 1 - floors(family, "test", 20)["neighbour"]["accuracy"].mean()
+    wrong = 1 - baselines(family, "test", 20)["neighbour"]["accuracy"].mean()
     assert wrong > 0.02
     assert calibration(sums)["value"] == pytest.approx(wrong, rel=1e-9)
 

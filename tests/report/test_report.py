@@ -210,11 +210,12 @@ def test_every_floor_of_the_file_is_shown(runs: Path, tmp_path: Path, capsys: py
         path.write_text(json.dumps(result))
     assert report([str(folder)]) == 0
     shown = capsys.readouterr().out
-    (oracle,), (neighbour,) = ([n for n in shown.splitlines() if n.startswith(w)] for w in ("ceiling: or", "floor: ne"))
-    assert oracle.split() == ["ceiling:", "oracle", "0.5"]
-    assert neighbour.split() == ["floor:", "neighbour", "2.5"]
+    starts = ("upper bound: or", "baseline: ne")
+    (oracle,), (neighbour,) = ([line for line in shown.splitlines() if line.startswith(start)] for start in starts)
+    assert oracle.split() == ["upper", "bound:", "oracle", "0.5"]
+    assert neighbour.split() == ["baseline:", "neighbour", "2.5"]
     assert "adapted" in shown
-    assert "ceiling: what somebody would reach" in shown
+    assert "upper bound: what a learner would reach" in shown
 
 
 def test_equal_runs_count_once(runs: Path, tmp_path: Path) -> None:
@@ -384,8 +385,9 @@ def test_an_exact_oracle_neither_forces_a_linear_axis_nor_flattens_the_curves(
     heights = [line.get_ydata()[0] for line in axes.lines[1:]]
     assert heights == ([4.0] if at_the_foot else [exact, 4.0])
     foot = {text.get_text(): text.get_position()[1] for text in axes.texts}
-    assert list(foot) == ["maml", f"ceiling: oracle, {said}" if at_the_foot else "ceiling: oracle", "floor: mean"]
-    assert min(foot, key=lambda name: foot[name]).startswith("ceiling")
+    bound = f"upper bound: oracle, {said}" if at_the_foot else "upper bound: oracle"
+    assert list(foot) == ["maml", bound, "baseline: mean"]
+    assert min(foot, key=lambda name: foot[name]).startswith("upper bound")
 
 
 def test_markdown_and_pictures(runs: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch.func import vmap
 
 from metaexp.algos.protonet import ProtoNet
 from metaexp.contract import check_learner
-from metaexp.losses import accuracy
+from metaexp.metrics import accuracy
 from metaexp.models.mlp import MLP
 from metaexp.plots.regions import SIDE, points
 from metaexp.tasks.clusters import Clusters
@@ -121,4 +121,3 @@ def test_the_picture_of_the_plane():
             assert any(np.array_equal(d, episode.query.x[column][wrong].numpy()) for d in drawn)
             assert panel.get_title().endswith(f"{1 - float(wrong.double().mean()):.0%} right")
     assert len(points(episode, lambda x: predict(x)[:, :1], [0]).axes) == 3
-    assert Clusters(dim=3).picture.__name__ == "probabilities"
