@@ -4,7 +4,7 @@ Reads every finished run under the folders and writes
     results.json  every run and every group of runs that differ in the seed alone
     runs.md       one table per run's numbers: each seed by itself, with the interval over its test tasks
     summary.md    groups beside the papers; several seeds give a mean with an interval over seeds
-With --readme the summary also replaces what stands between `<!-- results -->` and `<!-- end of results -->` there.
+With --readme the summary also replaces the text between `<!-- results -->` and `<!-- end of results -->` there.
 
 Two intervals, never mixed: over tasks 1.96 s / sqrt(tasks), how well one trained learner is measured; over seeds
 Student's t with seeds - 1 degrees of freedom, how much a new training would differ.
@@ -104,13 +104,13 @@ def command(config: dict[str, Any]) -> str:
 
 
 def cpu(result: dict[str, Any], host: str | None) -> str:
-    """The processor's name; a run that does not tell it (an older one) must have been made on this machine."""
+    """The processor's name; a run that does not record it (an older one) must have been made on this machine."""
     told = result.get("machine", {}).get("cpu")
     return told or (processor() if host == socket.gethostname() else f"unknown (host {host})")
 
 
 def direction(name: str, summary: dict[str, Any]) -> bool | None:
-    """Whether a metric of a result grows with quality; raises ValueError where nobody declared it."""
+    """Whether a metric of a result grows with quality; raises ValueError where the result does not say."""
     known, larger = recorded_direction(name, [summary])
     if not known:
         raise ValueError(f"{name}: the result does not say whether a larger value is better; test it again")
@@ -341,7 +341,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
     parser.add_argument("--readme", type=Path, help="a file to paste the summary into")
-    parser.add_argument("--replace", action="store_true", help="drop what stands in the tables and not in the folders")
+    parser.add_argument("--replace", action="store_true", help="drop what is in the tables and not in the folders")
     arguments = parser.parse_args()
     runs = find_runs(arguments.folders)
     if not runs:

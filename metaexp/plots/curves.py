@@ -1,6 +1,6 @@
 """Curves of numbers: a metric against inner steps, outer steps, or support examples.
 
-Every function returns a `matplotlib.figure.Figure` that belongs to nobody (no pyplot, no global state).
+Every function returns a `matplotlib.figure.Figure` that the caller owns (no pyplot, no global state).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from metaexp.evaluation.intervals import band
 from metaexp.metric_names import near
-from metaexp.plots.baselines import draw_floors, floor_levels
+from metaexp.plots.baselines import baseline_levels, draw_baselines
 from metaexp.plots.style import (
     BLUE,
     GREY,
@@ -29,14 +29,14 @@ from metaexp.plots.style import (
 
 
 def adaptation_curve(
-    metric: str, scores: np.ndarray, floors: Mapping[str, float | np.ndarray] | None = None, title: str = ""
+    metric: str, scores: np.ndarray, baselines: Mapping[str, float | np.ndarray] | None = None, title: str = ""
 ) -> Figure:
     """The metric against inner steps: mean over tasks with its 95 % band.
 
     Args:
         metric: its name, for the axis.
         scores: [tasks, steps + 1], one row per task. Tasks with a score that is not finite are left out and counted.
-        floors: what the curve must beat, by name: one number, or a curve over steps [steps + 1].
+        baselines: what the curve must beat, by name: one number, or a curve over steps [steps + 1].
         title: of the figure.
     """
     mean, width, lost = band(scores)
@@ -45,8 +45,8 @@ def adaptation_curve(
     tidy(axes, "inner steps", metric)
     whole_numbers(axes)
     steps, last = np.arange(len(mean)), len(mean) - 1
-    levels = floor_levels(floors or {})
-    draw_floors(axes, levels, mean)
+    levels = baseline_levels(baselines or {})
+    draw_baselines(axes, levels, mean)
     axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
@@ -71,7 +71,7 @@ def shots_picture(
     metric: str,
     shots: Sequence[int],
     scores: np.ndarray,
-    floors: Mapping[str, np.ndarray] | None = None,
+    baselines: Mapping[str, np.ndarray] | None = None,
     title: str = "",
 ) -> Figure:
     """The metric after the last step against the number of support examples: mean over tasks with its 95 % band.
@@ -80,11 +80,11 @@ def shots_picture(
         metric: its name, for the axis.
         shots: numbers of support examples (per class), ascending.
         scores: [tasks, len(shots)]. Tasks with a score that is not finite are left out and counted.
-        floors: what the curve must beat, by name: [tasks, len(shots)] each.
+        baselines: what the curve must beat, by name: [tasks, len(shots)] each.
         title: of the figure.
     """
     mean, width, lost = band(scores)
-    levels = floor_levels({name: band(values)[0] for name, values in (floors or {}).items()})
+    levels = baseline_levels({name: band(values)[0] for name, values in (baselines or {}).items()})
     figure = new_figure(9, 4.8, title)
     axes = figure.subplots()
     tidy(axes, "support examples (per class, where there are classes)", metric)
@@ -94,15 +94,15 @@ def shots_picture(
     axes.xaxis.set_major_locator(FixedLocator(x.tolist()))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    draw_floors(axes, levels, mean, x)
+    draw_baselines(axes, levels, mean, x)
     axes.fill_between(x, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(x, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
     for at, value in zip(x, mean, strict=True):
         if np.isfinite(value):
             text, shift = f"{value:.3g}", (0, 7)
-            told = axes.annotate(text, (at, value), shift, textcoords="offset points", ha="center", fontsize=11)
-            told.set(color=BLUE, path_effects=[withStroke(linewidth=3, foreground="white")])  # over the floors' lines
+            note = axes.annotate(text, (at, value), shift, textcoords="offset points", ha="center", fontsize=11)
+            note.set(color=BLUE, path_effects=[withStroke(linewidth=3, foreground="white")])  # over the lines
     if lost:
         text = f"{lost} of {len(scores)} tasks not finite: left out"
         axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
@@ -115,7 +115,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
     """Outer loss and the validation metric against outer steps.
 
     Args:
-        rows: of metrics.jsonl, of kind "train" (outer_loss) and "val" (the metric's curve and its floors).
+        rows: of metrics.jsonl, of kind "train" (outer_loss) and "val" (the metric's curve and its baselines).
         metric: name of the validation metric; where there is none of that name, what it begins with.
         title: of the figure.
     """
@@ -130,15 +130,15 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
     log_if_wide(left, loss)
 
     validations = [row for row in rows if row["kind"] == "val"]
-    floors: dict[str, Mapping[str, Any]] = validations[-1].get("floors", {}) if validations else {}
-    found = {name: near(values, metric) for name, values in floors.items()}
-    levels = floor_levels({name: value for name, value in found.items() if value is not None})
+    baselines: dict[str, Mapping[str, Any]] = validations[-1].get("floors", {}) if validations else {}
+    found = {name: near(values, metric) for name, values in baselines.items()}
+    levels = baseline_levels({name: value for name, value in found.items() if value is not None})
     lines = []
     for place, label, colour in ((0, "before", GREY), (-1, "after", BLUE)):
         curves = [(row["step"], (near(row, metric) or {}).get("per_step") or [{}]) for row in validations]
         step, value = _series([(at, curve[place].get("mean")) for at, curve in curves if place or len(curve) > 1])
         lines.append((step, value, f"{label} adaptation", colour))
-    draw_floors(right, levels, np.concatenate([value for _, value, *_ in lines]))
+    draw_baselines(right, levels, np.concatenate([value for _, value, *_ in lines]))
     for step, value, label, colour in lines:
         right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=label)
     for axes in (left, right):

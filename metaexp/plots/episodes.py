@@ -1,6 +1,6 @@
 """Pictures of episodes: support set, predictions before and after adaptation. `plots.pictures` chooses among them.
 
-Every function returns a `matplotlib.figure.Figure` that belongs to nobody (no pyplot, no global state).
+Every function returns a `matplotlib.figure.Figure` that the caller owns (no pyplot, no global state).
 
 They share one form, `Picture`: (episode, predict, shown) -> Figure, where `predict(x)` maps inputs
 [tasks, m, *x_shape] to the predictions after each of the inner steps `shown`: [tasks, len(shown), m, out].

@@ -114,7 +114,7 @@ def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends
     drawn = np.concatenate(levels)
     wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
-        # One that would flatten the curves, or has no place on their axis, stands at the foot with its value.
+        # One that would flatten the curves, or has no place on their axis, is named at the foot with its value.
         if far_below(value, drawn) or (wide and value <= 0):
             ends.append((-np.inf, f"{baseline_label(name)}, {value:.2g}", GREY))
             continue
@@ -157,7 +157,7 @@ def _curve(group: Group, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]] | None:
-    """Seconds, the metric on validation tasks, and the floors on the same tasks."""
+    """Seconds, the metric on validation tasks, and the baselines on the same tasks."""
     points, floors = [], {}
     for row in rows(run.folder):
         names = (metric, metric_name(metric, SUFFIXES["queries"]))

@@ -1,4 +1,4 @@
-"""Run folders as they lie on disk, finished or not, whole or damaged: read as data, never raised about."""
+"""Run folders as they are on disk, finished or not, whole or damaged: damage is reported, never raised."""
 
 import json
 import math
@@ -17,15 +17,15 @@ from metaexp.storage.saved_config import read_config
 
 FORMAT = 1  # the newest result.json that is understood
 MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
-UNKNOWN = "settings unknown"  # in place of the settings of a run without a readable config.yaml
+UNKNOWN = "settings unknown"  # instead of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
-# What says nothing of how good a run is: where it stands, what it prints, on what it was computed.
+# Settings that do not affect how good a run is: where it is kept, what it prints, on what it was computed.
 _TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
 HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
 )
-_BESIDE = ("test.curve_shots", "test.curve_tasks")  # measured beside the scores, which do not depend on it
+_BESIDE = ("test.curve_shots", "test.curve_tasks")  # measured beside the scores, which do not depend on them
 
 
 class Run(NamedTuple):
@@ -51,7 +51,7 @@ class Unfinished(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies under the paths."""
+    """Everything found under the paths."""
 
     runs: list[Run]
     unfinished: list[Unfinished]
@@ -187,18 +187,18 @@ def _scores(file: Path) -> dict[str, np.ndarray]:
 
 
 def _compare(file: Path, result: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
-    for name, told in result["test"].items():
-        if name not in scores or told["mean"] is None:
+    for name, summary in result["test"].items():
+        if name not in scores or summary["mean"] is None:
             continue
         values = scores[name]
         kept = values[np.isfinite(values).all(1), -1]
         mean = float(kept.mean()) if len(kept) else math.nan
-        if not math.isclose(mean, float(told["mean"]), rel_tol=1e-9, abs_tol=1e-12):
-            raise _Damaged(f"{file}: its {name} has the mean {mean:.6g}, result.json says {told['mean']:.6g}")
+        if not math.isclose(mean, float(summary["mean"]), rel_tol=1e-9, abs_tol=1e-12):
+            raise _Damaged(f"{file}: its {name} has the mean {mean:.6g}, result.json says {summary['mean']:.6g}")
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that may tell one group of runs from another, by dotted key; choices by the name of their group."""
+    """The settings that may distinguish groups of runs, by dotted key; choices by the name of their group."""
     choices = config.get("choices")
     found = {str(group): choice for group, choice in choices.items()} if isinstance(choices, dict) else {}
     for key, value in leaves({k: v for k, v in config.items() if k != "choices"}):

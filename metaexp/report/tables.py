@@ -1,4 +1,4 @@
-"""The rows of the comparison: every group's and floor's numbers, and the differences between groups."""
+"""The rows of the comparison: every group's and baseline's numbers, and the differences between groups."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ UNKNOWN_DIRECTION = "not ranked: these results do not say whether a larger value
 
 
 class Row(NamedTuple):
-    """One group's, or one floor's, numbers of one metric; None where there is none."""
+    """One group's, or one baseline's, numbers for one metric; None where there is none."""
 
-    names: tuple[str, ...]  # values of the grouping keys; of a floor its name
+    names: tuple[str, ...]  # values of the grouping keys; of a baseline its name
     floor: bool
     mean: float | None
     tasks_half: float | None
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A difference as words and numbers."""
+    """A difference in words and numbers."""
 
     one: str
     two: str
@@ -69,7 +69,7 @@ def direction(metric: str, runs: Sequence[Run]) -> Direction:
 
 
 def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] = ()) -> list[Block]:
-    """All tables, section by section, metric by metric; best first, floors last."""
+    """All tables, section by section, metric by metric; best first, baselines last."""
     made = []
     for section in compared.sections:
         for metric in section.metrics:
@@ -153,7 +153,7 @@ def _floors(section: Section, metric: str, sign: float) -> list[Row]:
 
 
 def _floor_of(floor: Any, metric: str) -> dict[str, Any] | None:
-    """A floor's summary of the metric; one that does not look at the batch has a single figure for all modes."""
+    """A baseline's summary of the metric; one that ignores the batch has a single figure for all modes."""
     if not isinstance(floor, dict):
         return None
     found = near(floor, metric)

@@ -130,7 +130,7 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
 
 
 def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
-    """One line per group or floor and metric, numbers in full."""
+    """One line per group or baseline and metric, numbers in full."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     fields = [field for field in Row._fields if field not in ("names", "floor", "mean", "note")]

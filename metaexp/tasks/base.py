@@ -45,8 +45,8 @@ class TaskFamily(ABC):
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     larger_is_better: bool | None = None  # the direction of a first metric that is a plain function
     queries_in_support: bool = False  # the queries are no examples of their own
-    # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->
-    # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: nobody knows.
+    # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
+    # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: not known.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None
     gaussian_oracle: ClassVar[bool] = False
 

@@ -83,10 +83,10 @@ class Clusters(TaskFamily):
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """See TaskFamily.pool: n examples, each of one of `pool_classes` classes."""
-        nobody = torch.full_like(indices[:1], -1)  # the index of no task: the key of the split's own classes
+        no_task = torch.full_like(indices[:1], -1)  # the index of no task: the key of the split's own classes
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         drawn = integers(key, 0, (), self.pool_classes)
-        centres = self._centres(fold(fold(self.keys(split, nobody), 0), drawn))  # [batches, n, dim]
+        centres = self._centres(fold(fold(self.keys(split, no_task), 0), drawn))  # [batches, n, dim]
         x = centres + self.noise * normal(key, 1, self.x_shape, dtype=self.dtype)
         every = torch.arange(self.pool_classes, device=indices.device)
         return Examples(x, (drawn.unsqueeze(-1) == every).to(self.dtype))

@@ -58,7 +58,7 @@ def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
 
 
 def _larger(metric: str, runs: list[Run]) -> bool:
-    """Whether a metric grows with quality (of a coverage, too little is worse); nobody guesses."""
+    """Whether a metric grows with quality (of a coverage, too little is worse)."""
     known, larger = direction(metric, runs)
     if not known:
         raise SystemExit(f"{metric}: the results do not say whether a larger value is better; test the runs again")
@@ -93,7 +93,7 @@ def where(c: Comparison, command: str) -> str:
     runs = [run.result for round_ in TITLES for run in c.runs(round_)]
     versions = dict.fromkeys(f"torch {r['versions']['torch']}, Python {r['versions']['python']}" for r in runs)
     commits = dict.fromkeys(str(r.get("commit"))[:10] for r in runs)
-    here = {"cpu": processor(), "cores": cores()}  # of a run that does not tell it
+    here = {"cpu": processor(), "cores": cores()}  # of a run that does not record it
     machines = dict.fromkeys("{cpu}, {cores} cores".format(**here | r.get("machine", {})) for r in runs)
     machine = f"{'; '.join(machines)}, a thread per run"
     return f"{date.today()}, commit {', '.join(commits)}, {machine}, {'; '.join(versions)}; `{command}`"
@@ -172,7 +172,7 @@ def short(c: Comparison, command: str) -> str:
     rounds = {round_: runs for round_ in TITLES if (runs := c.runs(round_, again=True))}
     head, cells, order = ["method"], {method: [] for method in c.methods}, {}  # type: ignore[var-annotated]
     for round_, runs in rounds.items():
-        tests = dict.fromkeys(_changed(run) for run in runs)  # the run's own stands first
+        tests = dict.fromkeys(_changed(run) for run in runs)  # the run's own comes first
         for test in sorted(tests):
             columns = [metric for metric in shown if any(metric in run.result["test"] for run in runs)]
             columns = columns if not test else columns[:1]

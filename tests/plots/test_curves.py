@@ -78,7 +78,7 @@ def test_training_curve_reads_the_rows_of_metrics_jsonl():
 
 
 def test_training_curve_finds_the_metric_under_its_other_names():
-    """Validation has accuracy_transductive alone, the floor of the mean predictor plain accuracy."""
+    """Validation has accuracy_transductive alone, the baseline of the mean predictor plain accuracy."""
     found = {"per_step": [{"mean": 0.2}, {"mean": 0.9}]}
     floors = {"mean": {"accuracy": 0.25}, "scratch": {"accuracy_transductive": 0.5}}
     rows = [{"kind": "val", "step": 0, "accuracy_transductive": found, "floors": floors}]
@@ -108,7 +108,7 @@ def test_an_oracle_of_a_rounding_error_does_not_flatten_the_curve():
     assert set(named(axes, "oracle: 3e-05").get_ydata()) == {3e-5}
 
 
-def test_the_curve_against_shots_shows_means_band_and_floors():
+def test_the_curve_against_shots_shows_means_band_and_baselines():
     draw_ = np.random.default_rng(0)
     scores, floor = draw_.uniform(0.5, 1.5, (50, 3)), draw_.uniform(1.5, 2.5, (50, 3))
     scores[3, 1] = np.nan

@@ -155,7 +155,7 @@ def test_runs_tested_differently_are_never_compared(runs: Path, capsys: pytest.C
     assert report([str(runs)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("claim about algorithms") == 1
-    assert "tested differently stand in tables of their own" in shown
+    assert "tested differently are in tables of their own" in shown
     assert "shots=2 -" not in shown
     assert "- maml shots=2" not in shown
 
@@ -433,3 +433,27 @@ def test_a_choice_that_follows_from_another_is_no_key(runs: Path, tmp_path: Path
     assert differing(find([folder]).runs) == ["algo"]
     with pytest.raises(ConfigError):
         compare(find([folder]).runs, ["nothing"])
+
+
+@pytest.mark.parametrize(("recorded", "best"), [(True, "r2d2"), (False, "maml"), (None, None), ("absent", None)])
+def test_the_order_follows_the_direction_that_results_record(
+    runs: Path, tmp_path: Path, recorded: object, best: str | None
+) -> None:
+    """A metric of the user's own; where no result says which direction is better, the report does not guess."""
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        mean = {"maml": 1.0, "r2d2": 3.0}[result["algo"]]
+        score = np.random.default_rng(0).normal(size=(40, 1))
+        score += mean - score.mean()
+        summary = {"mean": float(score.mean()), "worst": -9.0, "ci95": 0.1, "tasks": 40}
+        result["test"] = {"r2": summary if recorded == "absent" else summary | {"larger_is_better": recorded}}
+        result["floors"] = {}
+        path.write_text(json.dumps(result))
+        np.savez(path.parent / "test_scores.npz", r2=score)
+    (block,) = blocks(compare(find([folder]).runs, ["algo"]))
+    if best:
+        assert block.rows[0].names == (best,)
+    (pair,) = block.pairs
+    assert pair.verdict == (f"{best} better" if best else "different")
+    assert ("not ranked" in block.pairs_note) == (recorded == "absent")
