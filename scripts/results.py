@@ -24,16 +24,15 @@ import numpy as np
 
 from metaexp.checks import show
 from metaexp.config.settings import load
-from metaexp.losses import larger
+from metaexp.evaluation.intervals import finite_tasks, over_seeds, summary
+from metaexp.metric_names import SUFFIXES, metric_name, recorded_direction
 from metaexp.storage.saved_config import NOT_SET, differences, read_config
 from metaexp.system.files import plain
 from metaexp.system.machine import processor
 
 START, END = "<!-- results -->", "<!-- end of results -->"
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 HERE_ONLY = ("task.root", "task.download")  # where data lie: says nothing about a result
-COLUMNS = {"_transductive": "transductive", "": "single", "_support": "support"}
+COLUMNS = {SUFFIXES["queries"]: "transductive", SUFFIXES["single"]: "single", SUFFIXES["support"]: "support"}
 
 
 class Paper(NamedTuple):
@@ -64,26 +63,18 @@ PAPERS = {
 # --- one run
 
 
-def numbers(values: np.ndarray, step: int, larger_is_better: bool) -> dict[str, Any]:
-    """What is reported of scores [tasks, steps + 1] after one number of inner steps.
+def numbers(values: np.ndarray, step: int, larger_is_better: bool | None) -> dict[str, Any]:
+    """What is reported of scores [tasks, steps + 1] after one number of inner steps: `evaluation.intervals.summary`.
 
     Tasks that are not finite at any step are counted in `diverged` and left out of the rest; `worse` counts those that
     are worse after adaptation than before.
     """
-    kept = values[np.isfinite(values).all(axis=1)]
-    column, sign = kept[:, step], 1.0 if larger_is_better else -1.0
-    some = len(column) > 0
-    spread = float(column.std(ddof=1)) if len(column) > 1 else 0.0
-    return {
-        "step": step % values.shape[1],
-        "mean": float(column.mean()) if some else None,
-        "ci95": 1.96 * spread / math.sqrt(len(column)) if some else None,
-        "median": float(np.median(column)) if some else None,
-        "worst": float(column.min() if larger_is_better else column.max()) if some else None,
-        "worse": int((sign * column < sign * kept[:, 0]).sum()),
-        "diverged": len(values) - len(kept),
-        "tasks": len(values),
-    }
+    step, kept = step % values.shape[1], values[finite_tasks(values)]
+    found = summary(np.where(finite_tasks(values)[:, None], values, np.nan)[:, : step + 1], larger_is_better)
+    sign = -1.0 if larger_is_better is False else 1.0
+    reported = {key: found[key] for key in ("mean", "ci95", "median", "worst")}
+    worse = int((sign * kept[:, step] < sign * kept[:, 0]).sum())
+    return {"step": step, **reported, "worse": worse, "diverged": found["diverged"], "tasks": found["tasks"]}
 
 
 def shown_steps(experiment: str | None, metric: str, last: int) -> list[int]:
@@ -119,18 +110,28 @@ def cpu(result: dict[str, Any], host: str | None) -> str:
     return told or (processor() if host == socket.gethostname() else f"unknown (host {host})")
 
 
+def direction(name: str, summary: dict[str, Any]) -> bool | None:
+    """Whether a metric of a result grows with quality; raises ValueError where the result does not say."""
+    known, larger = recorded_direction(name, [summary])
+    if not known:
+        raise ValueError(f"{name}: the result does not say whether a larger value is better; test it again")
+    return larger
+
+
 def read_run(folder: Path) -> dict[str, Any]:
-    """One finished run as a row; raises ValueError where its files contradict each other."""
+    """One finished run as a row; raises ValueError where its files contradict each other or a direction is missing."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     config = read_config(folder)
     experiment, classification = result.get("experiment"), config["task"]["gives"]["kind"] == "classification"
-    metrics = {}
+    metrics, directions = {}, {}
     with np.load(folder / "test_scores.npz", allow_pickle=False) as scores:
         for name, told in result["test"].items():
             last = scores[name].shape[1] - 1
-            rows = [numbers(scores[name], step, larger(name)) for step in shown_steps(experiment, name, last)]
-            final = numbers(scores[name], last, larger(name))
+            larger = direction(name, told)
+            directions[name] = larger
+            rows = [numbers(scores[name], step, larger) for step in shown_steps(experiment, name, last)]
+            final = numbers(scores[name], last, larger)
             if not (final["mean"] is None or math.isclose(final["mean"], told["mean"], rel_tol=1e-9, abs_tol=1e-12)):
                 raise ValueError(f"{folder}: {name} is {told['mean']} in result.json, {final['mean']} in the scores")
             metrics[name] = rows
@@ -141,6 +142,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "command": command(config),
         "classification": classification,
         "metrics": metrics,
+        "larger_is_better": directions,
         "outer_steps": result["steps"],
         "stopped": result.get("stopped"),
         "weights": result["weights"],
@@ -179,14 +181,6 @@ def find_runs(folders: list[Path]) -> list[dict[str, Any]]:
 # --- several seeds
 
 
-def over_seeds(values: list[float]) -> dict[str, float | None]:
-    """Mean over seeds and its 95 % interval by Student's t; None for a single seed."""
-    n = len(values)
-    quantile = T95[min(n - 1, len(T95)) - 1] if n > 1 else math.nan
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
-    return {"mean": float(np.mean(values)), "ci95_over_seeds": half}
-
-
 def group(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs that differ in the seed alone, with the mean over seeds of each mean and median, and the worst of all."""
     by_command: dict[str, list[dict[str, Any]]] = {}
@@ -197,23 +191,25 @@ def group(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         metrics = {}
         for name, rows in members[0]["metrics"].items():
             metrics[name] = [
-                _merged([run["metrics"][name][place] for run in members], larger(name)) for place in range(len(rows))
+                _merged([run["metrics"][name][place] for run in members], members[0]["larger_is_better"][name])
+                for place in range(len(rows))
             ]
         shared = {key: members[0][key] for key in ("label", "experiment", "classification", "outer_steps")}
         groups.append({**shared, "command": line, "seeds": [run["seed"] for run in members], "metrics": metrics})
     return groups
 
 
-def _merged(rows: list[dict[str, Any]], larger_is_better: bool) -> dict[str, Any]:
+def _merged(rows: list[dict[str, Any]], larger_is_better: bool | None) -> dict[str, Any]:
     finite = [row for row in rows if row["mean"] is not None]
     worst = [row["worst"] for row in finite]
-    nothing: dict[str, float | None] = {"mean": None, "ci95_over_seeds": None}
+    seeds = over_seeds([row["mean"] for row in finite])
     return {
         "step": rows[0]["step"],
-        **(over_seeds([row["mean"] for row in finite]) if finite else nothing),
+        "mean": seeds.mean,
+        "ci95_over_seeds": seeds.half,
         "ci95_over_tasks": rows[0]["ci95"] if len(rows) == 1 else None,
         "median": float(np.mean([row["median"] for row in finite])) if finite else None,
-        "worst": (min(worst) if larger_is_better else max(worst)) if finite else None,
+        "worst": (max(worst) if larger_is_better is False else min(worst)) if finite else None,
         **{key: sum(row[key] for row in rows) for key in ("worse", "diverged", "tasks")},
     }
 
@@ -252,7 +248,7 @@ def _of_group(row: dict[str, Any], percent: bool) -> str:
     return interval(row["mean"], row["ci95_over_tasks"], percent) + " over tasks"
 
 
-def summary(groups: list[dict[str, Any]]) -> str:
+def summary_page(groups: list[dict[str, Any]]) -> str:
     """The groups beside the papers, as Markdown."""
     text = []
     regression = [g for g in groups if not g["classification"]]
@@ -287,7 +283,7 @@ def summary(groups: list[dict[str, Any]]) -> str:
 def _accuracies(g: dict[str, Any]) -> list[str]:
     cells = [f"`{g['label']}`", f"{g['outer_steps']:,}", str(len(g["seeds"]))]
     for suffix in COLUMNS:
-        name = f"accuracy{suffix}"
+        name = metric_name("accuracy", suffix)
         if name in g["metrics"]:
             row = g["metrics"][name][-1]
             cells += [_published(g["experiment"], name, row["step"], True), _of_group(row, True)]
@@ -357,7 +353,7 @@ def main() -> None:
         parser.error(f"{told}; write elsewhere with --out FOLDER, or drop them with --replace")
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = json.dumps(plain({"format": 1, "runs": runs, "groups": groups}), indent=1, allow_nan=False)
-    shown = summary(groups)
+    shown = summary_page(groups)
     for name, text in (("results.json", data + "\n"), ("runs.md", details(runs, groups)), ("summary.md", shown)):
         (arguments.out / name).write_text(text, encoding="utf-8")
     if arguments.readme:

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metaexp import losses
+from metaexp import losses, metrics
 from metaexp.errors import ConfigError
 from metaexp.evaluation.calibration import bin_sums
 
 F64 = torch.float64
-GAUSSIAN = (losses.gaussian_nll, losses.log_likelihood, losses.coverage(0.9))
-PLAIN = (losses.mse, losses.cross_entropy, losses.accuracy, losses.fair_accuracy, losses.class_log_likelihood)
+GAUSSIAN = (losses.gaussian_nll, metrics.log_likelihood, metrics.coverage(0.9))
+PLAIN = (losses.mse, losses.cross_entropy, metrics.accuracy, metrics.fair_accuracy, metrics.class_log_likelihood)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_closed_forms():
     one_hot = F.one_hot(classes, 3).to(F64)
     logits = normal(50, 3, seed=3)
     assert abs(losses.cross_entropy(logits, one_hot) - F.cross_entropy(logits, classes)) < 1e-14
-    assert losses.accuracy(logits, one_hot) == (logits.argmax(1) == classes).to(F64).mean()
+    assert metrics.accuracy(logits, one_hot) == (logits.argmax(1) == classes).to(F64).mean()
     assert all(loss(logits[:0], one_hot[:0]) == 0 for loss in PLAIN)
 
 
@@ -49,14 +49,14 @@ def test_an_accuracy_has_all_its_digits_in_half_precision(right):
     """74 of 75 is 0.98667; of bfloat16 the nearest number is 0.98828."""
     target = F.one_hot(torch.zeros(75, dtype=torch.int64), 5).float()
     logits = F.one_hot((torch.arange(75) >= right).long(), 5).to(torch.bfloat16)
-    assert losses.accuracy(logits, target) == torch.tensor(right / 75)
-    assert losses.fair_accuracy(logits, target) == torch.tensor(right / 75)
+    assert metrics.accuracy(logits, target) == torch.tensor(right / 75)
+    assert metrics.fair_accuracy(logits, target) == torch.tensor(right / 75)
 
 
 def test_sums_of_half_precision_are_those_of_the_same_numbers_in_full():
     logits = 4 * torch.randn(300, 20, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     target = F.one_hot(torch.arange(300) % 20, 20).float()
-    for function in (losses.cross_entropy, losses.class_log_likelihood, bin_sums):
+    for function in (losses.cross_entropy, metrics.class_log_likelihood, bin_sums):
         made = function(logits, target)
         assert made.dtype == torch.float32
         assert torch.equal(made, function(logits.float(), target))

@@ -1,4 +1,4 @@
-"""The structure of the package: few modules at the top, imports that run down only, names that do not hide each other."""
+"""The structure of the package: few modules at the top, imports that run down, names that do not hide each other."""
 
 import ast
 import re

@@ -10,12 +10,13 @@ from torch.func import functional_call
 
 from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
+from metaexp.metric_names import SUFFIXES
+from metaexp.metrics import Metric, declared
 from metaexp.models.norms import adopt, depends_on_batch, in_mode, prepare
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
 
 ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
-Metric = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
 Validate = Callable[[int], float]  # validation tasks -> mean of the first metric after the last inner step
 MODES = ("queries", "single", "support")  # where batch statistics come from at test
 
@@ -91,7 +92,7 @@ class MetaLearner(nn.Module):
         The family's; a method whose predictions are more than the family's targets (a mean and a deviation) defines
         here how to read them.
         """
-        return self.family.metrics
+        return declared(self.family)
 
     def outputs(self, family: TaskFamily) -> int:
         """Number of outputs the network needs."""
@@ -179,8 +180,7 @@ class MetaLearner(nn.Module):
         """
         if not depends_on_batch(self.model):
             return {"": "queries"}
-        names = {"queries": "_transductive", "single": "", "support": "_support"}
-        return {names[mode]: mode for mode in MODES if mode in wanted}
+        return {SUFFIXES[mode]: mode for mode in MODES if mode in wanted}
 
     def predict_as(self, mode: str, adapted: Any, support: Examples, x: Tensor) -> Tensor:
         """`predict` for queries x [n, *x_shape] with batch statistics as the mode says -> [n, out]."""

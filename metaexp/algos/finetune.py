@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metaexp import metrics
 from metaexp.algos.base import MetaLearner, ModelFactory, Validate
 from metaexp.algos.gradient import trainable
 from metaexp.checks import whole
@@ -84,7 +85,7 @@ class FineTuner(MetaLearner):
             self.test_lr.fill_(self.rates[0])  # a checkpoint may have brought another one
             return {}
         name = next(iter(self.metrics))
-        sign = -1.0 if self.family.larger(name) else 1.0
+        sign = -metrics.sign(metrics.direction(metrics.declared(self), name))
         means = {}
         for rate in self.rates:
             self.test_lr.fill_(rate)

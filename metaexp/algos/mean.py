@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaexp.algos.base import MetaLearner, Metric
-from metaexp.losses import accuracy, as_logits, fair_accuracy
+from metaexp.algos.base import MetaLearner
+from metaexp.losses import as_logits
+from metaexp.metrics import Metric, accuracy, fair_accuracy
 from metaexp.types import Examples
 
 
@@ -31,7 +32,7 @@ class Mean(MetaLearner):
     @property
     def metrics(self) -> dict[str, Metric]:
         """The family's, with ties shared."""
-        return {name: fair_accuracy if m is accuracy else m for name, m in self.family.metrics.items()}
+        return {name: fair_accuracy if m is accuracy else m for name, m in super().metrics.items()}
 
     def adapt(self, support: Examples, key: Tensor) -> Tensor:
         """[y_dim]: the mean target."""

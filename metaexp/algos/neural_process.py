@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from metaexp import losses
-from metaexp.algos.base import Metric, ModelFactory, Validate
+from metaexp.algos.base import ModelFactory, Validate
 from metaexp.algos.features import FeatureLearner, remove_head
+from metaexp.metrics import Metric, class_log_likelihood, gaussian_metrics
 from metaexp.models.sets import ClassDecoder, GaussianDecoder, perceptron
 from metaexp.types import Episode, Examples
 
@@ -74,8 +75,8 @@ class NeuralProcess(FeatureLearner):
     def metrics(self) -> dict[str, Metric]:
         """Of a Gaussian: log-likelihood, the family's of its mean, coverages; of classes the family's first."""
         if self.regression:
-            return losses.gaussian_metrics(self.family.metrics)
-        return self.family.metrics | {"log_likelihood": losses.class_log_likelihood}
+            return gaussian_metrics(super().metrics)
+        return super().metrics | {"log_likelihood": class_log_likelihood}
 
     def outputs(self, family: Any) -> int:
         """Any number: the head is left out."""

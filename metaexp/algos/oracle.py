@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metaexp.algos.base import MetaLearner, Metric
-from metaexp.losses import gaussian_metrics
+from metaexp.algos.base import MetaLearner
+from metaexp.metrics import Metric, gaussian_metrics
 from metaexp.types import Episode, Examples
 
 
@@ -36,8 +36,7 @@ class Oracle(MetaLearner):
     @property
     def metrics(self) -> dict[str, Metric]:
         """The family's, or those of Gaussian predictions."""
-        metrics = self.family.metrics
-        return gaussian_metrics(metrics) if self.family.gaussian_oracle else metrics
+        return gaussian_metrics(super().metrics) if self.family.gaussian_oracle else super().metrics
 
     def adapt(self, support: Examples, key: Tensor) -> Any:
         """Refused: examples alone do not say what an oracle knows."""

@@ -1,4 +1,4 @@
-"""What stands beside every result, on the same tasks: mean, nearest neighbour and oracle, where they say something."""
+"""What every result is compared with, on the same tasks: mean, nearest neighbour and, where there is one, oracle."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,32 +13,42 @@ from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
 from metaexp.evaluation.scores import chunks, score
 from metaexp.mapping import map_tasks
+from metaexp.metrics import Metric
 
-FLOORS: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
+BASELINES: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
 
 
-def floors(
+def _learners(family: Any, names: Sequence[str] = tuple(BASELINES)) -> dict[str, Any]:
+    return {name: BASELINES[name](family) for name in names if BASELINES[name].is_floor_of(family)}
+
+
+def baseline_metrics(family: Any) -> dict[str, Metric]:
+    """All metrics that the baselines of a family report, by name."""
+    return {name: metric for learner in _learners(family).values() for name, metric in learner.metrics.items()}
+
+
+def baselines(
     family: Any,
     split: str,
     tasks: int,
-    names: Sequence[str] = tuple(FLOORS),
+    names: Sequence[str] = tuple(BASELINES),
     shots: int | None = None,
     chunk: int = 100,
     tick: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Metrics of the first `tasks` tasks of a split: floor -> metric -> float64 [tasks, 1].
+    """Metrics of the first `tasks` tasks of a split: baseline -> metric -> float64 [tasks, 1].
 
     They learn nothing across tasks, so they need no run. The tasks are drawn once for all of them.
 
     Args:
-        names: which; those that say nothing of the family (`is_floor_of`) are left out.
+        names: which; those that do not apply to the family (`is_floor_of`) are left out.
         shots: support examples (per class); None: the split's.
         chunk: tasks drawn at once; does not change them.
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
-    learners: dict[str, Any] = {name: FLOORS[name](family) for name in names if FLOORS[name].is_floor_of(family)}
+    learners = _learners(family, names)
     parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in learners}
-    # In full precision: an oracle that rounds is no floor.
+    # In full precision: an oracle that rounds is no upper bound.
     with torch.no_grad(), torch.autocast(torch.device(family.device).type, enabled=False):
         for indices in chunks(family, split, tasks, chunk):
             episode = family.sample(split, indices, shots=shots)

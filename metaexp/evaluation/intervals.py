@@ -1,6 +1,7 @@
-"""Intervals and differences of test scores: over tasks, over seeds, and over both at once. NumPy only.
+"""All statistics of the project: intervals and differences of scores over tasks, over seeds, and over both at once.
 
-The three answer three questions and are never mixed:
+Imports no torch, and SciPy only where Student's t is asked for. The three intervals answer three questions and are
+never mixed:
     over_tasks   how well is ONE trained learner measured?            1.96 s / sqrt(tasks)
     over_seeds   how much would a new training differ?                Student's t over the seeds' means
     crossed      do two algorithms differ, for new seeds and tasks?   both random
@@ -8,11 +9,12 @@ The three answer three questions and are never mixed:
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-LEAST_SEEDS = 3  # seeds per group from which a difference is said of algorithms
+NORMAL = 1.96  # half-width of a 95 % interval over tasks, in standard errors: that of every published table
+LEAST_SEEDS = 3  # seeds per group from which a difference is a claim about algorithms
 
 
 class Interval(NamedTuple):
@@ -34,41 +36,17 @@ class Difference(NamedTuple):
 
 
 def t_quantile(df: float) -> float:
-    """The 97.5 % quantile of Student's t with `df` >= 1 degrees of freedom, which need not be whole.
+    """The 97.5 % quantile of Student's t with `df` >= 1 degrees of freedom, which need not be whole."""
+    from scipy import stats  # 0.5 s to import, which a training run does not need
 
-    With t = sqrt(df) tan(a) the distribution function is 1/2 + the integral of cos(u)^(df - 1) over [0, a] times
-    gamma((df + 1) / 2) / (sqrt(pi) gamma(df / 2)): Simpson's rule and bisection on a. From 200 degrees on the first
-    terms of the expansion in 1 / df about the normal quantile.
-    """
-    if df >= 200:
-        z = 1.959963985
-        return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
-    weights = np.ones(201)
-    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
-    low, high = 0.0, math.atan(13 / math.sqrt(df))  # at 1 degree of freedom the quantile is 12.7
-    for _ in range(40):
-        middle = (low + high) / 2
-        values = np.cos(np.linspace(0.0, middle, len(weights))) ** (df - 1)
-        inside = scale * float(weights @ values) * middle / (len(weights) - 1) / 3
-        low, high = (middle, high) if inside < 0.475 else (low, middle)
-    return math.sqrt(df) * math.tan((low + high) / 2)
+    return float(stats.t.ppf(0.975, df))
 
 
 def t_tails(t: float, df: float) -> float:
-    """The probability that Student's t with `df` >= 1 degrees of freedom is farther from 0 than t; to about 1e-9.
+    """The probability that Student's t with `df` >= 1 degrees of freedom is farther from 0 than t; normal at inf."""
+    from scipy import stats
 
-    1 - 2 times the integral of `t_quantile`, in steps that grow finer as the integrand narrows; by the normal
-    distribution from a million degrees of freedom on.
-    """
-    if df > 1e6 or math.isinf(t):
-        return math.erfc(abs(t) / math.sqrt(2))
-    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
-    end = math.atan(min(abs(t), 40.0) / math.sqrt(df)) if df > 30 else math.atan(abs(t) / math.sqrt(df))
-    weights = np.ones(2001)
-    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
-    inside = 2 * scale * float(weights @ np.cos(np.linspace(0.0, end, 2001)) ** (df - 1)) * end / 2000 / 3
-    return min(max(1.0 - inside, 0.0), 1.0)
+    return min(2.0 * float(stats.t.sf(abs(t), df)), 1.0)
 
 
 def holm(found: Sequence[float]) -> list[float]:
@@ -84,16 +62,73 @@ def holm(found: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and NORMAL s / sqrt(n) over the first dimension: [n, *k] -> [*k] each; NaN of no row, 0 of a single row."""
+    n = len(values)
+    if n == 0:
+        nothing = np.full(values.shape[1:], np.nan)
+        return nothing, nothing
+    spread = values.std(axis=0, ddof=1) if n > 1 else np.zeros(values.shape[1:])
+    return np.asarray(values.mean(axis=0)), np.asarray(NORMAL * spread / np.sqrt(n))
+
+
+def finite_tasks(values: np.ndarray) -> np.ndarray:
+    """Which tasks [tasks] have a finite score at every step: [tasks, steps] -> bool [tasks]."""
+    found: np.ndarray = np.isfinite(values).all(axis=1)
+    return found
+
+
+def summary(values: np.ndarray, larger_is_better: bool | None = None) -> dict[str, Any]:
+    """Mean, 95 % interval over tasks, median and worst task of the last step, the mean and interval of every step.
+
+    Tasks with a non-finite value at any step are counted in `diverged` and left out of every mean.
+
+    Args:
+        values: [tasks, steps + 1].
+        larger_is_better: the metric's direction; None, neither: `worst` is the smallest, as of a coverage, of which
+            too little is worse.
+    """
+    kept = values[finite_tasks(values)]
+
+    def interval(column: np.ndarray) -> dict[str, Any]:
+        if len(column) == 0:
+            return {"mean": None, "ci95": None}
+        mean, half = mean_and_half(column)
+        return {"mean": float(mean), "ci95": float(half)}
+
+    last = kept[:, -1]
+    worst = None if len(last) == 0 else float(last.max() if larger_is_better is False else last.min())
+    return {
+        **interval(last),
+        "tasks": len(values),
+        "diverged": len(values) - len(kept),
+        "median": None if len(last) == 0 else float(np.median(last)),
+        "worst": worst,
+        "larger_is_better": larger_is_better,
+        "per_step": [interval(kept[:, step]) for step in range(values.shape[1])],
+    }
+
+
+def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Mean and half-width of the 95 % interval over tasks: [tasks, k] -> [k], [k], tasks left out.
+
+    A task with a score that is inf or NaN is left out at every step, and counted. With one task the width is 0.
+    """
+    kept = scores[finite_tasks(scores)].astype(np.float64)
+    mean, half = mean_and_half(kept)
+    return mean, half, len(scores) - len(kept)
+
+
 def over_tasks(values: np.ndarray) -> Interval:
-    """Mean and 1.96 s / sqrt(tasks) of one value per task, [tasks]; those that are not finite are left out."""
+    """Mean and NORMAL s / sqrt(tasks) of one value per task, [tasks]; those that are not finite are left out."""
     kept = values[np.isfinite(values)]
     if not len(kept):
         return Interval(None, None)
-    half = 1.96 * float(kept.std(ddof=1)) / math.sqrt(len(kept)) if len(kept) > 1 else None
-    return Interval(float(kept.mean()), half)
+    mean, half = mean_and_half(kept)
+    return Interval(float(mean), float(half) if len(kept) > 1 else None)
 
 
-def over_seeds(means: list[float]) -> Interval:
+def over_seeds(means: Sequence[float]) -> Interval:
     """Mean over seeds of each seed's mean, and Student's t with n - 1 degrees of freedom times s / sqrt(n)."""
     n = len(means)
     if n == 0:
@@ -120,7 +155,7 @@ def difference(one: np.ndarray, two: np.ndarray) -> Difference | None:
     assert paired.mean is not None
     if tasks == 1 or paired.half is None:
         return Difference(paired.mean, None, False, tasks, lost)
-    return Difference(paired.mean, paired.half, False, tasks, lost, _p(paired.mean, paired.half / 1.96, math.inf))
+    return Difference(paired.mean, paired.half, False, tasks, lost, _p(paired.mean, paired.half / NORMAL, math.inf))
 
 
 def crossed(one: np.ndarray, two: np.ndarray) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metaexp.evaluation.calibration import bin_sums
 from metaexp.mapping import map_tasks
+from metaexp.metric_names import forms, metric_name
 from metaexp.types import Episode
 
 
@@ -24,7 +25,7 @@ class Scores(NamedTuple):
 
     def first(self, metric: str) -> np.ndarray:
         """The metric in the first normalisation mode that was asked for."""
-        return next(values for name, values in self.arrays.items() if name.startswith(metric))
+        return self.arrays[forms(metric, self.arrays)[0]]
 
 
 class Scoring:
@@ -72,7 +73,9 @@ class Scoring:
         names = self._parts[0]
         arrays = {name: torch.cat([part[name] for part in self._parts]).double().cpu().numpy() for name in names}
         query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
-        sums = {suffix: arrays.pop("calibration" + suffix) for suffix in (self.modes if self.tables else ())}
+        sums = {
+            suffix: arrays.pop(metric_name("calibration", suffix)) for suffix in (self.modes if self.tables else ())
+        }
         return Scores(arrays, np.concatenate(self._indices), query_sha256, sums)
 
     def _one(self, episode: Episode) -> dict[str, Tensor]:
@@ -139,11 +142,11 @@ def score(
             predictions = {prefix: read(variant) for prefix, variant in variants.items()}
             for prefix, prediction in predictions.items():
                 for name, metric in learner.metrics.items():
-                    scores.setdefault(prefix + name + suffix, []).append(metric(prediction, y))
+                    scores.setdefault(metric_name(prefix + name, suffix), []).append(metric(prediction, y))
             last[suffix] = predictions[""]
     found = {name: torch.stack(values) for name, values in scores.items()}
     for name, table in (tables or {}).items():
-        found |= {name + suffix: table(prediction, y) for suffix, prediction in last.items()}
+        found |= {metric_name(name, suffix): table(prediction, y) for suffix, prediction in last.items()}
     return found
 
 
@@ -180,29 +183,3 @@ def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
         last = min(first + bucket, tasks)
         for start in range(first, last, size):
             yield torch.arange(start, min(start + size, last), device=family.device)
-
-
-def summary(values: np.ndarray, larger_is_better: bool = False) -> dict[str, Any]:
-    """Mean, 95 % interval (1.96 s / sqrt(tasks)), median and worst task of the last step; mean and interval per step.
-
-    Tasks with a non-finite value at any step are counted in `diverged` and left out of every mean.
-    """
-    finite = np.isfinite(values).all(axis=1)
-    kept = values[finite]
-
-    def interval(column: np.ndarray) -> dict[str, Any]:
-        if len(column) == 0:
-            return {"mean": None, "ci95": None}
-        spread = column.std(ddof=1) if len(column) > 1 else 0.0
-        return {"mean": float(column.mean()), "ci95": float(1.96 * spread / np.sqrt(len(column)))}
-
-    last = kept[:, -1]
-    worst = None if len(last) == 0 else float(last.min() if larger_is_better else last.max())
-    return {
-        **interval(last),
-        "tasks": len(values),
-        "diverged": int((~finite).sum()),
-        "median": None if len(last) == 0 else float(np.median(last)),
-        "worst": worst,
-        "per_step": [interval(kept[:, step]) for step in range(values.shape[1])],
-    }

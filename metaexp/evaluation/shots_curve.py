@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from metaexp.evaluation.baselines import floors
-from metaexp.evaluation.scores import evaluate, summary
+from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import evaluate
+from metaexp.metric_names import metric_of, split_name
 
 Tick = Callable[[int], None]
 
@@ -17,8 +19,8 @@ class ShotsCurve(NamedTuple):
 
     shots: list[int]
     arrays: dict[str, np.ndarray]  # float64 [tasks, len(shots)] each
-    floors: dict[str, dict[str, np.ndarray]]  # floor -> metric -> likewise
-    skipped: dict[int, str]  # shots that cannot be -> why
+    floors: dict[str, dict[str, np.ndarray]]  # baseline -> metric -> likewise
+    skipped: dict[int, str]  # shots that are impossible -> why
 
     def result(self) -> dict[str, Any]:
         """What result.json holds: mean and interval for each number of shots."""
@@ -31,7 +33,7 @@ class ShotsCurve(NamedTuple):
             "tasks": max((len(values) for values in self.arrays.values()), default=0),
             "skipped": {str(shots): reason for shots, reason in self.skipped.items()},
             "metrics": rows(self.arrays),
-            "floors": {floor: rows(arrays) for floor, arrays in self.floors.items()},
+            "floors": {name: rows(arrays) for name, arrays in self.floors.items()},
         }
 
 
@@ -50,7 +52,7 @@ def shots_curve(
     tick: Tick,
     known: dict[str, np.ndarray] | None = None,
 ) -> ShotsCurve:
-    """The curve of a learner on the first `tasks` test tasks, with the floors that need no run.
+    """The curve of a learner on the first `tasks` test tasks, with the baselines that need no run.
 
     Args:
         wanted: numbers of support examples (per class); None: `series` up to the test's and, where the family has so
@@ -65,7 +67,7 @@ def shots_curve(
     if wanted is None:  # nobody asked for more than the test's
         skipped = {shots: reason for shots, reason in skipped.items() if shots <= own}
         asked = [shots for shots in asked if shots <= own or _impossible(family, shots) is None]
-    ends = tuple(metric + suffix for suffix in learner.modes([mode]) for metric in learner.metrics)
+    suffixes, metrics = learner.modes([mode]), learner.metrics
     columns: dict[int, dict[str, np.ndarray]] = {}
     for place, shots in enumerate(shots for shots in asked if shots not in skipped):
 
@@ -74,15 +76,16 @@ def shots_curve(
 
         if known and shots == own and family.varying("test") is None:
             # A learner may score more than its metrics: `child_0_mse` beside `mse`.
-            columns[shots] = {name: values[:tasks, -1:] for name, values in known.items() if name.endswith(ends)}
+            measured = (n for n in known if split_name(n).suffix in suffixes and metric_of(n, metrics) is not None)
+            columns[shots] = {name: known[name][:tasks, -1:] for name in measured}
             continue
         try:
             columns[shots] = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far).arrays
         except (ValueError, RuntimeError, IndexError) as error:  # a method that needs what it was trained with
             skipped[shots] = _line(error)
     total = tasks * len(columns)
-    beside = [floors(family, "test", tasks, shots=shots, tick=lambda _: tick(total)) for shots in columns]
-    arrays = {floor: _side_by_side([one[floor] for one in beside]) for floor in (beside[0] if beside else {})}
+    beside = [baselines(family, "test", tasks, shots=shots, tick=lambda _: tick(total)) for shots in columns]
+    arrays = {name: _side_by_side([one[name] for one in beside]) for name in (beside[0] if beside else {})}
     return ShotsCurve(list(columns), _side_by_side(list(columns.values())), arrays, skipped)
 
 
@@ -94,7 +97,7 @@ def _impossible(family: Any, shots: int) -> str | None:
         return _line(error)
     wanted = shots * (family.sizes["test"]["ways"] or 1)
     there = support.x.shape[1]
-    return None if there == wanted else f"the family gives {there} support examples in place of {wanted}"
+    return None if there == wanted else f"the family gives {there} support examples instead of {wanted}"
 
 
 def _side_by_side(columns: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

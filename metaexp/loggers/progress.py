@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from metaexp.loggers.result_table import duration
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -32,7 +30,7 @@ class Progress:
         stream: where to print; default sys.stderr.
         every: seconds between lines where `stream` is not a terminal.
         larger_is_better: whether the first validation metric grows with quality.
-        console: a Rich console to draw on in place of `stream`.
+        console: a Rich console to draw on instead of `stream`.
         clock: seconds; for tests.
     """
 
@@ -146,7 +144,7 @@ class Progress:
     def _write(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError):  # the reader went away, or the stream is closed: train on, in silence
+        except (OSError, ValueError):  # the reader went away, or the stream is closed: train on without it
             self._gap = self._due = math.inf
 
 
@@ -175,3 +173,12 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.progress.note(record.getMessage())
+
+
+def duration(seconds: float) -> str:
+    """0:23, 12:05, 3:04:59, 2d 3h."""
+    whole = round(max(seconds, 0.0))
+    minutes, hours, days = whole // 60 % 60, whole // 3600 % 24, whole // 86400
+    if days:
+        return f"{days}d {hours}h"
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,4 +1,4 @@
-"""The table of results that a run prints at its end."""
+"""The table of results that a finished run prints: Rich on a terminal, plain aligned columns elsewhere."""
 
 import os
 import shlex
@@ -6,17 +6,17 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from metaexp.loggers.progress import duration
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+BASELINE, UPPER_BOUND = "baseline", "upper bound"
 
-def duration(seconds: float) -> str:
-    """0:23, 12:05, 3:04:59, 2d 3h."""
-    whole = round(max(seconds, 0.0))
-    minutes, hours, days = whole // 60 % 60, whole // 3600 % 24, whole // 86400
-    if days:
-        return f"{days}d {hours}h"
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+def baseline_label(name: str) -> str:
+    """What a baseline is called beside results; an oracle is the upper bound."""
+    return f"{UPPER_BOUND if name.startswith('oracle') else BASELINE}: {name}"
 
 
 def print_result(
@@ -31,9 +31,9 @@ def print_result(
     Args:
         result: the content of result.json.
         folder: of the run.
-        logdir: what `tensorboard --logdir` is to be given.
-        stream: where to print; default sys.stdout. A reader that goes away (`| head`) is no error.
-        console: a Rich console to print on in place of `stream`.
+        logdir: the argument for `tensorboard --logdir`.
+        stream: where to print; default sys.stdout. A reader that goes away (`| head`) is not an error.
+        console: a Rich console to print on instead of `stream`.
     """
     stream = stream or sys.stdout
     head, rows = _result_rows(result)
@@ -41,7 +41,7 @@ def print_result(
     title = "{algo} on {task}, {model}, seed {seed}: {steps} outer steps".format(**result)
     if weights:
         title += f", {weights['kind']} weights (step {weights['step']})"
-    below = [f"folder       {folder}", f"to look at   tensorboard --logdir {shlex.quote(logdir)}"]
+    below = [f"folder       {folder}", f"view with    tensorboard --logdir {shlex.quote(logdir)}"]
     for metric, value in result["test"].items():
         if lost := value.get("diverged", 0):
             below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
@@ -71,7 +71,8 @@ def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
             low, high = error["ci95"]
             rows.append([f"{metric}, calibration error", f"{error['value']:.3g} ({low:.3g} to {high:.3g})", *[""] * 4])
     for name, metrics in result.get("floors", {}).items():
-        rows += [[f"{metric}, floor: {name}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
+        label = baseline_label(name)
+        rows += [[f"{metric}, {label}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -97,7 +98,7 @@ def _print_rich(
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     plus = "±" if console.encoding.lower().startswith("utf") else "+-"
     for row in rows:
-        dim = "dim" if "floor:" in row[0] else ""
+        dim = "dim" if any(f", {word}" in row[0] for word in (BASELINE, UPPER_BOUND)) else ""
         table.add_row(*(Text(cell.replace("+-", plus)) for cell in row), style=dim)
     console.print(table)
     for line in below:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from metaexp.evaluation.scores import Scores, Scoring, chunk_size, chunks, summary
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import Scores, Scoring, chunk_size, chunks
 from metaexp.mapping import piece_size
 from metaexp.models.norms import prepare
 from metaexp.outer.clip import Clip

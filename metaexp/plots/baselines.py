@@ -1,4 +1,4 @@
-"""The dashed lines of every picture of results: what a method must beat, and what nobody can."""
+"""The dashed lines in every picture of results: the baselines that a method must beat, and the upper bound."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,38 +15,26 @@ LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every pi
     "scratch": (GREEN, (0, (7, 1.5, 1.5, 1.5))),
 }
 OTHER: tuple[str, Any] = (GREY, (0, (4, 4)))
-FAR = 1000.0  # a floor so many times below everything else is not drawn to scale
+FAR = 1000.0  # a baseline so many times below everything else is left off the scale
 
 
-def near(values: Mapping[str, Any], metric: str) -> Any:
-    """The value of a metric, else of its form in another mode: a floor has `accuracy`, a test `accuracy_support`.
-
-    None where there is neither: a floor without, say, a likelihood is no floor of it.
-    """
-    if metric in values:
-        return values[metric]
-    return next((value for name, value in values.items() if _plain(name) == _plain(metric)), None)
-
-
-def _plain(metric: str) -> str:
-    return metric.removesuffix("_transductive").removesuffix("_support")
-
-
-def floor_levels(floors: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarray]:
-    """The floors' values by name: [1], or a curve [k]."""
-    return {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in floors.items()}
+def baseline_levels(baselines: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarray]:
+    """The baselines' values by name: [1], or a curve [k]."""
+    return {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in baselines.items()}
 
 
 def far_below(level: float | np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether a floor above 0 lies so far below the drawn values that a scale with both would flatten them."""
+    """Whether a baseline above 0 lies so far below the drawn values that a scale with both would flatten them."""
     seen = drawn[np.isfinite(drawn)]
     return bool(len(seen) and 0 < np.min(level) < seen.min() / FAR)
 
 
-def draw_floors(axes: Axes, levels: Mapping[str, np.ndarray], drawn: np.ndarray, x: np.ndarray | None = None) -> None:
-    """Draws each floor, a level or a curve over x (None: 0, 1, ...), as a dashed line with its last value.
+def draw_baselines(
+    axes: Axes, levels: Mapping[str, np.ndarray], drawn: np.ndarray, x: np.ndarray | None = None
+) -> None:
+    """Draws each baseline, a level or a curve over x (None: 0, 1, ...), as a dashed line with its last value.
 
-    One that has no place on the axis, or lies far below all the rest, stands in the legend alone.
+    One that has no place on the axis, or lies far below all the rest, is listed in the legend only.
 
     Args:
         drawn: the other values of the picture; with them the vertical axis is chosen, logarithmic where they are wide.

@@ -1,12 +1,12 @@
-"""Pictures of what meta-learning does: adaptation curves, episodes before and after adaptation, training curves.
+"""Pictures of episodes: support set, predictions before and after adaptation. `plots.pictures` chooses among them.
 
-Every function returns a `matplotlib.figure.Figure` that belongs to nobody (no pyplot, no global state).
+Every function returns a `matplotlib.figure.Figure` that the caller owns (no pyplot, no global state).
 
-Pictures of episodes share one form, `Picture`: (episode, predict, shown) -> Figure, where `predict(x)` maps inputs
+They share one form, `Picture`: (episode, predict, shown) -> Figure, where `predict(x)` maps inputs
 [tasks, m, *x_shape] to the predictions after each of the inner steps `shown`: [tasks, len(shown), m, out].
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from metaexp.plots.baselines import draw_floors, floor_levels, near
 from metaexp.plots.style import (
     BLACK,
     BLUE,
@@ -23,12 +22,10 @@ from metaexp.plots.style import (
     GREY,
     ORANGE,
     PURPLE,
-    SKY,
     VERMILION,
     array,
     legend,
     limit,
-    log_if_wide,
     new_figure,
     new_panels,
     shades,
@@ -44,64 +41,6 @@ Picture = Callable[[Episode, Predict, Sequence[int]], Figure]
 ROW = 1.5  # height of a row of images with its captions, in image widths
 GAP = 0.6  # between support and queries, likewise
 CELLS = 13  # images in a row
-
-
-def picture_for(x_shape: tuple[int, ...], classification: bool) -> Picture:
-    """The picture that fits a family's shapes: a default for families without a picture of their own."""
-    if classification:
-        return grid if len(x_shape) == 3 else probabilities
-    return curves if x_shape == (1,) else scatter
-
-
-def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Mean and half-width of the 95 % interval, 1.96 s / sqrt(tasks): [tasks, k] -> [k], [k], tasks left out.
-
-    A task with a score that is inf or NaN is left out at every step, and counted. With one task the width is 0.
-    """
-    finite = scores[np.isfinite(scores).all(axis=1)].astype(np.float64)
-    if not len(finite):
-        return np.full(scores.shape[1], np.nan), np.full(scores.shape[1], np.nan), len(scores)
-    spread = finite.std(axis=0, ddof=1) if len(finite) > 1 else np.zeros(scores.shape[1])
-    return finite.mean(axis=0), 1.96 * spread / np.sqrt(len(finite)), len(scores) - len(finite)
-
-
-def adaptation_curve(
-    metric: str, scores: np.ndarray, floors: Mapping[str, float | np.ndarray] | None = None, title: str = ""
-) -> Figure:
-    """The metric against inner steps: mean over tasks with its 95 % band.
-
-    Args:
-        metric: its name, for the axis.
-        scores: [tasks, steps + 1], one row per task. Tasks with a score that is not finite are left out and counted.
-        floors: what the curve must beat, by name: one number, or a curve over steps [steps + 1].
-        title: of the figure.
-    """
-    mean, width, lost = band(scores)
-    figure = new_figure(9, 4.8, title)
-    axes = figure.subplots()
-    tidy(axes, "inner steps", metric)
-    whole_numbers(axes)
-    steps, last = np.arange(len(mean)), len(mean) - 1
-    levels = floor_levels(floors or {})
-    draw_floors(axes, levels, mean)
-    axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
-    label = f"mean of {len(scores) - lost} tasks, 95 % band"
-    axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
-    if last == 0:  # a method without inner steps
-        axes.errorbar(steps, mean, width, color=BLUE, capsize=4)
-        axes.set_xticks([0])
-    rising = mean[-1] > mean[0]
-    for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right"))[: last + 1]:
-        if np.isfinite(mean[step]):
-            text = f"{mean[step]:.3g}"
-            axes.annotate(text, (step, mean[step]), shift, textcoords="offset points", ha=side, color=BLUE, fontsize=12)
-    if lost:
-        text = f"{lost} of {len(scores)} tasks not finite: left out"
-        axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
-    axes.set_xlim(*((-0.03 * last, last * 1.03) if last else (-0.5, 0.5)))
-    axes.margins(y=0.12)
-    legend(figure, axes, 3 if len(levels) > 2 else 6)
-    return figure
 
 
 def curves(
@@ -262,50 +201,9 @@ def probabilities(episode: Episode, predict: Predict, shown: Sequence[int], titl
     return figure
 
 
-def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = "") -> Figure:
-    """Outer loss and the validation metric against outer steps.
-
-    Args:
-        rows: of metrics.jsonl, of kind "train" (outer_loss) and "val" (the metric's curve and its floors).
-        metric: name of the validation metric; where there is none of that name, what it begins with.
-        title: of the figure.
-    """
-    figure, (left, right) = new_panels(2, title, height=4.6)
-    tidy(left, "outer step", "outer loss")
-    tidy(right, "outer step", f"validation {metric}")
-    step, loss = _series([(row["step"], row.get("outer_loss")) for row in rows if row["kind"] == "train"])
-    left.plot(step, loss, color=SKY, linewidth=1.0, label="as logged")
-    if (n := len(loss) // 20) > 1:  # a centred mean does not lag behind
-        smooth_step, smooth = (np.convolve(values, np.ones(n) / n, mode="valid") for values in (step, loss))
-        left.plot(smooth_step, smooth, color=BLUE, linewidth=2.2, label=f"mean of {n}")
-    log_if_wide(left, loss)
-
-    validations = [row for row in rows if row["kind"] == "val"]
-    floors: dict[str, Mapping[str, Any]] = validations[-1].get("floors", {}) if validations else {}
-    found = {name: near(values, metric) for name, values in floors.items()}
-    levels = floor_levels({name: value for name, value in found.items() if value is not None})
-    lines = []
-    for place, label, colour in ((0, "before", GREY), (-1, "after", BLUE)):
-        curves = [(row["step"], (near(row, metric) or {}).get("per_step") or [{}]) for row in validations]
-        step, value = _series([(at, curve[place].get("mean")) for at, curve in curves if place or len(curve) > 1])
-        lines.append((step, value, f"{label} adaptation", colour))
-    draw_floors(right, levels, np.concatenate([value for _, value, *_ in lines]))
-    for step, value, label, colour in lines:
-        right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=label)
-    for axes in (left, right):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False, fontsize=11)
-    return figure
-
-
 def _softmax(logits: np.ndarray) -> np.ndarray:
     weight = np.exp(logits - logits.max(-1, keepdims=True))
     return weight / weight.sum(-1, keepdims=True)
-
-
-def _series(found: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values [k] each, without those that are None; a value may be the word "NaN"."""
-    pairs = np.array([(step, float(value)) for step, value in found if value is not None], dtype=np.float64)
-    return pairs.reshape(-1, 2)[:, 0], pairs.reshape(-1, 2)[:, 1]
 
 
 def _spread(classes: np.ndarray, most: int, first: Sequence[int] | np.ndarray) -> list[int]:

@@ -76,7 +76,7 @@ def shades(count: int) -> list[tuple[float, ...]]:
 
 
 def step_name(step: int) -> str:
-    """What stands in legends for the prediction after so many inner steps."""
+    """The legend's name for the prediction after so many inner steps."""
     return "before adaptation" if step == 0 else f"after {step} step" + "s" * (step > 1)
 
 

@@ -1,4 +1,4 @@
-"""Which runs stand side by side: sections are equal tests, groups are runs that differ in the seed alone."""
+"""Which runs are compared side by side: sections are equal tests, groups are runs that differ in the seed alone."""
 
 import json
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ _OWN = ("normalise", "test_steps", "query_sha256")  # of a protocol: columns, no
 
 
 class Group(NamedTuple):
-    """Runs that are one thing but for their seeds."""
+    """Runs that differ in their seeds alone."""
 
     values: tuple[str, ...]  # of the grouping keys, as one types them
     label: str  # short, for differences and pictures
     runs: list[Run]  # one per seed
-    mixed: list[str]  # keys in which the runs differ nevertheless: they are no sample of one algorithm
+    mixed: list[str]  # keys in which the runs differ nevertheless: they are not a sample of one algorithm
 
 
 class Section(NamedTuple):
@@ -67,7 +67,7 @@ def compare(runs: Sequence[Run], by: Sequence[str] = ()) -> Compared:
         if titles.count(section.title) > 1:  # equal settings, yet not the same numbers: another precision, say
             sections[place] = section._replace(title=f"{section.title}, query sets {str(section.queries)[:8]}")
     if len(sections) > 1:
-        notes.append("runs that were tested differently stand in tables of their own and are not compared")
+        notes.append("runs that were tested differently are in tables of their own and are not compared")
     return Compared(keys, sorted(sections, key=lambda section: section.title), notes)
 
 
@@ -148,11 +148,11 @@ def _test_of(run: Run) -> str:
 def _section(runs: list[Run], keys: list[str], notes: list[str]) -> Section:
     first = runs[0].result
     protocol = {key: value for key, value in first["protocol"].items() if key not in _OWN}
-    told = [f"{protocol[key]} {key}" for key in ("ways", "shots", "queries") if protocol.get(key) is not None]
+    parts = [f"{protocol[key]} {key}" for key in ("ways", "shots", "queries") if protocol.get(key) is not None]
     tasks = next((value.get("tasks") for value in first["test"].values()), None)
-    told += [f"{tasks:,} test tasks"] if tasks is not None else []
+    parts += [f"{tasks:,} test tasks"] if tasks is not None else []
     others = {key: value for key, value in protocol.items() if key not in ("ways", "shots", "queries")}
-    told += [f"{key} {show(value)}" for key, value in others.items() if value not in (None, {}, [])]
+    parts += [f"{key} {show(value)}" for key, value in others.items() if value not in (None, {}, [])]
     members: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         members.setdefault(tuple(_text(run, key) for key in keys), []).append(run)
@@ -163,7 +163,7 @@ def _section(runs: list[Run], keys: list[str], notes: list[str]) -> Section:
         if mixed:
             notes.append(f"{label}: its runs also differ in {', '.join(mixed[:4])}; no interval over seeds")
         groups.append(Group(values, label, sorted(members[values], key=lambda run: str(run.seed)), mixed))
-    title = f"{first.get('task')}: {', '.join(told)}"
+    title = f"{first.get('task')}: {', '.join(parts)}"
     return Section(title, str(first.get("task")), protocol, first["protocol"].get("query_sha256"), groups)
 
 

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metaexp.evaluation.intervals import over_seeds, over_tasks
+from metaexp.loggers.result_table import baseline_label
+from metaexp.metric_names import SUFFIXES, metric_name, near
 from metaexp.plots.baselines import far_below
 from metaexp.plots.style import (
     BLACK,
@@ -27,7 +29,7 @@ from metaexp.plots.style import (
 )
 from metaexp.report.grouping import Group
 from metaexp.report.reading import Run
-from metaexp.report.tables import Block, floor_label
+from metaexp.report.tables import Block
 from metaexp.storage.metrics_log import read_rows
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
@@ -113,12 +115,12 @@ def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends
     drawn = np.concatenate(levels)
     wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
-        # One that would flatten the curves, or has no place on their axis, stands at the foot with its value.
+        # One that would flatten the curves, or has no place on their axis, is named at the foot with its value.
         if far_below(value, drawn) or (wide and value <= 0):
-            ends.append((-np.inf, f"{floor_label(name)}, {value:.2g}", GREY))
+            ends.append((-np.inf, f"{baseline_label(name)}, {value:.2g}", GREY))
             continue
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        ends.append((value, floor_label(name), GREY))
+        ends.append((value, baseline_label(name), GREY))
         levels.append(np.array([value]))
 
 
@@ -156,15 +158,16 @@ def _curve(group: Group, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]] | None:
-    """Seconds, the metric on validation tasks, and the floors on the same tasks."""
+    """Seconds, the metric on validation tasks, and the baselines on the same tasks."""
     points, floors = [], {}
     for row in read_rows(run.folder):
-        name = next((n for n in (metric, f"{metric}_transductive") if isinstance(row.get(n), dict)), None)
+        names = (metric, metric_name(metric, SUFFIXES["queries"]))
+        name = next((n for n in names if isinstance(row.get(n), dict)), None)
         if row.get("kind") != "val" or name is None or not isinstance(mean := row[name].get("mean"), int | float):
             continue
         points.append((row["seconds"], mean))
         for floor, values in (row.get("floors") or {}).items():
-            value = values.get(name, values.get(metric)) if isinstance(values, dict) else None
+            value = near(values, name) if isinstance(values, dict) else None
             if isinstance(value, int | float):
                 floors[str(floor)] = float(value)
     return (np.array([x for x, _ in points]), np.array([y for _, y in points]), floors) if points else None

@@ -1,4 +1,4 @@
-"""Run folders as they lie on disk, finished or not, whole or damaged: read as data, never raised about."""
+"""Run folders as they are on disk, finished or not, whole or damaged: damage is reported, never raised."""
 
 import json
 import math
@@ -11,20 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaexp.errors import ConfigError, MetaexpError
+from metaexp.nested import leaves
 from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.saved_config import read_config
 
 FORMAT = 1  # the newest result.json that is understood
 MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
-UNKNOWN = "settings unknown"  # in place of the settings of a run without a readable config.yaml
+UNKNOWN = "settings unknown"  # instead of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
-# What says nothing of how good a run is: where it stands, what it prints, on what it was computed.
+# Settings that do not affect how good a run is: where it is kept, what it prints, on what it was computed.
 _TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
 HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
 )
-_BESIDE = ("test.curve_shots", "test.curve_tasks")  # measured beside the scores, which do not depend on it
+_BESIDE = ("test.curve_shots", "test.curve_tasks")  # measured beside the scores, which do not depend on them
 
 
 class Run(NamedTuple):
@@ -50,7 +51,7 @@ class Unfinished(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies under the paths."""
+    """Everything found under the paths."""
 
     runs: list[Run]
     unfinished: list[Unfinished]
@@ -156,7 +157,14 @@ def _result(file: Path) -> dict[str, Any]:
 
 
 def _is_summary(value: Any) -> bool:
-    kinds = {"mean": int | float | None, "ci95": int | float | None, "tasks": int | None, "diverged": int | None}
+    number = int | float | None
+    kinds = {
+        "mean": number,
+        "ci95": number,
+        "tasks": int | None,
+        "diverged": int | None,
+        "larger_is_better": bool | None,
+    }
     return isinstance(value, dict) and "mean" in value and all(isinstance(value.get(k), t) for k, t in kinds.items())
 
 
@@ -179,23 +187,25 @@ def _scores(file: Path) -> dict[str, np.ndarray]:
 
 
 def _compare(file: Path, result: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
-    for name, told in result["test"].items():
-        if name not in scores or told["mean"] is None:
+    for name, summary in result["test"].items():
+        if name not in scores or summary["mean"] is None:
             continue
         values = scores[name]
         kept = values[np.isfinite(values).all(1), -1]
         mean = float(kept.mean()) if len(kept) else math.nan
-        if not math.isclose(mean, float(told["mean"]), rel_tol=1e-9, abs_tol=1e-12):
-            raise _Damaged(f"{file}: its {name} has the mean {mean:.6g}, result.json says {told['mean']:.6g}")
+        if not math.isclose(mean, float(summary["mean"]), rel_tol=1e-9, abs_tol=1e-12):
+            raise _Damaged(f"{file}: its {name} has the mean {mean:.6g}, result.json says {summary['mean']:.6g}")
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that may tell one group of runs from another, by dotted key; choices by the name of their group."""
+    """The settings that may distinguish groups of runs, by dotted key; choices by the name of their group."""
     choices = config.get("choices")
     found = {str(group): choice for group, choice in choices.items()} if isinstance(choices, dict) else {}
-    for key, value in _leaves({k: v for k, v in config.items() if k != "choices"}):
-        top = key.split(".")[0]
-        names = key.split(".")[1:]
+    for key, value in leaves({k: v for k, v in config.items() if k != "choices"}):
+        top, *names = key.split(".")
+        if names[-1:] == ["_target_"] and len(names) > 1:  # a class inside a group: algo.inner, optimizer.schedule
+            key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
+            names.pop()
         if top in _TECHNICAL or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
@@ -203,13 +213,3 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         # Tasks of the run's own seed are no setting; those of another are.
         found[key] = "as seed" if key == "task.seed" and value == config.get("seed") else value
     return found
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        if "." in key and "_target_" in value:  # a class inside a group: algo.inner, optimizer.schedule
-            yield key, str(value["_target_"]).rpartition(".")[2]
-        for name, item in value.items():
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    elif key:
-        yield key, value

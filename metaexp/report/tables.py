@@ -1,4 +1,4 @@
-"""The rows of the comparison: every group's and floor's numbers, and the differences between groups."""
+"""The rows of the comparison: every group's and baseline's numbers, and the differences between groups."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,17 +7,19 @@ import numpy as np
 
 from metaexp.checks import show
 from metaexp.evaluation.intervals import difference, holm, over_seeds
+from metaexp.metric_names import Direction, metric_of, near, recorded_direction
 from metaexp.report.grouping import Compared, Group, Section, scores_of
 from metaexp.report.reading import Run
 
 MOST_PAIRS = 10  # groups are all compared with each other up to so many pairs, else each with the best
 UNSHOWN = "no difference shown"
+UNKNOWN_DIRECTION = "not ranked: these results do not say whether a larger value is better"
 
 
 class Row(NamedTuple):
-    """One group's, or one floor's, numbers of one metric; None where there is none."""
+    """One group's, or one baseline's, numbers for one metric; None where there is none."""
 
-    names: tuple[str, ...]  # values of the grouping keys; of a floor its name
+    names: tuple[str, ...]  # values of the grouping keys; of a baseline its name
     floor: bool
     mean: float | None
     tasks_half: float | None
@@ -36,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A difference as words and numbers."""
+    """A difference in words and numbers."""
 
     one: str
     two: str
@@ -61,35 +63,30 @@ class Block(NamedTuple):
     pairs_note: str
 
 
-def larger_is_better(metric: str, runs: Sequence[Run]) -> bool | None:
-    """Whether a metric grows with quality; None for a coverage, which has a right value in the middle."""
-    if "coverage" in metric:
-        return None
-    if metric.startswith("accuracy") or ("likelihood" in metric and "negative" not in metric):
-        return True
-    if metric.startswith(("mse", "nll")):
-        return False
-    told = [run.result["test"][metric] for run in runs if metric in run.result["test"]]
-    signs = [one["worst"] - one["mean"] for one in told if isinstance(one.get("worst"), float) and one["mean"]]
-    return sum(signs) < 0  # somebody's own metric: the run says which of its tasks was the worst
+def direction(metric: str, runs: Sequence[Run]) -> Direction:
+    """Which direction of a metric is better, by what the runs' results say."""
+    return recorded_direction(metric, [run.result["test"][metric] for run in runs if metric in run.result["test"]])
 
 
 def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] = ()) -> list[Block]:
-    """All tables, section by section, metric by metric; best first, floors last."""
+    """All tables, section by section, metric by metric; best first, baselines last."""
     made = []
     for section in compared.sections:
         for metric in section.metrics:
             if metrics and metric not in metrics:
                 continue
-            larger = larger_is_better(metric, section.runs)
+            known, larger = direction(metric, section.runs)
             sign = -1.0 if larger else 1.0
             groups = [group for group in section.groups if any(metric in r.result["test"] for r in group.runs)]
             rows = {group.values: _row(group, metric) for group in groups}
-            groups.sort(key=lambda g: (rows[g.values].mean is None, sign * (rows[g.values].mean or 0.0)))
-            found, note = _pairs(section, groups, metric, larger, every_pair)
+            if known:
+                groups.sort(key=lambda g: (rows[g.values].mean is None, sign * (rows[g.values].mean or 0.0)))
+            found, note = _pairs(section, groups, metric, larger, every_pair or not known)
             lines = [rows[group.values] for group in groups]
             if len(modes := dict.fromkeys(str(row.normalise) for row in lines)) > 1:
                 note = "; ".join(filter(None, [note, f"batch statistics differ between rows: {', '.join(modes)}"]))
+            if not known:
+                note = "; ".join(filter(None, [note, UNKNOWN_DIRECTION]))
             made.append(Block(section, metric, larger, lines + _floors(section, metric, sign), found, note))
     return made
 
@@ -137,11 +134,6 @@ def _lost(told: Sequence[Any], finite: int) -> str:
     return f"{len(told) - finite} of {len(told)} runs without a finite score" if finite < len(told) else ""
 
 
-def floor_label(name: str) -> str:
-    """How a floor is called where it stands among groups; an oracle is not one."""
-    return f"ceiling: {name}" if name.startswith("oracle") else f"floor: {name}"
-
-
 def _floors(section: Section, metric: str, sign: float) -> list[Row]:
     rows = []
     for name in dict.fromkeys(name for run in section.runs for name in run.result["floors"]):
@@ -161,13 +153,12 @@ def _floors(section: Section, metric: str, sign: float) -> list[Row]:
 
 
 def _floor_of(floor: Any, metric: str) -> dict[str, Any] | None:
-    """A floor's summary of the metric; one that does not look at the batch has a single figure for all modes."""
+    """A baseline's summary of the metric; one that ignores the batch has a single figure for all modes."""
     if not isinstance(floor, dict):
         return None
-    root = metric.removesuffix("_transductive").removesuffix("_support")
-    found = floor.get(metric) or floor.get(root) or floor.get(f"{root}_transductive")
-    if not found:  # `uniform_mse`: the family's metric of another prediction
-        found = next((value for name, value in floor.items() if root.endswith(f"_{name}")), None)
+    found = near(floor, metric)
+    if not found and (root := metric_of(metric, floor)):  # `uniform_mse`: the family's metric of another prediction
+        found = floor[root]
     return found if isinstance(found, dict) else None
 
 

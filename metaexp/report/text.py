@@ -5,17 +5,18 @@ import io
 from collections.abc import Callable, Sequence
 
 from metaexp.evaluation.intervals import LEAST_SEEDS
+from metaexp.loggers.result_table import BASELINE, UPPER_BOUND, baseline_label
 from metaexp.report.grouping import Compared, Section
 from metaexp.report.reading import Found
-from metaexp.report.tables import Block, Row, floor_label, number
+from metaexp.report.tables import Block, Row, number
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
     "± seeds": "95 % of Student's t over the seeds' means: how much a new training would differ",
     "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
-    "floor": "what a method must beat; where it depends on network and inner loop, the best of all runs here",
-    "p": "of such a difference by chance, corrected for the number of pairs (Holm 1979); ± 95 % is one pair's own",
-    "ceiling": "what somebody would reach who knows the task family",
+    BASELINE: "what a method must beat; where it depends on network and inner loop, the best of all runs here",
+    "p": "probability of such a difference by chance, corrected for all pairs (Holm 1979); ± 95 % is one pair's own",
+    UPPER_BOUND: "what a learner would reach that knows the task family",
 }
 PAIRS = {
     "algorithms": f"at least {LEAST_SEEDS} seeds each: 95 % for new seeds and new tasks (crossed, both random)",
@@ -45,7 +46,7 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
         columns = [column for column in columns if column[0] != "statistics"]
     rows = []
     for row in block.rows:
-        names = [floor_label(row.names[0]), *[""] * (len(keys) - 1)] if row.floor else list(row.names)
+        names = [baseline_label(row.names[0]), *[""] * (len(keys) - 1)] if row.floor else list(row.names)
         rows.append([*names, *(cell(row) for _, cell in columns)])
     head = [*keys, *(name for name, _ in columns)]
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
@@ -115,8 +116,10 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
         "± tasks": any(row.tasks_half is not None for row in rows),
         "± seeds": any(row.seeds_half is not None for row in rows),
         "diverged": any(row.diverged for row in rows),
-        "floor": any(row.floor and floor_label(row.names[0]).startswith("floor") for row in rows),
-        "ceiling": any(row.floor and floor_label(row.names[0]).startswith("ceiling") for row in rows),
+        **{
+            kind: any(row.floor and baseline_label(row.names[0]).startswith(kind) for row in rows)
+            for kind in (BASELINE, UPPER_BOUND)
+        },
     }
     claims = {pair.claim for block in made for pair in block.pairs}
     lines = [f"{name}: {LEGEND[name]}" for name, there in shown.items() if there]
@@ -127,7 +130,7 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
 
 
 def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
-    """One line per group or floor and metric, numbers in full."""
+    """One line per group or baseline and metric, numbers in full."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     fields = [field for field in Row._fields if field not in ("names", "floor", "mean", "note")]

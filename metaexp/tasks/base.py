@@ -1,19 +1,16 @@
 """What every task family is: a distribution over tasks from which a whole meta-batch is drawn at once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metaexp import losses
+from metaexp import losses, metrics
 from metaexp.checks import whole
 from metaexp.random import task_keys
 from metaexp.types import Episode, Examples
-
-if TYPE_CHECKING:
-    from metaexp.plots.episodes import Picture
 
 
 class Varying(NamedTuple):
@@ -46,9 +43,10 @@ class TaskFamily(ABC):
     # Of data from files: SHA-256 of the names or contents of what is for training; None: nothing can change.
     trained_on: str | None = None
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
+    larger_is_better: bool | None = None  # the direction of a first metric that is a plain function
     queries_in_support: bool = False  # the queries are no examples of their own
-    # What somebody who knows the family would predict for ONE task: oracle(episode with info, x [m, *x_shape]) ->
-    # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: nobody knows.
+    # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
+    # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: not known.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None
     gaussian_oracle: ClassVar[bool] = False
 
@@ -79,30 +77,17 @@ class TaskFamily(ABC):
         return losses.cross_entropy if self.classification else losses.mse
 
     @property
-    def metrics(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        """Metrics of one task by name; the first is the one that selects the best checkpoint."""
-        return {"accuracy": losses.accuracy} if self.classification else {"mse": losses.mse}
+    def metrics(self) -> Mapping[str, metrics.Metric | metrics.Function]:
+        """Metrics of one task by name; the first is the one that selects the best checkpoint.
 
-    @property
-    def larger_is_better(self) -> bool:
-        """Whether the first metric grows with quality."""
-        return self.classification
+        Each is a `metaexp.metrics.Metric`, with its direction; the first may be a plain function where the family
+        declares `larger_is_better`.
+        """
+        return {"accuracy": metrics.accuracy} if self.classification else {"mse": metrics.mse}
 
-    def larger(self, metric: str) -> bool:
-        """Whether a metric of any learner, with or without a suffix, grows with quality."""
-        own = next(iter(self.metrics)) in metric
-        return self.larger_is_better if own else losses.larger(metric)
-
-    def varying(self, split: str) -> "Varying | None":
+    def varying(self, split: str) -> Varying | None:
         """How the number of support examples varies between the tasks of a split; None: it does not."""
         return None
-
-    @property
-    def picture(self) -> "Picture":
-        """Draws episodes (see `metaexp.plots.episodes`); by default what fits the family's shapes."""
-        from metaexp.plots.episodes import picture_for  # matplotlib is needed only where a picture is drawn
-
-        return picture_for(self.x_shape, self.classification)
 
     @property
     def pool_dim(self) -> int:

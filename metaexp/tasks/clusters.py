@@ -1,8 +1,5 @@
 """Gaussian clusters: the smallest classification family, for examples and tests."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -10,11 +7,6 @@ from metaexp.checks import whole
 from metaexp.random import fold, integers, normal
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from metaexp.plots.episodes import Picture, Predict
 
 
 class Clusters(TaskFamily):
@@ -91,10 +83,10 @@ class Clusters(TaskFamily):
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """See TaskFamily.pool: n examples, each of one of `pool_classes` classes."""
-        nobody = torch.full_like(indices[:1], -1)  # the index of no task: the key of the split's own classes
+        no_task = torch.full_like(indices[:1], -1)  # the index of no task: the key of the split's own classes
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         drawn = integers(key, 0, (), self.pool_classes)
-        centres = self._centres(fold(fold(self.keys(split, nobody), 0), drawn))  # [batches, n, dim]
+        centres = self._centres(fold(fold(self.keys(split, no_task), 0), drawn))  # [batches, n, dim]
         x = centres + self.noise * normal(key, 1, self.x_shape, dtype=self.dtype)
         every = torch.arange(self.pool_classes, device=indices.device)
         return Examples(x, (drawn.unsqueeze(-1) == every).to(self.dtype))
@@ -102,18 +94,6 @@ class Clusters(TaskFamily):
     def oracle(self, episode: Episode, x: Tensor) -> Tensor:
         """The Bayes classifier's logits, -|x - c|^2 / (2 noise^2): x [m, dim] -> [m, ways]."""
         return self._logits(x, episode.info["centres"])
-
-    @property
-    def picture(self) -> "Picture":
-        """In two dimensions the plane with its regions, and the best possible borders; else the default."""
-        if self.x_shape != (2,):
-            return super().picture
-        from metaexp.plots.regions import points  # matplotlib is needed only where a picture is drawn
-
-        def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
-            return points(episode, predict, shown, title, lambda x: self._logits(x, episode.info["centres"]))
-
-        return draw
 
     def _centres(self, key: Tensor) -> Tensor:
         """[*n, dim] for keys of classes [*n]."""

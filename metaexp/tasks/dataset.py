@@ -71,7 +71,7 @@ class DatasetTasks(Classes):
     Args:
         dataset: the data set, e.g. by `dataset: {_target_: package.MyDataset, root: folder}`.
         split: fractions of the classes for train, val and test, drawn by `eval_seed`.
-        classes: labels of the classes of "train", "val", "test" in place of the fractions.
+        classes: labels of the classes of "train", "val", "test" instead of the fractions.
         ways, shots, queries, rotation, test: see `Classes`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,6 @@ from metaexp.checks import interval, whole
 from metaexp.random import GAMMA, fold, normal, uniform
 from metaexp.tasks.base import TaskFamily, Varying
 from metaexp.types import Episode, Examples
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from metaexp.plots.episodes import Picture, Predict
 
 KERNELS = ("eq", "matern52", "periodic")
 FIRST = 16  # support points that are always drawn, before the queries
@@ -161,19 +156,6 @@ class GP(TaskFamily):
         mean = cross.T @ torch.linalg.solve_triangular(root, y, upper=False)  # [m, 1]
         variance = torch.clamp(info["scale"] ** 2 - (cross**2).sum(0), min=0.0) + noise
         return torch.cat((mean, torch.sqrt(variance).unsqueeze(-1)), -1).to(x.dtype)
-
-    @property
-    def picture(self) -> "Picture":
-        """Curves with the exact posterior and its 95 % band."""
-        from metaexp.plots.episodes import curves  # matplotlib is needed only where a picture is drawn
-
-        def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
-            def truth(x: Tensor) -> Tensor:
-                return torch.func.vmap(self.oracle)(episode, x)
-
-            return curves(episode, predict, shown, title, truth, "exact posterior")
-
-        return draw
 
     # -- the process -------------------------------------------------------------------------------------------------
 

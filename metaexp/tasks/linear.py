@@ -15,7 +15,7 @@ class Linear(TaskFamily):
     Args:
         inputs, outputs: dimensions of x and y.
         weight_std: weights (and bias) ~ N(0, weight_std^2).
-        weight_range: (low, high); weights (and bias) ~ U[low, high) in place of the normal draw.
+        weight_range: (low, high); weights (and bias) ~ U[low, high) instead of the normal draw.
         bias: whether the map has a bias.
         x_range: (low, high) of every input.
         noise: standard deviation of the Gaussian noise on y.

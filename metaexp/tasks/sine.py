@@ -1,8 +1,6 @@
 """Sinusoids: the regression benchmark of MAML."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +9,6 @@ from metaexp.checks import interval
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from metaexp.plots.episodes import Picture, Predict
 
 
 class Sine(TaskFamily):
@@ -81,21 +74,6 @@ class Sine(TaskFamily):
         key = fold(batch[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         x, y = self._examples(key, 2, 1, *self._functions(key))
         return Examples(x.squeeze(-2), y.squeeze(-2))
-
-    @property
-    def picture(self) -> "Picture":
-        """Curves with the true sinusoid."""
-        from metaexp.plots.episodes import curves  # matplotlib is needed only where a picture is drawn
-
-        def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
-            amplitude, phase = (episode.info[name].view(-1, 1, 1) for name in ("amplitude", "phase"))
-
-            def truth(x: Tensor) -> Tensor:
-                return amplitude * torch.sin(x + self.phase_sign * phase)
-
-            return curves(episode, predict, shown, title, truth=truth)
-
-        return draw
 
     def _functions(self, key: Tensor) -> tuple[Tensor, Tensor]:
         return (

@@ -1,8 +1,6 @@
 """Sinusoids and straight lines: two kinds of task in one family."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +9,6 @@ from metaexp.checks import interval
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from metaexp.plots.episodes import Picture, Predict
 
 # The functions of a batch of tasks: which are lines (bool), then a and b of the lines, A and phase of the sinusoids,
 # each [*tasks, 1, 1]
@@ -101,17 +94,6 @@ class SineLine(TaskFamily):
     def oracle(self, episode: Episode, x: Tensor) -> Tensor:
         """The function itself, without noise: [m, 1] -> [m, 1]."""
         return _values(x, *(episode.info[n] for n in ("kind", "slope", "intercept", "amplitude", "phase")))
-
-    @property
-    def picture(self) -> "Picture":
-        """Curves with the true function."""
-        from metaexp.plots.episodes import curves  # matplotlib is needed only where a picture is drawn
-
-        def draw(episode: Episode, predict: "Predict", shown: Sequence[int], title: str = "") -> "Figure":
-            columns = episode._replace(info={name: value.view(-1, 1, 1) for name, value in episode.info.items()})
-            return curves(episode, predict, shown, title, truth=lambda x: self.oracle(columns, x))
-
-        return draw
 
     def _functions(self, key: Tensor) -> Functions:
         # Streams 0 to 5 are those of `Sine`.

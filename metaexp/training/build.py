@@ -10,6 +10,7 @@ import torch
 
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import ConfigError
+from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.tasks.base import TaskFamily
@@ -159,8 +160,8 @@ def _check_queries(family: TaskFamily, learner: Any) -> None:
 
 
 def _check_metric(name: str | None, learner: Any) -> None:
-    names = list(learner.metrics)
-    names += [m + suffix for suffix in learner.modes(["queries"]) for m in names if suffix]
+    metrics = declared(learner)
+    names = list(dict.fromkeys([*metrics, *score_names(metrics, learner.modes(["queries"]))]))
     if name is not None and name not in names:
         raise ConfigError(f"stop.metric={name}: not a validation metric here; one of {', '.join(names)}")
 

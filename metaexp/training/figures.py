@@ -14,6 +14,7 @@ from metaexp.errors import MetaexpError
 from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
 from metaexp.loggers.run_loggers import RunLoggers
+from metaexp.metric_names import near
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 
@@ -28,6 +29,8 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
 
     Where the number of support examples varies they have a middling one.
     """
+    from metaexp.plots.pictures import picture_for  # matplotlib takes half a second to import
+
     family = learner.family
     varying = family.varying(split)
     shots = (varying.fewest + varying.most + 1) // 2 if varying else None
@@ -43,7 +46,7 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
         return torch.stack(rows)
 
     with torch.no_grad():
-        return family.picture(episode, predict, shown)
+        return picture_for(family)(episode, predict, shown)
 
 
 def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None:
@@ -88,9 +91,8 @@ def draw_test(
     config: dict[str, Any],
 ) -> None:
     """Pictures of a test: adaptation curves, curves against shots, calibration, the course of training."""
-    from metaexp.plots.baselines import near  # matplotlib takes half a second to import
-    from metaexp.plots.episodes import adaptation_curve, training_curve
-    from metaexp.plots.reliability import reliability, shots_picture
+    from metaexp.plots.curves import adaptation_curve, shots_picture, training_curve  # matplotlib takes half a second
+    from metaexp.plots.reliability import reliability
 
     title = f"{config['choices']['algo']} on {config['choices']['task']}"
     for name, values in scores.arrays.items():

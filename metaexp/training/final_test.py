@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.scores import evaluate, validator
 from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
@@ -63,7 +63,7 @@ def final_test(
         _say(f"testing on {tasks} tasks ...")
         tick = _ticker(config, flag, f"tested {{}}/{tasks}")
         scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
-        beside = floors(experiment.family, "test", tasks, tick=tick)
+        beside = baselines(experiment.family, "test", tasks, tick=tick)
         adapted = adapted_parameters(learner)
         few = min(config["test"].get("curve_tasks", 200), tasks)
         report = _ticker(config, flag, "other shots: tested {} tasks")

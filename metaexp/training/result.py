@@ -1,6 +1,7 @@
 """What result.json and test_scores.npz say of a tested run."""
 
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,14 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
+from metaexp.evaluation.baselines import baseline_metrics
 from metaexp.evaluation.calibration import calibration
-from metaexp.evaluation.scores import Scores, summary
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
+from metaexp.metric_names import metric_name
+from metaexp.metrics import declared, direction, score_names
+from metaexp.nested import leaves
 from metaexp.storage.checkpoint_file import versions
 from metaexp.storage.saved_config import config_sha256
 from metaexp.system.machine import machine
@@ -43,10 +49,10 @@ def make_result(
         more: further entries.
     """
     config, learner, family = experiment.config, experiment.learner, experiment.family
-    larger, modes = family.larger, config["test"]["normalise"]
+    larger, modes = partial(direction, baseline_metrics(family) | declared(learner)), config["test"]["normalise"]
     test = {name: summary(values, larger(name)) for name, values in scores.arrays.items()}
     for suffix, sums in scores.calibration.items():
-        test[next(iter(learner.metrics)) + suffix]["ece"] = calibration(sums)
+        test[metric_name(next(iter(learner.metrics)), suffix)]["ece"] = calibration(sums)
     choices = config["choices"]
     return {
         "format": FORMAT,
@@ -88,7 +94,7 @@ def _protocol(experiment: Experiment, modes: list[str]) -> dict[str, Any]:
         "rotation": (task.get("test") or {}).get("rotation") or task.get("rotation"),
         "resize": task.get("resize"),
         "eval_seed": task.get("eval_seed"),
-        "normalise": {name + suffix: mode for suffix, mode in learner.modes(modes).items() for name in learner.metrics},
+        "normalise": score_names(learner.metrics, learner.modes(modes)),
         "test_steps": learner.test_steps,
     }
 
@@ -107,25 +113,20 @@ def score_arrays(scores: Scores, beside: dict[str, Arrays], by_shots: ShotsCurve
     """What test_scores.npz holds."""
     arrays = {"indices": scores.indices, "query_sha256": np.array(scores.query_sha256), **scores.arrays}
     arrays |= {f"floor_{floor}_{name}": v for floor, found in beside.items() for name, v in found.items()}
-    arrays |= {f"calibration{suffix}": sums for suffix, sums in scores.calibration.items()}
+    arrays |= {metric_name("calibration", suffix): sums for suffix, sums in scores.calibration.items()}
     curves = by_shots.arrays | {f"floor_{f}_{n}": v for f, found in by_shots.floors.items() for n, v in found.items()}
     return arrays | {"shots": np.array(by_shots.shots, int)} | {f"shots_curve_{n}": v for n, v in curves.items()}
 
 
 def metric_names(learner: Any, modes: list[str]) -> list[str]:
     """The learner's metrics in these normalisation modes, as they are named in result.json."""
-    return [name + suffix for suffix in learner.modes(modes) for name in learner.metrics]
+    return list(score_names(learner.metrics, learner.modes(modes)))
 
 
-def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted key, without what says nothing of a run."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        elif key not in ("_partial_", "trusted"):
-            flat[prefix + key] = value
-    return flat
+    hidden = ("_partial_", "trusted")
+    return {key: value for key, value in leaves(config) if key.rpartition(".")[2] not in hidden}
 
 
 def _commit() -> str | None:

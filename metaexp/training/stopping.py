@@ -2,6 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from metaexp import metrics
+from metaexp.metric_names import forms, near
+
 
 class Verdict(NamedTuple):
     """What a validation says."""
@@ -16,7 +19,7 @@ class StopRule(NamedTuple):
 
     metric: str | None  # as typed; None: the learner's first metric, in its first normalisation mode
     first: str  # the learner's first metric
-    larger_is_better: bool
+    larger_is_better: bool | None
     target: float | None = None  # ends the run as soon as the metric is this good
     patience: int | None = None  # ends it after so many validations without a better value
 
@@ -24,7 +27,7 @@ class StopRule(NamedTuple):
     def of(cls, config: dict[str, Any], learner: Any) -> "StopRule":
         """As a run's settings say."""
         stop, first = config["stop"], next(iter(learner.metrics))
-        larger = learner.family.larger(stop["metric"] or first)
+        larger = metrics.direction(metrics.declared(learner), stop["metric"] or first)
         return cls(stop["metric"], first, larger, stop["target"], stop["patience"])
 
     @property
@@ -40,9 +43,9 @@ class StopRule(NamedTuple):
             best: so far; changed.
             step: outer steps done.
         """
-        sign = 1.0 if self.larger_is_better else -1.0
-        name = self.metric or next(key for key in row if key.startswith(self.first))
-        found = row.get(name) or row.get(name + "_transductive")
+        sign = metrics.sign(self.larger_is_better)
+        name = self.metric or forms(self.first, row)[0]
+        found = near(row, name)
         value = found["mean"] if isinstance(found, dict) and not found["diverged"] else None
         better = value is not None and (best["value"] is None or sign * value > sign * best["value"])
         if better:

@@ -12,6 +12,7 @@ from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitE
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.result_table import print_result
+from metaexp.metrics import declared, direction
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.checkpoints import Checkpoints, Continuation
 from metaexp.storage.run_folder import RunFolder
@@ -85,7 +86,8 @@ def train_and_test(
 def _progress(experiment: Experiment, step: int) -> Progress:
     config = experiment.config
     shown, every = None if experiment.rank == 0 else io.StringIO(), config["log"]["seconds"]
-    larger = experiment.family.larger(next(iter(experiment.learner.metrics)))
+    learner = experiment.learner
+    larger = direction(declared(learner), next(iter(learner.metrics))) is not False
     return Progress(config["steps"], step, shown, every=every, larger_is_better=larger)
 
 

@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
-from metaexp.evaluation.baselines import floors
-from metaexp.evaluation.scores import Scores, summary
+from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import Scores
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import validation_scalars
+from metaexp.metric_names import forms, near, split_name
 from metaexp.training.figures import draw_episodes, show_views
 
 PICTURES = 30.0  # least seconds between pictures of validation tasks
@@ -28,12 +30,11 @@ class Validation:
 
     def row(self, scores: Scores, step: int, best: dict[str, Any]) -> dict[str, Any]:
         """The row of metrics.jsonl. At step 0 the scores become the baseline `scratch`, kept in `best`."""
-        larger = self.learner.family.larger
         row: dict[str, Any] = {"kind": "val", "step": step}
         for name, values in scores.arrays.items():
-            found = summary(values, larger(name))
+            found = summary(values)
             row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
-        (mean,) = floors(self.learner.family, "val", self.tasks, ["mean"]).values()
+        (mean,) = baselines(self.learner.family, "val", self.tasks, ["mean"]).values()
         if step == 0:
             best["scratch"] = {name: summary(values)["mean"] for name, values in self._judged(scores)}
         row["floors"] = {
@@ -50,14 +51,14 @@ class Validation:
             found = row[name]
             if found["mean"] is None:
                 continue
-            if any(name.startswith(metric) for metric in self.learner.metrics):
+            if split_name(name).metric in self.learner.metrics:
                 shown[name] = found["mean"]
                 values |= validation_scalars(name, found["per_step"])
             else:
                 values[f"val/{name}"] = found["mean"]
         for metric, _ in self._judged(scores):
             for baseline, known in row["floors"].items():
-                value = known.get(metric, known.get(self.metric))
+                value = near(known, metric)
                 if value is not None:
                     values[f"floor/{baseline}/{metric}"] = value
         self.loggers.scalars(values, row["step"])
@@ -67,7 +68,7 @@ class Validation:
         """Pictures of the validation tasks, at the last validation and at most every so many seconds before."""
         if not self.loggers.active or not (last or time.monotonic() - self._drawn > PICTURES):
             return
-        from metaexp.plots.episodes import adaptation_curve  # matplotlib takes half a second to import
+        from metaexp.plots.curves import adaptation_curve  # matplotlib takes half a second to import
 
         self.loggers.figure("val/episodes", draw_episodes(self.learner, "val", 4), step)
         for name, values in self._judged(scores):
@@ -79,4 +80,4 @@ class Validation:
 
     def _judged(self, scores: Scores) -> list[tuple[str, Any]]:
         """The first metric in each of its normalisation modes."""
-        return [(name, values) for name, values in scores.arrays.items() if name.startswith(self.metric)]
+        return [(name, scores.arrays[name]) for name in forms(self.metric, scores.arrays)]

@@ -10,11 +10,10 @@ import numpy as np
 
 from comparing.plan import Comparison
 from metaexp.evaluation.intervals import difference, holm, over_seeds, over_tasks
-from metaexp.losses import larger
 from metaexp.report.grouping import compare
 from metaexp.report.pictures import draw
 from metaexp.report.reading import Run, find
-from metaexp.report.tables import blocks, number
+from metaexp.report.tables import blocks, direction, number
 from metaexp.report.text import text
 from metaexp.system.machine import cores, processor
 
@@ -46,9 +45,10 @@ def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
             continue
         kept.append((len(lines), found))
         lines.append(name)
+    larger = not kept or _larger(metric, runs)
     # Claims are asked at once: p is Holm's, and what its interval alone shows is not shown among so many.
     for (place, found), p in zip(kept, holm([found.p or 0.0 for _, found in kept]), strict=True):
-        gain, half = found.mean if larger(metric) else -found.mean, found.half or 0.0
+        gain, half = found.mean if larger else -found.mean, found.half or 0.0
         verdict = "not shown" if abs(gain) <= half or p >= 0.05 else "holds" if gain > 0 else "the opposite"
         about = "algorithms" if found.crossed else "checkpoints"
         shown = f"{number(found.mean)} ± {number(half, 2)}, p {'< 0.0001' if p < 1e-4 else f'{p:.2g}'}"
@@ -57,13 +57,21 @@ def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
     return lines
 
 
+def _larger(metric: str, runs: list[Run]) -> bool:
+    """Whether a metric grows with quality (of a coverage, too little is worse)."""
+    known, larger = direction(metric, runs)
+    if not known:
+        raise SystemExit(f"{metric}: the results do not say whether a larger value is better; test the runs again")
+    return larger is not False
+
+
 def _scores(runs: list[Run], method: str, pattern: str) -> list[np.ndarray]:
     """A method's scores after the last step, [tasks] per seed; of several metrics each seed's best."""
     found = []
     for run in runs:
         if run.config["algo"] == method:
             kept = [values[:, -1] for name, values in run.scores.items() if fnmatch.fnmatchcase(name, pattern)]
-            sign = -1.0 if larger(pattern) else 1.0
+            sign = -1.0 if any(_larger(n, [run]) for n in run.scores if fnmatch.fnmatchcase(n, pattern)) else 1.0
             found += sorted(kept, key=lambda values: float(np.nan_to_num(sign * values, nan=np.inf).mean()))[:1]
     return found
 
@@ -85,7 +93,7 @@ def where(c: Comparison, command: str) -> str:
     runs = [run.result for round_ in TITLES for run in c.runs(round_)]
     versions = dict.fromkeys(f"torch {r['versions']['torch']}, Python {r['versions']['python']}" for r in runs)
     commits = dict.fromkeys(str(r.get("commit"))[:10] for r in runs)
-    here = {"cpu": processor(), "cores": cores()}  # of a run that does not tell it
+    here = {"cpu": processor(), "cores": cores()}  # of a run that does not record it
     machines = dict.fromkeys("{cpu}, {cores} cores".format(**here | r.get("machine", {})) for r in runs)
     machine = f"{'; '.join(machines)}, a thread per run"
     return f"{date.today()}, commit {', '.join(commits)}, {machine}, {'; '.join(versions)}; `{command}`"
@@ -165,7 +173,7 @@ def short(c: Comparison, command: str, link: str) -> str:
     rounds = {round_: runs for round_ in TITLES if (runs := c.runs(round_, again=True))}
     head, cells, order = ["method"], {method: [] for method in c.methods}, {}  # type: ignore[var-annotated]
     for round_, runs in rounds.items():
-        tests = dict.fromkeys(_changed(run) for run in runs)  # the run's own stands first
+        tests = dict.fromkeys(_changed(run) for run in runs)  # the run's own comes first
         for test in sorted(tests):
             columns = [metric for metric in shown if any(metric in run.result["test"] for run in runs)]
             columns = columns if not test else columns[:1]
@@ -176,7 +184,7 @@ def short(c: Comparison, command: str, link: str) -> str:
                     mean, value = _value(own, metric, len(c.spec["seeds"]))
                     cells[method].append(value)
                     if metric == first and mean is not None:
-                        order.setdefault(method, -mean if larger(metric) else mean)
+                        order.setdefault(method, -mean if _larger(metric, own) else mean)
         head.append("steps")
         for method in c.methods:
             steps = dict.fromkeys(f"{run.result['steps']:,}" for run in runs if run.config["algo"] == method)

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from metaexp.errors import ConfigError, NonFiniteError
-from metaexp.losses import larger
+from metaexp.metric_names import near, recorded_direction
 from metaexp.report.reading import Run, find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -124,6 +124,14 @@ class Comparison:
         """The metric by which a method's candidates are judged: the one that chooses its own best weights."""
         return next((str(result["val"]["metric"]) for job in self.search()[method] if (result := job.result)), "")
 
+    def direction(self, method: str) -> bool | None:
+        """Whether the metric by which candidates are judged grows with quality, by what their results say."""
+        name, results = self.judged(method), [result for job in self.search()[method] if (result := job.result)]
+        known, larger = recorded_direction(name, [found for r in results if (found := near(r["test"], name))])
+        if results and not known:
+            raise SystemExit(f"{name}: the results do not say whether a larger value is better")
+        return larger
+
     def chosen(self, method: str) -> list[str] | None:
         """The settings of the best candidate on validation tasks; None: not searched to the end yet."""
         options = list(self.candidates(method))
@@ -132,7 +140,7 @@ class Comparison:
         jobs = self.search()[method]
         if not all(job.result or job.failure for job in jobs):
             return None
-        sign = 1.0 if larger(self.judged(method)) else -1.0
+        sign = -1.0 if self.direction(method) is False else 1.0
         scores = [-np.inf if score is None else sign * score for score in self.found(method)]
         return options[int(np.argmax(scores))] if max(scores) > -np.inf else None
 

@@ -21,7 +21,7 @@ from references import (
 from metaexp.algos.anil import ANIL
 from metaexp.contract import new, pictures, task
 from metaexp.evaluation.scores import score
-from metaexp.losses import accuracy
+from metaexp.metrics import accuracy
 
 HEAD = ["head.weight", "head.bias"]
 

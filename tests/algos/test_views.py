@@ -1,4 +1,4 @@
-"""What methods show of their inside: what is drawn is read back; floors in pictures; TensorBoard's projector."""
+"""What methods show of their inside: what is drawn is read back; TensorBoard's projector."""
 
 import errno
 from functools import partial
@@ -19,9 +19,6 @@ from metaexp.contract import new, pictures
 from metaexp.errors import SpaceError
 from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.models.mlp import MLP
-from metaexp.plots.baselines import near
-from metaexp.plots.episodes import adaptation_curve
-from metaexp.plots.reliability import shots_picture
 from metaexp.plots.views import bars, draw, heatmap, principal, scatter
 from metaexp.tasks.sine import Sine
 from metaexp.training.figures import show_views
@@ -239,52 +236,3 @@ def test_protonet_shows_a_space_in_which_the_nearest_prototype_is_its_answer(dis
     if distance == "cosine":
         assert view.points.norm(dim=-1) == pytest.approx(1, rel=1e-12)
     assert torch.equal(nearest.argmin(-1), answer)
-
-
-# --- floors in pictures -----------------------------------------------------------------------------------------------
-
-
-def test_the_floor_of_another_metric_is_none():
-    assert near({"mse": 1, "accuracy": 2}, "accuracy_transductive") == 2
-    assert near({"accuracy_transductive": 3}, "accuracy_support") == 3
-    assert near({"mse": 1}, "log_likelihood") is None
-    assert near({"coverage_50": 1}, "coverage_95") is None
-
-
-def test_an_oracle_without_error_leaves_the_axis_logarithmic():
-    (axes,) = adaptation_curve("mse", np.array([[4.0, 0.02], [4.0, 0.02]]), {"mean": 4.5, "oracle": 0.0}).axes
-    assert axes.get_yscale() == "log"
-    assert len(line(axes, "oracle: 0").get_ydata()) == 0
-    assert set(line(axes, "mean: 4.5").get_ydata()) == {4.5}
-    (axes,) = adaptation_curve("mse", np.array([[4.0, 1.0]]), {"oracle": 0.0, "scratch": np.array([4.0, np.nan])}).axes
-    assert axes.get_yscale() == "linear"
-    assert set(line(axes, "oracle: 0").get_ydata()) == {0.0}
-    assert line(axes, "scratch: not finite")
-
-
-def test_an_oracle_of_a_rounding_error_does_not_flatten_the_curve():
-    (axes,) = adaptation_curve("mse", np.array([[4.0, 0.02]]), {"mean": 4.5, "oracle": 6e-10}).axes
-    assert len(line(axes, "oracle: 6e-10").get_ydata()) == 0
-    assert axes.get_ylim()[0] > 0.002
-    (axes,) = adaptation_curve("mse", np.array([[4.0, 0.02]]), {"oracle": 3e-5}).axes
-    assert set(line(axes, "oracle: 3e-05").get_ydata()) == {3e-5}
-
-
-def test_the_curve_against_shots_shows_means_band_and_floors():
-    draw_ = np.random.default_rng(0)
-    scores, floor = draw_.uniform(0.5, 1.5, (50, 3)), draw_.uniform(1.5, 2.5, (50, 3))
-    scores[3, 1] = np.nan
-    figure = shots_picture("mse", [1, 5, 10], scores, {"mean": floor})
-    (axes,) = figure.axes
-    good = np.delete(scores, 3, 0)
-    curve = line(axes, "mean of 49 tasks, 95 % band")
-    np.testing.assert_allclose(curve.get_ydata(), good.mean(0), rtol=1e-12)
-    assert curve.get_xdata().tolist() == [1, 5, 10]
-    np.testing.assert_allclose(line(axes, "mean: ").get_ydata(), floor.mean(0), rtol=1e-12)
-    half = 1.96 * good.std(0, ddof=1) / 7
-    corners = axes.collections[0].get_paths()[0].vertices
-    at = corners[corners[:, 0] == 5][:, 1]
-    np.testing.assert_allclose([at.min(), at.max()], [good.mean(0)[1] - half[1], good.mean(0)[1] + half[1]])
-    assert "1 of 50 tasks not finite: left out" in [text.get_text() for text in axes.texts]
-    fits(figure)
-    fits(shots_picture("mse", [0, 5], scores[:, :2]))

@@ -15,10 +15,12 @@ from metaexp.algos.protonet import ProtoNet
 from metaexp.config.settings import load
 from metaexp.contract import new, pictures, task
 from metaexp.errors import ConfigError
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baseline_metrics, baselines
 from metaexp.evaluation.scores import evaluate
-from metaexp.losses import as_logits, fair_accuracy
+from metaexp.losses import as_logits
+from metaexp.metrics import direction, fair_accuracy
 from metaexp.models.mlp import MLP
+from metaexp.tasks.gp import GP
 from metaexp.tasks.linear import Linear as LinearTasks
 from metaexp.tasks.quadratic import Quadratic
 from metaexp.tasks.sine import Sine
@@ -40,7 +42,7 @@ NET = partial(MLP, hidden=[6])
 def test_neighbour_equals_a_numpy_loop_over_200_tasks(family):
     family.to("cpu", F64)
     episode = family.sample("test", torch.arange(200))
-    found = floors(family, "test", 200, ["neighbour"], chunk=64)["neighbour"]
+    found = baselines(family, "test", 200, ["neighbour"], chunk=64)["neighbour"]
     (name,) = found
     for i in range(200):
         (x, y), (queries, targets) = ([part[i].numpy() for part in pair] for pair in (episode.support, episode.query))
@@ -100,7 +102,7 @@ def test_without_support_examples(make):
 def test_the_error_of_an_oracle_is_that_of_the_noise(noise, dtype):
     for family in (Sine(5, 100, noise=noise), LinearTasks(5, 50, inputs=3, outputs=2, bias=True, noise=noise)):
         family.to("cpu", dtype)
-        values = floors(family, "test", 300)["oracle"]["mse"]
+        values = baselines(family, "test", 300)["oracle"]["mse"]
         assert values.shape == (300, 1)
         if noise == 0:
             assert (values == 0).all()
@@ -121,7 +123,7 @@ class Known(Sine):
 
 def test_a_gaussian_oracle_has_the_likelihood_of_the_noise():
     family = Known(5, 200, noise=0.3).to("cpu", F64)
-    found = floors(family, "test", 200)["oracle"]
+    found = baselines(family, "test", 200)["oracle"]
     assert list(found) == ["log_likelihood", "mse", "coverage50", "coverage90"]
     assert abs(found["mse"].mean() - 0.09) < 4 * found["mse"].std() / 200**0.5
     expected = -0.5 * np.log(2 * np.pi * 0.09) - found["mse"] / (2 * 0.09)
@@ -155,31 +157,31 @@ def test_only_who_reads_info_sees_it():
 
 def test_floors_are_the_same_learners_on_the_same_tasks():
     family = Sine(5, 20, noise=0.1).to("cpu", F64)
-    found = floors(family, "test", 30)
+    found = baselines(family, "test", 30)
     assert list(found) == ["mean", "neighbour", "oracle"]
     for name, make in (("mean", Mean), ("neighbour", Neighbour), ("oracle", Oracle)):
         alone = evaluate(make(family), "test", 30, ["queries"], chunk=7).arrays["mse"]
         assert abs(found[name]["mse"] - alone).max() < 1e-12
         few = evaluate(make(family), "test", 30, ["queries"], shots=2).arrays["mse"]
-        assert abs(floors(family, "test", 30, [name], shots=2, chunk=11)[name]["mse"] - few).max() < 1e-12
-    assert list(floors(pictures(), "test", 3)) == ["mean", "neighbour"]
-    assert list(floors(family, "val", 3, ["mean"])) == ["mean"]
+        assert abs(baselines(family, "test", 30, [name], shots=2, chunk=11)[name]["mse"] - few).max() < 1e-12
+    assert list(baselines(pictures(), "test", 3)) == ["mean", "neighbour"]
+    assert list(baselines(family, "val", 3, ["mean"])) == ["mean"]
 
 
 def test_the_neighbour_is_no_floor_where_the_queries_stand_in_the_support_set():
     """It would look them up: its error is 0 whatever the method learned."""
     assert evaluate(Neighbour(Quadratic(4, dim=3)), "test", 20, ["queries"]).arrays["mse"].max() == 0
-    assert list(floors(Quadratic(4, dim=3), "test", 20)) == ["mean", "oracle"]
-    fresh = floors(Quadratic(4, dim=3, noise=0.1, fresh=True), "test", 20)
+    assert list(baselines(Quadratic(4, dim=3), "test", 20)) == ["mean", "oracle"]
+    fresh = baselines(Quadratic(4, dim=3, noise=0.1, fresh=True), "test", 20)
     assert list(fresh) == ["mean", "neighbour", "oracle"]
     assert fresh["neighbour"]["mse"].min() > 0
 
 
 def test_oracles_do_not_round_in_half_precision():
     family = Quadratic().to("cpu", torch.float32)
-    exact = floors(family, "test", 20)["oracle"]["mse"]
+    exact = baselines(family, "test", 20)["oracle"]["mse"]
     with torch.autocast("cpu", torch.bfloat16):
-        found = floors(family, "test", 20)["oracle"]["mse"]
+        found = baselines(family, "test", 20)["oracle"]["mse"]
     assert np.array_equal(found, exact)
     assert exact.max() < 1e-6
 
@@ -198,3 +200,11 @@ def test_what_adapt_returns_is_counted():
 def test_the_shell_has_no_info_by_default():
     assert MetaLearner.reads_info is False
     assert [make.reads_info for make in (Mean, Neighbour, Oracle)] == [False, False, True]
+
+
+def test_the_baselines_metrics_have_directions():
+    """Of the oracle of a Gaussian process, too, whose metrics no point predictor has."""
+    known = baseline_metrics(GP())
+    assert list(known) == ["mse", "log_likelihood", "coverage50", "coverage90"]
+    assert [direction(known, name) for name in known] == [False, True, None, None]
+    assert list(baseline_metrics(pictures())) == ["accuracy"]

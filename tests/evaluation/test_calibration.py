@@ -10,14 +10,13 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.contract import new, pictures
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.calibration import BINS, bin_sums, calibration, curve, error
 from metaexp.evaluation.scores import evaluate
-from metaexp.loggers.progress import _result_rows
+from metaexp.loggers.result_table import _result_rows
 from metaexp.losses import as_logits
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
-from metaexp.plots.reliability import reliability
 from metaexp.tasks.sine import Sine
 
 F64 = torch.float64
@@ -104,7 +103,7 @@ def test_of_the_baselines():
     (sums,) = evaluate(Mean(family), "test", 20, ["queries"], calibrate=True).calibration.values()
     assert calibration(sums)["value"] == pytest.approx(0, abs=1e-12)
     (sums,) = evaluate(Neighbour(family), "test", 20, ["queries"], calibrate=True).calibration.values()
-    wrong = 1 - floors(family, "test", 20)["neighbour"]["accuracy"].mean()
+    wrong = 1 - baselines(family, "test", 20)["neighbour"]["accuracy"].mean()
     assert wrong > 0.02
     assert calibration(sums)["value"] == pytest.approx(wrong, rel=1e-9)
 
@@ -141,27 +140,6 @@ def test_the_interval_covers_the_true_error(over):
         lengths.append(high - low)
     assert covered >= 85
     assert max(lengths) < 0.05
-
-
-def test_the_diagram_shows_the_bins():
-    target = torch.eye(2, dtype=F64)[[0, 1, 0, 0, 0]]
-    sums = bin_sums(logits(0.7, 0.72, 0.95, 1.0, 1.0), target).numpy()[None]
-    figure = reliability({"": sums, "_support": sums}, "maml on omniglot")
-    upper, other, lower, _ = figure.axes
-    (found,) = [one for one in upper.get_lines() if one.get_label().startswith("found")]
-    x, y = found.get_xdata(), found.get_ydata()
-    assert x[[10, 14]] == pytest.approx([0.71, 2.95 / 3])
-    assert y[[10, 14]].tolist() == [0.5, 1.0]
-    assert np.isnan(np.delete(y, [10, 14])).all()
-    heights = [patch.get_height() for patch in lower.patches]
-    assert heights[10] == pytest.approx(0.4)
-    assert sum(heights) == pytest.approx(1)
-    assert upper.get_title().startswith(f"support and one query at a time\nerror {error(sums[0]):.3g} (95 %: ")
-    assert other.get_title().startswith("statistics of the support\nerror ")
-    (alone, _) = reliability({"": sums}).axes
-    assert alone.get_title().startswith(f"expected calibration error {error(sums[0]):.3g} (95 %: ")
-    assert reliability({"": 0 * sums}).axes[0].get_title() == "expected calibration error not finite"
-    figure.savefig("/dev/null", format="png")
 
 
 def test_the_printed_result_has_a_line_for_it():

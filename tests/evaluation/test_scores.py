@@ -14,10 +14,12 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.reptile import Reptile
 from metaexp.contract import new, pictures, task
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.calibration import calibration
-from metaexp.evaluation.scores import Scores, evaluate, summary
-from metaexp.losses import accuracy, coverage, cross_entropy, mse
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import Scores, evaluate
+from metaexp.losses import cross_entropy, mse
+from metaexp.metrics import accuracy, coverage
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
 from metaexp.tasks.sine import Sine
@@ -57,7 +59,8 @@ def test_summary_by_hand():
     assert found["mean"] == 3.0
     assert found["ci95"] == pytest.approx(1.96 * math.sqrt(7) / math.sqrt(3), rel=1e-15)  # s^2 = (4 + 1 + 9) / 2
     assert found["median"] == 2.0
-    assert (found["worst"], summary(values, larger_is_better=True)["worst"]) == (6.0, 1.0)
+    assert [summary(values, way)["worst"] for way in (False, True, None)] == [6.0, 1.0, 1.0]
+    assert [summary(values, way)["larger_is_better"] for way in (False, True, None)] == [False, True, None]
     assert [point["mean"] for point in found["per_step"]] == [6.0, 3.0]
     assert found["per_step"][0]["ci95"] == pytest.approx(1.96 * math.sqrt(7) / math.sqrt(3), rel=1e-15)
     assert found["per_step"][1] == {"mean": found["mean"], "ci95": found["ci95"]}
@@ -76,7 +79,7 @@ def test_interval_covers_95_percent():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_diverged_tasks_are_counted_and_left_out(bad):
     values = np.array([[4.0, 1.0], [bad, 100.0], [100.0, bad], [9.0, 6.0]])
-    found = summary(values)
+    found = summary(values, False)
     assert (found["tasks"], found["diverged"]) == (4, 2)
     assert (found["mean"], found["median"], found["worst"]) == (3.5, 3.5, 6.0)
     assert found["per_step"][0]["mean"] == 6.5
@@ -190,7 +193,7 @@ def test_a_test_of_no_steps():
 
 
 def mean_floor(family, tasks, chunk=100):
-    return floors(family, "test", tasks, ["mean"], chunk=chunk)["mean"]
+    return baselines(family, "test", tasks, ["mean"], chunk=chunk)["mean"]
 
 
 def test_mean_predictor_on_sines():

@@ -16,9 +16,11 @@ from metaexp.algos.scratch import Scratch
 from metaexp.config.settings import load
 from metaexp.contract import new, pictures
 from metaexp.errors import ConfigError, Interrupted
-from metaexp.evaluation.baselines import floors
-from metaexp.evaluation.scores import evaluate, summary
+from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import evaluate
 from metaexp.evaluation.shots_curve import series, shots_curve
+from metaexp.loggers.result_table import baseline_label
 from metaexp.models.mlp import MLP
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import _check_ranges
@@ -50,7 +52,7 @@ def test_a_column_is_a_test_with_so_many_shots():
         assert abs(curve.arrays["mse"][:, column] - one.arrays["mse"][:, -1]).max() < 1e-12
     assert set(curve.floors) == {"mean", "neighbour", "oracle"}
     assert np.ptp(curve.floors["oracle"]["mse"], axis=1).max() == 0  # the same queries in every column
-    assert (curve.floors["mean"]["mse"][:, 2] == floors(family, "test", 12)["mean"]["mse"][:, 0]).all()
+    assert (curve.floors["mean"]["mse"][:, 2] == baselines(family, "test", 12)["mean"]["mse"][:, 0]).all()
     told = curve.result()
     assert told["tasks"] == 12
     assert told["metrics"]["mse"][1]["mean"] == pytest.approx(curve.arrays["mse"][:, 1].mean(), rel=1e-12)
@@ -117,7 +119,7 @@ class Fixed(Sine):
 def test_a_family_that_does_not_listen_has_no_curve():
     curve = shots_curve(new(lambda f: MAML(f, NET), Fixed(5, 5).to("cpu", F64)), [2, 5], 3, "queries", quiet)
     assert curve.shots == [5]
-    assert curve.skipped == {2: "the family gives 5 support examples in place of 2"}
+    assert curve.skipped == {2: "the family gives 5 support examples instead of 2"}
 
 
 def test_the_curve_can_be_stopped():
@@ -174,7 +176,7 @@ def test_a_run_that_is_stopped_in_the_curve_ends_with_the_same_result(forks, tmp
             ended = forks(*TINY, "algo=metasgd", cwd=cwd)
             assert ended.code == 0, ended.err
             for floor in ("mean", "neighbour", "oracle", "scratch"):
-                assert f"mse, floor: {floor}" in ended.out
+                assert f"mse, {baseline_label(floor)}" in ended.out
         _, result, scores = ended_run(cwd)
         found.append({key: result[key] for key in ("test", "floors", "shots")})
     assert found[0] == found[1]

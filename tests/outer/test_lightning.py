@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from metaexp.algos.maml import MAML
 from metaexp.contract import largest_difference
-from metaexp.evaluation.scores import evaluate, summary
+from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
 from metaexp.outer import MetaTraining
 from metaexp.tasks.sine import Sine

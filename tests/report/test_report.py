@@ -156,7 +156,7 @@ def test_runs_tested_differently_are_never_compared(runs: Path, capsys: pytest.C
     assert report([str(runs)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("claim about algorithms") == 1
-    assert "tested differently stand in tables of their own" in shown
+    assert "tested differently are in tables of their own" in shown
     assert "shots=2 -" not in shown
     assert "- maml shots=2" not in shown
 
@@ -211,11 +211,12 @@ def test_every_floor_of_the_file_is_shown(runs: Path, tmp_path: Path, capsys: py
         path.write_text(json.dumps(result))
     assert report([str(folder)]) == 0
     shown = capsys.readouterr().out
-    (oracle,), (neighbour,) = ([n for n in shown.splitlines() if n.startswith(w)] for w in ("ceiling: or", "floor: ne"))
-    assert oracle.split() == ["ceiling:", "oracle", "0.5"]
-    assert neighbour.split() == ["floor:", "neighbour", "2.5"]
+    starts = ("upper bound: or", "baseline: ne")
+    (oracle,), (neighbour,) = ([line for line in shown.splitlines() if line.startswith(start)] for start in starts)
+    assert oracle.split() == ["upper", "bound:", "oracle", "0.5"]
+    assert neighbour.split() == ["baseline:", "neighbour", "2.5"]
     assert "adapted" in shown
-    assert "ceiling: what somebody would reach" in shown
+    assert "upper bound: what a learner would reach" in shown
 
 
 def test_equal_runs_count_once(runs: Path, tmp_path: Path) -> None:
@@ -385,8 +386,9 @@ def test_an_exact_oracle_neither_forces_a_linear_axis_nor_flattens_the_curves(
     heights = [line.get_ydata()[0] for line in axes.lines[1:]]
     assert heights == ([4.0] if at_the_foot else [exact, 4.0])
     foot = {text.get_text(): text.get_position()[1] for text in axes.texts}
-    assert list(foot) == ["maml", f"ceiling: oracle, {said}" if at_the_foot else "ceiling: oracle", "floor: mean"]
-    assert min(foot, key=lambda name: foot[name]).startswith("ceiling")
+    bound = f"upper bound: oracle, {said}" if at_the_foot else "upper bound: oracle"
+    assert list(foot) == ["maml", bound, "baseline: mean"]
+    assert min(foot, key=lambda name: foot[name]).startswith("upper bound")
 
 
 def test_markdown_and_pictures(runs: Path, tmp_path: Path) -> None:
@@ -432,3 +434,27 @@ def test_a_choice_that_follows_from_another_is_no_key(runs: Path, tmp_path: Path
     assert differing(find([folder]).runs) == ["algo"]
     with pytest.raises(ConfigError):
         compare(find([folder]).runs, ["nothing"])
+
+
+@pytest.mark.parametrize(("recorded", "best"), [(True, "r2d2"), (False, "maml"), (None, None), ("absent", None)])
+def test_the_order_follows_the_direction_that_results_record(
+    runs: Path, tmp_path: Path, recorded: object, best: str | None
+) -> None:
+    """A metric of the user's own; where no result says which direction is better, the report does not guess."""
+    folder = copied(runs, tmp_path, "_maml0_", "_r2d20_")
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        mean = {"maml": 1.0, "r2d2": 3.0}[result["algo"]]
+        score = np.random.default_rng(0).normal(size=(40, 1))
+        score += mean - score.mean()
+        summary = {"mean": float(score.mean()), "worst": -9.0, "ci95": 0.1, "tasks": 40}
+        result["test"] = {"r2": summary if recorded == "absent" else summary | {"larger_is_better": recorded}}
+        result["floors"] = {}
+        path.write_text(json.dumps(result))
+        np.savez(path.parent / "test_scores.npz", r2=score)
+    (block,) = blocks(compare(find([folder]).runs, ["algo"]))
+    if best:
+        assert block.rows[0].names == (best,)
+    (pair,) = block.pairs
+    assert pair.verdict == (f"{best} better" if best else "different")
+    assert ("not ranked" in block.pairs_note) == (recorded == "absent")

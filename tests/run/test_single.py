@@ -12,7 +12,7 @@ from conftest import Command
 from forks import Ended, Fault, Forks
 from run_folders import only_run
 
-from metaexp.evaluation.scores import summary
+from metaexp.evaluation.intervals import summary
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.saved_config import config_sha256, read_config
 from metaexp.system.machine import cores, processor
@@ -76,8 +76,8 @@ def test_what_is_printed(finished: tuple[Ended, Path]) -> None:
     mean = read(run, "result.json")["test"]["mse"]["mean"]
     assert ended.out.startswith("maml on sine, mlp, seed 3: 40 outer steps, best weights (step ")
     assert re.search(rf"^mse +{mean:.4g} \+- ", ended.out, re.MULTILINE)
-    assert "mse, floor: mean" in ended.out
-    assert "mse, floor: scratch" in ended.out
+    assert "mse, baseline: mean" in ended.out
+    assert "mse, baseline: scratch" in ended.out
 
 
 def test_status(finished: tuple[Ended, Path]) -> None:
@@ -120,11 +120,11 @@ def test_scores_are_those_of_the_result(finished: tuple[Ended, Path]) -> None:
     assert str(scores["query_sha256"]) == result["protocol"]["query_sha256"]
     assert scores["mse"].dtype == np.float64
     assert scores["mse"].shape == (7, 4)
-    assert summary(scores["mse"]) == result["test"]["mse"]
+    assert summary(scores["mse"], False) == result["test"]["mse"]
     for floor, shape in (("mean", (7, 1)), ("scratch", (7, 4))):
         values = scores[f"floor_{floor}_mse"]
         assert values.shape == shape
-        assert summary(values) == result["floors"][floor]["mse"]
+        assert summary(values, False) == result["floors"][floor]["mse"]
     # The curve of the scratch floor begins at the untrained network, that of the run at the trained one.
     assert not np.array_equal(scores["floor_scratch_mse"][:, 0], scores["mse"][:, 0])
 

@@ -9,13 +9,13 @@ import torch
 from references import gp, parts_of
 from torch.func import vmap
 
-from metaexp import losses
+from metaexp import metrics
 from metaexp.algos.cnp import CNP
 from metaexp.algos.r2d2 import R2D2
 from metaexp.config.settings import load
 from metaexp.contract import check_family, new, task
 from metaexp.errors import ConfigError
-from metaexp.evaluation.baselines import floors
+from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
@@ -100,7 +100,7 @@ def test_the_oracle_is_calibrated_and_nobody_is_better(dtype):
     assert abs(float((z**2).mean()) - 1) < 0.1
 
     def score(mean, sd):
-        return float(vmap(losses.log_likelihood)(torch.cat((mean, sd), -1), episode.query.y).mean())
+        return float(vmap(metrics.log_likelihood)(torch.cat((mean, sd), -1), episode.query.y).mean())
 
     mean, sd = found.chunk(2, -1)
     best = score(mean, sd)
@@ -173,11 +173,11 @@ def test_a_test_of_varying_tasks_is_cut_at_buckets():
         prediction = learner.predict(learner.adapt(one.support, one.key), one.query.x)
         for found in scores:
             assert (
-                abs(found.arrays["log_likelihood"][i, 0] - losses.log_likelihood(prediction, one.query.y).item())
+                abs(found.arrays["log_likelihood"][i, 0] - metrics.log_likelihood(prediction, one.query.y).item())
                 < 1e-12
             )
     assert len(sizes) > 2
-    floor = floors(learner.family, "test", 33)["mean"]
+    floor = baselines(learner.family, "test", 33)["mean"]
     assert list(floor) == ["mse"]
     for i in range(33):
         one = task(family.sample("test", torch.tensor([i])), 0)

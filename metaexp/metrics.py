@@ -1,0 +1,158 @@
+"""Metrics of one task: what is measured, which direction is better, and in which unit.
+
+Targets are float vectors (real values or one-hot classes). A Gaussian prediction is [n, 2 y_dim]: means, then standard
+deviations. A prediction of another shape is refused by a ConfigError.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaexp import losses
+from metaexp.errors import ConfigError
+from metaexp.losses import fitting, mean
+from metaexp.metric_names import metric_name, metric_of, split_name
+
+Function = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how well one task's queries are predicted; call it like its function.
+
+    Args:
+        name: in results, without a mode (`metaexp.metric_names`).
+        function: (prediction [n, out], target [n, y_dim]) -> [].
+        larger_is_better: the direction; None where neither is better, as of a coverage, which has a right value.
+        unit: of the number, "" where it has none; what depends on the data is named by it ("y^2").
+
+    Raises:
+        ConfigError: a name that ends like that of a mode.
+    """
+
+    name: str
+    function: Function
+    larger_is_better: bool | None
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if (suffix := split_name(self.name).suffix) or not self.name:
+            raise ConfigError(f'metric "{self.name}": must be a name that does not end in {suffix or "nothing"}')
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """[n, out], [n, y_dim] -> []."""
+        return self.function(prediction, target)
+
+
+# -- directions --------------------------------------------------------------------------------------------------------
+
+
+def declared(owner: Any) -> dict[str, Metric]:
+    """The metrics of a task family or a learner by name, each with its direction.
+
+    A plain function is accepted as the first metric of an owner that declares `larger_is_better` itself.
+
+    Raises:
+        ConfigError: a plain function whose direction nobody declared.
+    """
+    found: dict[str, Metric] = {}
+    for place, (name, metric) in enumerate(owner.metrics.items()):
+        if not isinstance(metric, Metric):
+            direction = getattr(owner, "larger_is_better", None) if place == 0 else None
+            if direction is None:
+                raise ConfigError(
+                    f'{type(owner).__name__}.metrics: "{name}" is a plain function, its direction is not known; use '
+                    f'metaexp.metrics.Metric("{name}", function, larger_is_better=True) (or False)'
+                )
+            metric = Metric(name, metric, direction)
+        found[name] = metric
+    return found
+
+
+def direction(metrics: Mapping[str, Metric], name: str) -> bool | None:
+    """Whether a score grows with quality, by the metric that it measures in whatever mode and with whatever prefix.
+
+    None: neither direction is better, or it is a score of no metric (a diagnostic).
+    """
+    metric = metric_of(name, metrics)
+    return None if metric is None else metrics[metric].larger_is_better
+
+
+def sign(larger_is_better: bool | None) -> float:
+    """1 or -1, by which a score is multiplied so that more is better; of a coverage too little is worse."""
+    return -1.0 if larger_is_better is False else 1.0
+
+
+def score_names(metrics: Mapping[str, Metric], modes: Mapping[str, str]) -> dict[str, str]:
+    """Names of a learner's scores -> mode, for its `modes` (suffix -> mode)."""
+    return {metric_name(metric, suffix): mode for suffix, mode in modes.items() for metric in metrics}
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []; NaN if a logit is."""
+    logits = fitting(logits, target)
+    right = (logits.argmax(-1) == target.argmax(-1)).to(target.dtype)
+    return mean(torch.where(logits.isnan().any(-1), math.nan, right))  # to argmax NaN is the largest
+
+
+def _fair_accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Accuracy where k equal largest logits count as 1 / k each, not as the first: [n, ways], [n, ways] -> []."""
+    logits = fitting(logits, target)
+    best = (logits == logits.max(-1, keepdim=True).values).to(target.dtype)
+    return mean((best / best.sum(-1, keepdim=True) * target).sum(-1))
+
+
+def _log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean log-likelihood of a target: every target by itself, its correlation with others left out."""
+    return -losses.gaussian_nll(prediction, target)
+
+
+def _class_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean log-likelihood of a target's class: [n, ways], [n, ways] -> []."""
+    return -losses.cross_entropy(logits, target)
+
+
+mse = Metric("mse", losses.mse, larger_is_better=False, unit="y^2")
+accuracy = Metric("accuracy", _accuracy, larger_is_better=True)
+fair_accuracy = Metric("accuracy", _fair_accuracy, larger_is_better=True)
+log_likelihood = Metric("log_likelihood", _log_likelihood, larger_is_better=True, unit="nats")
+class_log_likelihood = Metric("log_likelihood", _class_log_likelihood, larger_is_better=True, unit="nats")
+
+
+def coverage(level: float) -> Metric:
+    """The metric: fraction of targets inside the central interval of this probability; a sure predictor has `level`.
+
+    NaN where a mean or a standard deviation is.
+
+    Raises:
+        ValueError: a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: must be above 0 and below 1")
+    width = NormalDist().inv_cdf((1 + level) / 2)  # half of the interval in standard deviations
+
+    def inside(prediction: Tensor, target: Tensor) -> Tensor:
+        center, sd = fitting(prediction, target, 2).chunk(2, -1)
+        within = ((target - center).abs() <= width * sd).to(center.dtype)
+        return mean(torch.where(center.isnan() | sd.isnan(), math.nan, within))
+
+    return Metric(f"coverage{100 * level:g}", inside, larger_is_better=None)
+
+
+def of_mean(metric: Metric) -> Metric:
+    """The metric of a Gaussian prediction's mean."""
+    return replace(metric, function=lambda prediction, target: metric(prediction.chunk(2, -1)[0], target))
+
+
+def gaussian_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Metrics of a Gaussian predictor: likelihood first, a family's own metrics of its mean, two coverages."""
+    means = {name: of_mean(metric) for name, metric in metrics.items()}
+    return {"log_likelihood": log_likelihood, **means, "coverage50": coverage(0.5), "coverage90": coverage(0.9)}

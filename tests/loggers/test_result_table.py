@@ -1,0 +1,63 @@
+"""The table of results that a finished run prints."""
+
+import io
+
+from rich.console import Console
+
+from metaexp.loggers.result_table import print_result
+
+RESULT = {
+    "algo": "maml",
+    "task": "sine",
+    "model": "mlp",
+    "seed": 3,
+    "steps": 20000,
+    "weights": {"kind": "best", "step": 18000},
+    "test": {
+        "mse": {
+            "mean": 0.41234,
+            "ci95": 0.0312,
+            "tasks": 1000,
+            "diverged": 2,
+            "per_step": [{"mean": 4.02, "ci95": 0.1}, {"mean": 0.7, "ci95": 0.1}, {"mean": 0.41234, "ci95": 0.0312}],
+        },
+        "mae": {"mean": 0.5, "ci95": 0.01, "tasks": 1000, "per_step": []},
+    },
+    "floors": {"scratch": {"mse": {"mean": 2.41, "ci95": 0.1}}, "mean": {"mse": {"mean": 4.1, "ci95": 0.12}}},
+    "speed": {"meta_steps_per_s": 900.12, "seconds": 3731.0},
+}
+
+
+def test_the_result_in_plain_columns():
+    stream = io.StringIO()
+    print_result(RESULT, "outputs/a b", "outputs/a b", stream)
+    assert stream.getvalue() == (
+        "maml on sine, mlp, seed 3: 20000 outer steps, best weights (step 18000)\n"
+        "test                    mean             before  1 step  last step  tasks\n"
+        "mse                     0.4123 +- 0.031  4.02    0.7     0.4123     1000\n"
+        "mae                     0.5 +- 0.01                                 1000\n"
+        "mse, baseline: scratch  2.41 +- 0.1\n"
+        "mse, baseline: mean     4.1 +- 0.12\n"
+        "time         1:02:11, 900.1 meta-steps/s\n"
+        "not finite   mse of 2 of 1000 tasks: left out of the mean\n"
+        "folder       outputs/a b\n"
+        "view with    tensorboard --logdir 'outputs/a b'\n"
+    )
+
+
+def test_the_result_where_every_task_diverged():
+    nothing = {"mean": None, "ci95": None}
+    mse = {**nothing, "tasks": 5, "diverged": 5, "per_step": [nothing, nothing]}
+    stream = io.StringIO()
+    print_result({**RESULT, "test": {"mse": mse}, "floors": {}}, "outputs/x", "outputs", stream)
+    assert "mse   not finite" in stream.getvalue()
+    assert "not finite   mse of 5 of 5 tasks: left out of the mean\n" in stream.getvalue()
+
+
+def test_the_result_as_a_table_on_a_terminal():
+    stream = io.StringIO()
+    print_result(RESULT, "outputs/x", "outputs", console=Console(file=stream, force_terminal=True, width=100))
+    text = stream.getvalue()
+    for part in ("seed 3: 20000 outer steps", "0.4123 ± 0.031", "baseline: scratch", "2.41 ± 0.1", "1000"):
+        assert part in text
+    assert "tensorboard --logdir outputs" in text

@@ -1,0 +1,174 @@
+"""TensorBoard: what is written is read back as TensorBoard reads it."""
+
+import errno
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import backend_context
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from metaexp.errors import SpaceError
+from metaexp.loggers.tensorboard import TensorBoard, validation_scalars
+from metaexp.plots.curves import adaptation_curve
+
+
+def read(folder):
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0})
+    return events.Reload()
+
+
+def points(events, tag):
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_scalars_come_back_with_their_steps(tmp_path):
+    board = TensorBoard(tmp_path / "run 1")
+    board.scalars({"train/outer_loss": 0.5, "speed/meta_steps_per_s": 812}, 100)
+    board.scalars({"train/outer_loss": torch.tensor(0.25)}, 200)
+    board.flush()
+    events = read(tmp_path / "run 1")  # readable before the end
+    assert points(events, "train/outer_loss") == [(100, 0.5), (200, 0.25)]
+    assert points(events, "speed/meta_steps_per_s") == [(100, 812.0)]
+    board.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run 1"]
+
+
+def test_a_resumed_run_replaces_what_stood_after_its_checkpoint(tmp_path):
+    first = TensorBoard(tmp_path / "run")
+    for step in (100, 200, 300, 400):
+        first.scalars({"train/outer_loss": float(step)}, step)
+    first.flush()  # and killed
+    second = TensorBoard(tmp_path / "run", resumed_at=200)
+    second.scalars({"train/outer_loss": -300.0}, 300)
+    second.close()
+    assert points(read(tmp_path / "run"), "train/outer_loss") == [(100, 100.0), (200, 200.0), (300, -300.0)]
+    first.close()
+
+
+def test_validation_scalars_name_every_inner_step():
+    values = validation_scalars("mse", [{"mean": 4.0, "ci95": 0.5}, {"mean": 1.0, "ci95": 0.25}])
+    assert values == {
+        "val/mse/before": 4.0,
+        "val/mse/after": 1.0,
+        "val/mse/after_low": 0.75,
+        "val/mse/after_high": 1.25,
+        "val/mse/step_00": 4.0,
+        "val/mse/step_01": 1.0,
+    }
+    assert sorted(validation_scalars("accuracy", [{"mean": 0.5, "ci95": 0.1}])) == [
+        "val/accuracy/after",
+        "val/accuracy/after_high",
+        "val/accuracy/after_low",
+    ]
+
+
+def test_a_figure_is_one_png_on_disk_and_in_tensorboard(tmp_path):
+    board = TensorBoard(tmp_path / "run")
+    for step in (10, 20):
+        board.figure("val/adaptation mse", adaptation_curve("mse", np.array([[4.0, step], [3.0, step]])), step)
+    board.close()
+    (png,) = (tmp_path / "run" / "figures").iterdir()
+    assert png.name == "val_adaptation_mse.png"
+    events = read(tmp_path / "run").Images("val/adaptation mse")
+    assert [event.step for event in events] == [10, 20]
+    assert events[1].encoded_image_string == png.read_bytes() != events[0].encoded_image_string
+    image = np.asarray(Image.open(png).convert("RGB"))
+    assert image.shape == (events[1].height, events[1].width, 3)
+    assert (image == 255).mean() > 0.5  # a white page
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50  # with something on it
+
+
+def test_the_layout_groups_the_tags(tmp_path):
+    board = TensorBoard(tmp_path / "run")
+    board.layout(["mse", "acc+"])
+    board.close()
+    (event,) = read(tmp_path / "run").Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == ["validation: mse", "validation: acc+", "training"]
+    lines, steps, margin = layout.category[0].chart
+    assert list(lines.multiline.tag) == ["val/mse/before$", "val/mse/after$", "floor/[^/]+/mse$"]
+    assert list(steps.multiline.tag) == [r"val/mse/step_(00|01|02|05|\d0)$", "val/mse/after$", "floor/[^/]+/mse$"]
+    tags = [f"val/mse/step_{step:02d}" for step in range(33)]
+    shown = [tag for tag in tags if re.fullmatch(steps.multiline.tag[0], tag)]
+    assert [int(tag[-2:]) for tag in shown] == [0, 1, 2, 5, 10, 20, 30]
+    (series,) = margin.margin.series
+    assert (series.value, series.lower, series.upper) == ("val/mse/after", "val/mse/after_low", "val/mse/after_high")
+    assert layout.category[1].chart[0].multiline.tag[0] == r"val/acc\+/before$"
+
+
+def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_path):
+    for name, config, metrics in (
+        (
+            "maml_sine",
+            {
+                "choices.algo": "maml",
+                "algo._target_": "a.B",
+                "typed.x": 1,
+                "algo.inner_lr": 0.01,
+                "clip.norm": None,
+                "compile": True,
+            },
+            {"mse": 0.5},
+        ),
+        ("sweep/0_reptile", {"choices.algo": "reptile", "optimizer.lr": 1.0, "widths": [40, 40]}, {"accuracy": 0.75}),
+    ):
+        board = TensorBoard(tmp_path / name)
+        board.scalars({"train/outer_loss": 9.0}, 10)
+        board.hparams(config, metrics, step=10)
+        board.close()
+    assert points(read(tmp_path / "maml_sine" / "test"), "test/mse") == [(10, 0.5)]
+
+    # The table as TensorBoard's own back end makes it.
+    tree = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    context = backend_context.Context(
+        base_plugin.TBContext(data_provider=MultiplexerDataProvider(tree, str(tmp_path)), logdir=str(tmp_path))
+    )
+    request = RequestContext()
+    runs = context.hparams_metadata(request, "")
+    table = context.experiment_from_metadata(
+        request, "", True, runs, context.hparams_from_data_provider(request, "", None)
+    )
+    assert sorted(runs) == ["maml_sine/test", "sweep/0_reptile/test"]
+    columns = {info.name for info in table.hparam_infos}
+    assert columns == {"algo", "algo.inner_lr", "clip.norm", "compile", "optimizer.lr", "widths"}
+    assert {info.name.tag for info in table.metric_infos} == {"test/mse", "test/accuracy"}  # and no training curve
+
+
+def test_only_rank_0_writes(tmp_path):
+    board = TensorBoard(tmp_path / "run", rank=1)
+    board.scalars({"train/outer_loss": 0.5}, 1)
+    board.figure("x", adaptation_curve("mse", np.ones((2, 2))), 1)
+    board.layout(["mse"])
+    board.hparams({"a": 1}, {"mse": 1.0})
+    board.flush()
+    board.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_error_line(tmp_path, monkeypatch, capfd):
+    board = TensorBoard(tmp_path / "run")
+    board.scalars({"train/outer_loss": 0.5}, 1)
+    board.flush()
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    board.scalars({"train/outer_loss": 0.5}, 2)  # the writer's thread meets the full disk
+    with pytest.raises(SpaceError, match=r"cannot write .*run.*: no space") as caught:
+        board.close()
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err  # the writer's thread stays silent
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpaceError):
+        TensorBoard(tmp_path / "file" / "run").scalars({"a": 1.0}, 1)
