@@ -201,7 +201,7 @@ def _group(value: Any, kind: Any) -> dict[str, Any]:
 
 
 def fields(kind: Any) -> dict[str, Any]:
-    """The annotations of the entries of a TypedDict by name, of a dict under "*"; of an alternative those of its dict."""
+    """The annotations of a TypedDict's entries by name, of a dict's under "*"; of alternatives the first dict's."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Annotated, NotRequired):
         return fields(args[0])
@@ -250,10 +250,8 @@ def described(kind: Any, short: bool = False) -> str:
 def _described_list(kind: Any, args: Sequence[Any], short: bool) -> str:
     if get_origin(kind) is tuple and Ellipsis not in args:
         return "two numbers, [low, high]" if len(args) == 2 else f"a list of {len(args)}"
-    base, rule = (get_args(args[0])[0], get_args(args[0])[1]) if args and get_origin(args[0]) is Annotated else (None, "")
-    if base in _PLURALS:
-        rule = f"of {rule}" if str(rule).startswith("at ") else rule
-        return f"a list of {_PLURALS[base]}" + ("" if short else f" {rule}")
+    if args and get_origin(args[0]) is Annotated and (base := get_args(args[0])[0]) in _PLURALS:
+        return f"a list of {_PLURALS[base]}" + described(args[0], short).removeprefix(_NOUNS[base])
     inside = _PLURALS.get(args[0]) or described(args[0], short) if args else ""
     return f"a list of {inside}" if inside else "a list"
 
@@ -262,7 +260,7 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A constructor that refuses what its parameters' annotations do not allow, with a ValueError "name=value: must be ...".
+    """A constructor that refuses what its annotations do not allow, with a ValueError "name=value: must be ...".
 
     Only parameters with a range or a list of words are looked at; the rest is Python's business.
     """

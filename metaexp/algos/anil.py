@@ -1,6 +1,6 @@
 """Almost no inner loop."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.func import functional_call, grad
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head
 from metaexp.algos.maml import check_inner_loop
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerOptimiser, Tree, descend
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode, Examples
@@ -38,13 +39,13 @@ class ANIL(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float = 0.01,
-        inner_steps: int = 1,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
+        inner_lr: Positive = 0.01,
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
-        normalise: str = "batch",
+        normalise: Literal["batch", "running"] = "batch",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

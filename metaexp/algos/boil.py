@@ -9,6 +9,7 @@ from torch.func import functional_call, grad
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.features import check_head
 from metaexp.algos.maml import check_inner_loop
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend
 from metaexp.types import Episode, Examples
 
@@ -34,10 +35,10 @@ class BOIL(MetaLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float = 0.01,
-        inner_steps: int = 1,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
+        inner_lr: Positive = 0.01,
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
         loss: Any = None,

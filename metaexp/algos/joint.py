@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.finetune import check_fine_tuning, choose_rate, epochs_to_steps, fine_tune, steps_on
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerOptimiser, Tree
 from metaexp.random import uniform
 from metaexp.types import Episode, Examples
@@ -43,10 +44,10 @@ class Joint(MetaLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        batch: int = 64,
-        test_lr: float | Sequence[float] = 0.01,
-        test_epochs: int = 10,
-        test_batch: int | None = None,
+        batch: Count = 64,
+        test_lr: Positive | Sequence[Positive] = 0.01,
+        test_epochs: Natural = 10,
+        test_batch: Count | None = None,
         inner: InnerOptimiser = SGD(),
         loss: Any = None,
         mapping: str | int = "auto",

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.views import Bars, View
 from metaexp.checks import whole
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, Descent, Tree, descend
 from metaexp.types import Episode, Examples
 
@@ -34,9 +35,9 @@ class MetaSGD(MetaLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float | Sequence[float] = (0.005, 0.1),
-        inner_steps: int = 1,
-        test_steps: int | None = None,
+        inner_lr: Positive | Sequence[Positive] = (0.005, 0.1),
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
         first_order: bool = False,
         loss: Any = None,
         mapping: str | int = "auto",

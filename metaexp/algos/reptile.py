@@ -1,6 +1,6 @@
 """Reptile."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.func import functional_call, grad
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.maml import check_inner_loop
 from metaexp.checks import whole
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, Descent, InnerOptimiser, Tree, descend, minibatches, with_gradient
 from metaexp.types import Episode, Examples
 
@@ -40,14 +41,14 @@ class Reptile(MetaLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float = 0.02,
-        inner_steps: int = 5,
-        inner_batch: int | None = None,
-        test_lr: float | None = None,
-        test_steps: int | None = None,
-        test_batch: int | None = None,
+        inner_lr: Positive = 0.02,
+        inner_steps: Count = 5,
+        inner_batch: Count | None = None,
+        test_lr: Positive | None = None,
+        test_steps: Natural | None = None,
+        test_batch: Count | None = None,
         inner: InnerOptimiser = SGD(),
-        state: str = "fresh",
+        state: Literal["fresh", "carried"] = "fresh",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.finetune import check_fine_tuning, choose_rate, epochs_to_steps, fine_tune, steps_on
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import Adam, InnerOptimiser, Tree
 from metaexp.types import Examples
 
@@ -32,9 +33,9 @@ class Scratch(MetaLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        test_lr: float | Sequence[float] = 0.01,
-        test_epochs: int = 10,
-        test_batch: int | None = None,
+        test_lr: Positive | Sequence[Positive] = 0.01,
+        test_epochs: Natural = 10,
+        test_batch: Count | None = None,
         inner: InnerOptimiser = Adam(),
         loss: Any = None,
         mapping: str | int = "auto",

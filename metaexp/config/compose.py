@@ -69,15 +69,6 @@ class File(NamedTuple):
     content: dict[str, Any]
     text: str
 
-
-class File(NamedTuple):
-    """A file that took part in a composition: where its settings go, its plain content, its text."""
-
-    name: str  # e.g. task/sine
-    package: str  # e.g. task; empty: the top
-    content: dict[str, Any]
-    text: str
-
     @property
     def is_pair(self) -> bool:
         """Settings of a method on a kind of tasks or a family."""

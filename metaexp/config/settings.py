@@ -72,6 +72,12 @@ class Settings:
         made = config | {"choices": choices, "trusted": sorted(trusted)}
         return made | {"typed": _typed(parsed, made, hydra.runtime.choices)}, hydra
 
+    def forgiving(self, overrides: Overrides) -> tuple[dict[str, Any], list[File], Mapping[str, Any]]:
+        """For --help: the configuration unchecked, settings that must be given as null; its files; its choices."""
+        lines = self.prepare(Overrides(tuple(overrides.fixed))).words
+        composed = self.composer.compose(lines)
+        return _forgiving(_settings(composed)), self.composer.files(lines), dict(composed.hydra.runtime.choices)
+
     def prepare(self, overrides: Overrides) -> Overrides:
         """The overrides as Hydra shall apply them; raises ConfigError for an unknown choice."""
         return Overrides(tuple(self.composer.prepare(override) for override in overrides.parsed))

@@ -12,14 +12,13 @@ import numpy as np
 
 from metaexp.errors import ConfigError, MetaexpError
 from metaexp.storage.run_folder import read_status, state_of
-from metaexp.storage.saved_config import read_config
+from metaexp.storage.saved_config import key_of, read_config
 
 FORMAT = 1  # the newest result.json that is understood
 MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
 UNKNOWN = "settings unknown"  # in place of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
-# What says nothing of how good a run is: where it stands, what it prints, on what it was computed.
-_TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
+# What says nothing of how good a run is: where its data lie, on what it was computed.
 HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
@@ -196,7 +195,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     for key, value in _leaves({k: v for k, v in config.items() if k != "choices"}):
         top = key.split(".")[0]
         names = key.split(".")[1:]
-        if top in _TECHNICAL or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
+        if not key_of(top).compared or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue

@@ -23,7 +23,7 @@ from metaexp.errors import (
     TimeLimitError,
 )
 from metaexp.storage.run_folder import RunFolder, find_resumable, state_of
-from metaexp.storage.saved_config import differences, read_config
+from metaexp.storage.saved_config import differences, key_of, read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import forget_peak
@@ -128,10 +128,7 @@ def _continued(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     Modules that the saved configuration trusts are not trusted again: a run folder may come from a stranger.
     """
     saved = read_config(path)
-    free = ("steps", "device", "out", "name", "resume", "time_limit", "test", "trust")
-    typed = {
-        key: value for key, value in config["typed"].items() if key.removeprefix("choices.").split(".")[0] not in free
-    }
+    typed = {key: value for key, value in config["typed"].items() if key_of(key).fixed}
     changed = differences(saved, typed, partial=True) if typed else []
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)

@@ -21,7 +21,8 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 
 from metaexp.config.command_line import complain
-from metaexp.config.compose import VERSION_BASE, config_dir, parse
+from metaexp.config.compose import VERSION_BASE, config_dir
+from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
 from metaexp.storage.run_folder import RunFolder, read_status, state_of
@@ -36,7 +37,7 @@ class Job(NamedTuple):
     config: dict[str, Any]
 
 
-def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None) -> int:
+def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) -> int:
     """Check all jobs, run them, print a table.
 
     Args:
@@ -50,8 +51,9 @@ def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None
     Raises:
         ConfigError: the overrides cannot be read, or no folder can be made.
     """
-    lines = [*settings.prepare(overrides), _exclude(overrides)]
-    grid, jobs, faults = _jobs(settings, lines)
+    prepared = Overrides((*settings.prepare(overrides).parsed, *parse([_exclude(overrides)]).parsed))
+    lines = prepared.words
+    grid, jobs, faults = _jobs(settings, prepared)
     faults = faults or _check(jobs)
     if faults:
         for fault in dict.fromkeys(faults):
@@ -88,22 +90,20 @@ def _patient(lines: Sequence[str]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _exclude(overrides: Sequence[str]) -> str:
+def _exclude(overrides: Overrides) -> str:
     # Hydra then names a job by the values that differ between jobs.
-    fixed = [o.key_or_group for o in parse(overrides) if not o.is_sweep_override() and not o.is_hydra_override()]
+    fixed = [o.key_or_group for o in overrides.fixed]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
 
 
-def _jobs(settings: Settings, lines: Sequence[str]) -> tuple[bool, list[Job], list[str]]:
+def _jobs(settings: Settings, overrides: Overrides) -> tuple[bool, list[Job], list[str]]:
     """Whether the jobs are known beforehand; the jobs, or one that stands for all; what is wrong with them."""
-    parsed = parse(lines)
-    own = [o for o in parsed if not o.is_hydra_override()]
-    fixed = [str(o.input_line) for o in parsed if o.is_hydra_override()]
-    composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in own if not o.is_sweep_override())])
+    own, fixed = overrides.own, [str(o.input_line) for o in overrides.hydra]
+    composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in overrides.fixed)])
     sweeper = composed.hydra.sweeper
     grid = composed.hydra.runtime.choices["hydra/sweeper"] == "basic"
     if grid:
-        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()]).parsed
         combinations = BasicSweeper.split_arguments([*params, *own], None)[0]
     else:
         combinations = [[_example(o) for o in own]]
@@ -158,10 +158,10 @@ def _claim(out: str) -> Path:
             raise ConfigError(f"out={out}: no folder can be made there ({error.strerror}); name another") from error
 
 
-def _folders(folder: Path, overrides: Sequence[str]) -> list[str]:
+def _folders(folder: Path, overrides: Overrides) -> list[str]:
     quoted = str(folder).replace("'", "\\'")
     lines = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.run.dir=.", "hydra.output_subdir=null"]
-    typed = {o.key_or_group for o in parse(overrides)}
+    typed = {o.key_or_group for o in overrides.parsed}
     return lines + [f"{name}=none" for name in ("hydra/job_logging", "hydra/hydra_logging") if name not in typed]
 
 
