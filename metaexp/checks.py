@@ -1,9 +1,8 @@
-"""Checks of settings that several places share, and the words of their messages."""
+"""Checks that several places share, and the words of their messages."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import SequenceMatcher
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 
@@ -13,17 +12,6 @@ def whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name}={value}: must be a whole number")
     if value < least:
         raise ValueError(f"{name}={value}: must be at least {least}")
-
-
-def interval(name: str, value: Any) -> tuple[Any, Any]:
-    """(low, high) of a list of two finite numbers with low <= high; refuses others with a ValueError."""
-    numbers = isinstance(value, Sequence) and all(isinstance(end, Real) and math.isfinite(end) for end in value)
-    if not numbers or isinstance(value, str) or len(value) != 2:
-        raise ValueError(f"{name}={value}: must be two numbers, [low, high]")
-    low, high = value
-    if not low <= high:
-        raise ValueError(f"{name}=[{low}, {high}]: the first number must not be above the second")
-    return low, high
 
 
 def _likeness(word: str, name: str) -> float:
@@ -42,7 +30,7 @@ def show(value: Any) -> str:
     """A value as one types it: null, true, [1, 2]."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(show(item) for item in value)}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"

@@ -10,8 +10,9 @@ from metaexp.checks import nearest, show
 
 # torch and lightning are imported only when what was typed has passed.
 from metaexp.config.command_line import exit_code
-from metaexp.config.compose import parse
-from metaexp.config.schema import convert
+from metaexp.config.overrides import parse
+from metaexp.config.schema import checked_value, kind_at
+from metaexp.constraints import Misfit
 from metaexp.errors import ConfigError
 
 SIZES = ("shots", "queries", "ways", "rotation")
@@ -30,7 +31,7 @@ What may be changed:
   algo.test_steps=20              and other settings of the method whose names begin with test_
   device=cpu                      likewise device.precision, device.threads
   task.root=FOLDER                where the data lie on this machine, task.download=true
-  out=FOLDER                      where the results go, in place of FOLDER/evaluations
+  out=FOLDER                      where the results go, instead of FOLDER/evaluations
   trust=[package]                 your own package, whose classes the run names
 """
 
@@ -89,7 +90,7 @@ def read(argv: Sequence[str]) -> Typed:
     if "run" not in paths:
         raise ConfigError("run=FOLDER: must be given: the folder of the run to test (see --help)")
     changes: dict[str, Any] = {}
-    for override in parse(words):
+    for override in parse(words).parsed:
         if override.is_sweep_override() or override.is_delete():
             raise ConfigError(f"{override.input_line}: one value at a time; a list is written [a,b]")
         changes[override.key_or_group.lstrip("+")] = _plain(override.value())
@@ -108,8 +109,12 @@ def _plain(value: Any) -> Any:
 def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The changes by their full keys.
 
-    Raises ConfigError for a key that the run does not have, that may not be changed, or whose value is of the
-    wrong kind.
+    Args:
+        saved: a run's configuration.
+        changes: new values by key as typed: `task.shots` is short for `task.test.shots`, `weights` for `test.weights`.
+
+    Raises:
+        ConfigError: a key that the run does not have, that may not be changed, or a value that is not allowed.
     """
     task, device = saved["task"], saved["device"]
     keys = [f"test.{key}" for key in saved["test"]]
@@ -127,48 +132,17 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for typed, value in changes.items():
         key = short.get(typed, typed)
         if key not in keys:
-            hint = nearest(typed, [*keys, *short])
-            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a run that is trained{hint or _list(keys)}")
+            hint = nearest(typed, [*keys, *short]) or f"; what may: {', '.join(keys)}"
+            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a run that is trained{hint}")
         if found.get(key, value) != value:
             raise ConfigError(f"{typed}={show(value)}: {key}={show(found[key])} says otherwise")
-        found[key] = _checked(typed, key, value, _at(saved, key))
+        if key == "test.normalise" and isinstance(value, str):
+            value = [value]
+        try:
+            found[key] = checked_value(value, _at(saved, key), kind_at(saved, key))
+        except Misfit as fault:
+            raise ConfigError(f"{typed}={show(value)}: {fault}") from None
     return found
-
-
-def _list(keys: Sequence[str]) -> str:
-    return f"; what may: {', '.join(keys)}"
-
-
-def _checked(typed: str, key: str, value: Any, default: Any) -> Any:
-    """The value in the type of the saved one; null where a size of the test may follow that of training."""
-    last = key.rpartition(".")[2]
-    if key == "test.weights" and value not in ("best", "last"):
-        raise ConfigError(f"{typed}={show(value)}: must be best | last")
-    if last in ("shots", "queries", "ways", "threads", "test_steps", "test_epochs", "test_batch", "eval_seed"):
-        default = 1  # a whole number, also where the saved value is null
-    elif last == "precision":
-        return str(value)
-    if value is None and (key.startswith("task.test.") or _null(key)):
-        return None
-    if isinstance(default, list):
-        if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-            return value
-        if key != "test.normalise":
-            return value if isinstance(value, int | float) else _refuse(typed, value, default)
-        return [value] if isinstance(value, str) else _refuse(typed, value, default)
-    if default is None:
-        return value
-    right, result = convert(value, default)
-    return result if right else _refuse(typed, value, default)
-
-
-def _null(key: str) -> bool:
-    return key in ("device.threads", "task.root") or key.startswith("algo.test_")
-
-
-def _refuse(typed: str, value: Any, default: Any) -> Any:
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
-    raise ConfigError(f"{typed}={show(value)}: must be {kinds.get(type(default), 'text')}, like {show(default)}")
 
 
 def _at(config: dict[str, Any], key: str) -> Any:

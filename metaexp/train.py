@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # torch and lightning are imported only when a configuration has passed: a typing error is answered at once.
-from metaexp.config.command_line import exit_code, help_text, parse_arguments
+from metaexp.config.command_line import CommandLine, exit_code
+from metaexp.config.help import help_text
 from metaexp.config.settings import Settings
 
 
@@ -23,31 +24,31 @@ def train(argv: Sequence[str]) -> int | None:
     if folder and int(os.environ.get("LOCAL_RANK", "0")) > 0:
         _join(Path(folder))
         return None
-    arguments = parse_arguments(argv)
-    if arguments.help:
-        print(help_text("metaexp.train", arguments.overrides, arguments.config_dir), end="")
+    line = CommandLine.parse(argv)
+    if line.action == "help":
+        print(help_text("metaexp.train", line), end="")
         return None
-    if arguments.hydra_help or arguments.info or arguments.shell_completion:
-        return _hydra([*arguments.flags, *arguments.overrides])
-    settings = Settings(arguments.overrides, arguments.config_dir)
-    if arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides:
-        return _sweep(settings, arguments.overrides, arguments.config_dir)
-    config, hydra = settings.load_all(arguments.overrides)
-    if arguments.cfg:
-        prepared = settings.prepare(arguments.overrides)
-        return _hydra([*arguments.flags, *prepared])
+    if line.action == "hydra":
+        return _hydra([*line.flags, *line.overrides.words])
+    settings = Settings(line.overrides, line.extra)
+    if line.action == "sweep":
+        return _sweep(settings, line)
+    config, hydra = settings.load_all(line.overrides)
+    if line.action == "show":
+        prepared = settings.prepare(line.overrides)
+        return _hydra([*line.flags, *settings.composer.kept(prepared.words), *prepared.words])
     if hydra.mode is not None and hydra.mode.name == "MULTIRUN":  # an experiment file may ask for a sweep
-        return _sweep(settings, arguments.overrides, arguments.config_dir)
+        return _sweep(settings, line)
     from metaexp.run.single import run
 
     run(config)
     return None
 
 
-def _sweep(settings: Settings, overrides: Sequence[str], extra: str | None) -> int:
+def _sweep(settings: Settings, line: CommandLine) -> int:
     from metaexp.run.sweep import sweep
 
-    return sweep(settings, overrides, extra)
+    return sweep(settings, line.overrides, line.extra)
 
 
 def _hydra(argv: Sequence[str]) -> int | None:

@@ -20,6 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 from metaexp import errors
+from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings, load
 from metaexp.contract import check_learner
 from metaexp.evaluation.scores import evaluate
@@ -120,7 +121,7 @@ def test_every_command_is_valid(line: str, place: Path) -> None:
         assert program in ("test.sh", "python", "tensorboard")
         assert all((ROOT / script).exists() for script in scripts)
     elif "-m" in command.flags:
-        grid, jobs, faults = find_jobs(Settings(command.overrides, command.extra), command.overrides)
+        grid, jobs, faults = find_jobs(Settings(command.overrides, command.extra), parse(command.overrides))
         assert grid
         assert not faults
         assert len(jobs) > 1

@@ -1,6 +1,6 @@
 """Attentive conditional neural processes."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.neural_process import NeuralProcess
 from metaexp.algos.views import Heatmap, View
+from metaexp.constraints import Count, Limit
 from metaexp.inner import Tree
 from metaexp.models.sets import CrossAttention, ResidualBlock, perceptron
 from metaexp.types import Episode
@@ -41,15 +42,15 @@ class ACNP(NeuralProcess):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        width: int = 128,
-        heads: int = 8,
-        encoder_layers: int = 4,
-        key_layers: int = 2,
-        decoder_layers: int = 3,
+        width: Count = 128,
+        heads: Count = 8,
+        encoder_layers: Count = 4,
+        key_layers: Count = 2,
+        decoder_layers: Count = 3,
         residual: bool = False,
-        sigma_floor: float = 0.1,
-        targets: str = "query",
-        normalise: str = "running",
+        sigma_floor: Annotated[float, Limit(above=0, below=1)] = 0.1,
+        targets: Literal["query", "both"] = "query",
+        normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

@@ -1,6 +1,6 @@
 """Almost no inner loop."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -8,6 +8,7 @@ from torch.func import functional_call
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head
 from metaexp.algos.gradient import GradientLearner, trainable
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Examples
@@ -34,13 +35,13 @@ class ANIL(FeatureLearner, GradientLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float = 0.01,
-        inner_steps: int = 1,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
+        inner_lr: Positive = 0.01,
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
-        normalise: str = "batch",
+        normalise: Literal["batch", "running"] = "batch",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

@@ -7,6 +7,7 @@ from torch import nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import check_head
 from metaexp.algos.gradient import GradientLearner, trainable
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
 
 
@@ -28,10 +29,10 @@ class BOIL(GradientLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float = 0.01,
-        inner_steps: int = 1,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
+        inner_lr: Positive = 0.01,
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
         loss: Any = None,

@@ -1,6 +1,6 @@
 """Fast context adaptation."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.func import grad
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.gradient import GradientLearner
 from metaexp.algos.views import Scatter, View
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
 from metaexp.mapping import map_tasks
 from metaexp.models.context import with_context
@@ -43,13 +44,13 @@ class CAVIA(GradientLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        context: str | None = None,
-        context_size: int | None = None,
-        film_block: int = 2,
-        inner_lr: float = 1.0,
-        inner_steps: int = 1,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
+        context: Literal["input", "film", "channel"] | None = None,
+        context_size: Count | None = None,
+        film_block: Natural = 2,
+        inner_lr: Positive = 1.0,
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
         loss: Any = None,

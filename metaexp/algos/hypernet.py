@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head, feature_size, remove_head
+from metaexp.constraints import Count, NonNegative, Positive
 from metaexp.inner import Tree
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import depends_on_batch
@@ -52,11 +53,11 @@ class HyperNet(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        encoder: Sequence[int] = (128, 128, 128),
-        generator: Sequence[int] = (128,),
-        scale: float = 1.0,
-        phi: float = 1.0,
-        normalise: str = "running",
+        encoder: Sequence[Count] = (128, 128, 128),
+        generator: Sequence[Count] = (128,),
+        scale: Positive = 1.0,
+        phi: NonNegative = 1.0,
+        normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

@@ -9,6 +9,7 @@ from torch.func import functional_call, grad, grad_and_value, vjp
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.gradient import trainable
+from metaexp.constraints import Count, Natural, NonNegative, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
 from metaexp.types import Episode, Examples
 
@@ -44,14 +45,14 @@ class IMAML(MetaLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        strength: float = 2.0,
-        inner_lr: float = 0.01,
-        inner_steps: int = 16,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
-        cg_steps: int = 5,
-        damping: float = 0.0,
-        least_curvature: float = 0.5,
+        strength: Positive = 2.0,
+        inner_lr: Positive = 0.01,
+        inner_steps: Count = 16,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
+        cg_steps: Natural = 5,
+        damping: NonNegative = 0.0,
+        least_curvature: NonNegative = 0.5,
         inner: InnerOptimiser = SGD(),
         loss: Any = None,
         mapping: str | int = "auto",

@@ -1,6 +1,6 @@
 """Learning in context: a transformer that reads the support set and answers queries."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, feature_size, remove_head
 from metaexp.algos.views import View, attention
+from metaexp.constraints import Count
 from metaexp.models.transformer import Memory, Transformer
 from metaexp.types import Episode
 
@@ -34,11 +35,11 @@ class InContext(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        width: int = 64,
-        heads: int = 4,
-        layers: int = 4,
-        hidden: int | None = None,
-        normalise: str = "running",
+        width: Count = 64,
+        heads: Count = 4,
+        layers: Count = 4,
+        hidden: Count | None = None,
+        normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.finetune import FineTuner, new_head
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerOptimiser, Tree
 from metaexp.types import Episode, Examples
 
@@ -33,10 +34,10 @@ class Joint(FineTuner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        batch: int = 64,
-        test_lr: float | Sequence[float] = 0.01,
-        test_epochs: int = 10,
-        test_batch: int | None = None,
+        batch: Count = 64,
+        test_lr: Positive | Sequence[Positive] = 0.01,
+        test_epochs: Natural = 10,
+        test_batch: Count | None = None,
         inner: InnerOptimiser = SGD(),
         loss: Any = None,
         mapping: str | int = "auto",

@@ -1,7 +1,7 @@
 """Learning to learn by gradient descent by gradient descent: a learned update rule."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import InnerOptimiser, Tree, descend
 from metaexp.models.lstm_rule import LSTMRule
 from metaexp.random import normal
@@ -50,13 +51,13 @@ class L2L(MetaLearner):
         family: Any,
         model: ModelFactory | nn.Module,
         rule: Callable[[], InnerOptimiser] = LSTMRule,
-        inner_lr: float = 0.1,
-        inner_steps: int = 20,
-        truncation: int | None = None,
-        test_steps: int | None = None,
-        objective: str = "support",
+        inner_lr: Positive = 0.1,
+        inner_steps: Count = 20,
+        truncation: Count | None = None,
+        test_steps: Natural | None = None,
+        objective: Literal["support", "query"] = "support",
         second_order: bool = False,
-        init_std: float | None = None,
+        init_std: Positive | None = None,
         loss: Any = None,
         mapping: str | int = "auto",
     ):

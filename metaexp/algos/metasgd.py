@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.gradient import GradientLearner, trainable
 from metaexp.algos.views import View, layer_bars, layer_means
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, Tree, slashed
 from metaexp.types import Episode
 
@@ -32,9 +33,9 @@ class MetaSGD(GradientLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float | Sequence[float] = (0.005, 0.1),
-        inner_steps: int = 1,
-        test_steps: int | None = None,
+        inner_lr: Positive | Sequence[Positive] = (0.005, 0.1),
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
         first_order: bool = False,
         loss: Any = None,
         mapping: str | int = "auto",

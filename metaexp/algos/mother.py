@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from metaexp.algos.held_out import held_out_losses
 from metaexp.algos.mother_views import mother_views
 from metaexp.algos.views import View
 from metaexp.checks import whole
+from metaexp.constraints import Count, Limit, Natural, NonNegative, Positive, Share
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.norms import depends_on_batch
@@ -78,22 +79,22 @@ class Mother(MetaLearner):
         self,
         family: Any,
         model: Callable[..., nn.Module],
-        children: int = 3,
+        children: Count = 3,
         overrides: Sequence[dict[str, Any]] | None = None,
-        inner_lr: float = 0.01,
-        inner_steps: int = 1,
-        test_steps: int | None = None,
-        test_lr: float | None = None,
+        inner_lr: Positive = 0.01,
+        inner_steps: Count = 1,
+        test_steps: Natural | None = None,
+        test_lr: Positive | None = None,
         first_order: bool = False,
         inner: InnerOptimiser = SGD(),
-        folds: int | None = None,
-        select: str = "soft",
-        weights: str = "learned",
-        competition: float = 0.5,
-        judging: float = 0.1,
+        folds: Annotated[int, Limit(least=2)] | None = None,
+        select: Literal["soft", "top1"] = "soft",
+        weights: Literal["learned", "uniform"] = "learned",
+        competition: Share = 0.5,
+        judging: NonNegative = 0.1,
         second_feedback: bool = False,
-        embedding: int = 8,
-        hidden: int = 16,
+        embedding: Count = 8,
+        hidden: Count = 16,
         loss: Any = None,
         mapping: str | int = "auto",
     ):

@@ -1,6 +1,6 @@
 """What conditional neural processes share: features, encoder, decoder, Gaussian loss and metrics."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metaexp import losses
 from metaexp.algos.base import ModelFactory, Validate
 from metaexp.algos.features import FeatureLearner, remove_head
+from metaexp.constraints import Count, Limit
 from metaexp.metrics import Metric, class_log_likelihood, gaussian_metrics
 from metaexp.models.sets import ClassDecoder, GaussianDecoder, perceptron
 from metaexp.types import Episode, Examples
@@ -40,12 +41,12 @@ class NeuralProcess(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        width: int = 128,
-        encoder_layers: int = 4,
-        decoder_layers: int = 3,
-        sigma_floor: float = 0.1,
-        targets: str = "query",
-        normalise: str = "running",
+        width: Count = 128,
+        encoder_layers: Count = 4,
+        decoder_layers: Count = 3,
+        sigma_floor: Annotated[float, Limit(above=0, below=1)] = 0.1,
+        targets: Literal["query", "both"] = "query",
+        normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

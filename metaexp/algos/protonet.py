@@ -1,6 +1,6 @@
 """Prototypical networks."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, full_precision, remove_head
 from metaexp.algos.views import Scatter, View
 from metaexp.checks import whole
+from metaexp.constraints import Count, Positive
 from metaexp.types import Episode, Examples
 
 
@@ -38,10 +39,10 @@ class ProtoNet(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        distance: str = "euclidean",
-        scale: float = 1.0,
-        embedding: int | None = None,
-        normalise: str = "running",
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        scale: Positive = 1.0,
+        embedding: Count | None = None,
+        normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

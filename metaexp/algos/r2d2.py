@@ -1,13 +1,14 @@
 """R2D2: ridge regression as a differentiable base learner."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, full_precision, remove_head
+from metaexp.constraints import Positive
 from metaexp.inner import Tree
 from metaexp.types import Episode
 
@@ -40,10 +41,10 @@ class R2D2(FeatureLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        strength: float | None = None,
-        scale: float | None = None,
+        strength: Positive | None = None,
+        scale: Positive | None = None,
         learn_strength: bool = True,
-        normalise: str = "running",
+        normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

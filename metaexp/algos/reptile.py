@@ -1,12 +1,13 @@
 """Reptile."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.gradient import GradientLearner, trainable
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, Carried, InnerLoop, InnerOptimiser, Tree, with_gradient
 from metaexp.types import Episode
 
@@ -37,14 +38,14 @@ class Reptile(GradientLearner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        inner_lr: float = 0.02,
-        inner_steps: int = 5,
-        inner_batch: int | None = None,
-        test_lr: float | None = None,
-        test_steps: int | None = None,
-        test_batch: int | None = None,
+        inner_lr: Positive = 0.02,
+        inner_steps: Count = 5,
+        inner_batch: Count | None = None,
+        test_lr: Positive | None = None,
+        test_steps: Natural | None = None,
+        test_batch: Count | None = None,
         inner: InnerOptimiser = SGD(),
-        state: str = "fresh",
+        state: Literal["fresh", "carried"] = "fresh",
         loss: Any = None,
         mapping: str | int = "auto",
     ):

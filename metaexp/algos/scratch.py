@@ -7,6 +7,7 @@ from torch import nn
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.finetune import FineTuner
+from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import Adam, InnerOptimiser
 
 
@@ -26,9 +27,9 @@ class Scratch(FineTuner):
         self,
         family: Any,
         model: ModelFactory | nn.Module,
-        test_lr: float | Sequence[float] = 0.01,
-        test_epochs: int = 10,
-        test_batch: int | None = None,
+        test_lr: Positive | Sequence[Positive] = 0.01,
+        test_epochs: Natural = 10,
+        test_batch: Count | None = None,
         inner: InnerOptimiser = Adam(),
         loss: Any = None,
         mapping: str | int = "auto",

@@ -3,10 +3,10 @@
 Uses Hydra's loader directly, so that a configuration can be composed and refused before Hydra makes folders or logs.
 """
 
+import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,19 +14,39 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobRuntime
-from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from metaexp.checks import nearest
-from metaexp.errors import ConfigError, MetaexpError
+from metaexp.config.overrides import forced, one_line
+from metaexp.errors import ConfigError
 
-GROUPS = ("algo", "task", "model", "device", "optimizer", "experiment")
+
+class Group(NamedTuple):
+    """How one chooses among the files of a folder of conf/.
+
+    Attributes:
+        saved: the choice is kept in a run's configuration, where it is compared on resume and shown in reports.
+        optional: `null` chooses none.
+        several: a list chooses several.
+    """
+
+    saved: bool = True
+    optional: bool = False
+    several: bool = False
+
+
+GROUPS = {
+    "algo": Group(),
+    "task": Group(),
+    "model": Group(),
+    "device": Group(),
+    "optimizer": Group(),
+    "kind": Group(saved=False),  # of tasks: says which pair file is read, whose settings are saved
+    "experiment": Group(optional=True, several=True),
+}
 VERSION_BASE = "1.3"
 # Run folders are claimed by metaexp.storage.run_folder; Hydra would make its own, shared by runs of one second.
 _FOLDERS = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
@@ -49,39 +69,28 @@ class File(NamedTuple):
     content: dict[str, Any]
     text: str
 
+    @property
+    def is_pair(self) -> bool:
+        """Settings of a method on a kind of tasks or a family."""
+        return self.name.startswith("pair/")
 
-@contextmanager
-def _one_line() -> Iterator[None]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except MetaexpError:
-        raise
-    except OverrideParseException as error:
-        reason = _line(error).partition("; See ")[0]
-        if reason.startswith("LexerNoViableAlt"):
-            reason = """a value with special characters needs quotes inside quotes: 'key="a value"'"""
-        raise ConfigError(f"{error.override}: cannot be read as key=value ({reason})") from error
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        detail = f" ({_line(cause)})" if cause and str(cause) != str(error) else ""
-        raise ConfigError(_line(error) + detail) from error
+    @property
+    def is_experiment(self) -> bool:
+        """A row of a published table."""
+        return self.name.startswith("experiment/")
+
+    def leaves(self) -> Iterator[tuple[str, Any]]:
+        """(dotted key, value) of its single settings."""
+        return leaves(self.content, self.package)
 
 
-def _line(error: BaseException) -> str:
-    # Hydra's advice to force an unknown key with a + is left out: it makes a setting that nobody reads.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("To append")]
-    return "; ".join(lines)
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's reading of key=value arguments; raises ConfigError for one that it cannot read."""
-    for line in overrides:
-        if "=" not in line and not line.startswith("~"):
-            raise ConfigError(f"{line}: cannot be read as key=value, e.g. algo=maml")
-    with _one_line():
-        return list(OverridesParser.create().parse_overrides(list(overrides)))
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of the single settings of a tree of dicts."""
+    if isinstance(node, dict) and (node or not path):
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
 
 
 class Composer:
@@ -108,7 +117,7 @@ class Composer:
             if not os.path.isdir(extra):
                 raise ConfigError(f"--config-dir {extra}: no such folder")
             path.prepend("command-line", f"file://{os.path.abspath(extra)}", SearchPathQuery(provider="schema"))
-        with _one_line():
+        with one_line():
             self.loader = ConfigLoaderImpl(path)
             self.repository = self.loader._parse_overrides_and_create_caching_repo(name, self.search_path)[1]
         for source in self.repository.get_sources():
@@ -137,7 +146,7 @@ class Composer:
                 return file.read_text(encoding="utf-8") if source.scheme() == "file" and file.is_file() else ""
         return ""
 
-    def prepare(self, override: Override) -> str:
+    def prepare(self, override: Override) -> Override:
         """An override as Hydra shall apply it, once its group, choice or key is known to be allowed.
 
         Settings get `++`: whether a setting exists is for the schema to say, which knows the nearest name.
@@ -148,23 +157,24 @@ class Composer:
         line, key = str(override.input_line), override.key_or_group
         if key.startswith("hydra.") or key == "hydra":
             _check_hydra(override)
-            return line
+            return override
         if override.is_delete():
             if self.is_group(key):
                 raise ConfigError(f"{line}: a group cannot be removed; choose one of {', '.join(self.options(key))}")
-            return line
+            return override
         if not self.is_group(key) or (not override.is_sweep_override() and isinstance(override.value(), dict)):
-            return f"++{line.lstrip('+')}"
-        if not override.is_sweep_override() and isinstance(override.value(), list) and key != "experiment":
+            return forced(override)
+        group = GROUPS.get(key, Group(several=True))
+        if not override.is_sweep_override() and isinstance(override.value(), list) and not group.several:
             raise ConfigError(f"{line}: choose one of {', '.join(self.options(key))}; several need -m and {key}=a,b")
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else _values(override)
         for value in values:
             self._check_choice(key, value)
-        return line.lstrip("+") if key in GROUPS else line
+        return replace(override, type=OverrideType.CHANGE, input_line=line.lstrip("+")) if key in GROUPS else override
 
     def _check_choice(self, group: str, value: str | None) -> None:
         options = self.options(group)
-        if value in options or (group == "experiment" and value in (None, "null")):
+        if value in options or (value in (None, "null") and group in GROUPS and GROUPS[group].optional):
             return
         shown = "null" if value is None else value
         listed = ", ".join(options) or "there is none; add a folder with --config-dir"
@@ -172,22 +182,41 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration, with Hydra's own node `hydra` in it. Raises ConfigError."""
-        with _one_line():
+        with one_line():
             return self.loader.load_configuration(
-                self.name, [*overrides, *self.search_path], RunMode.RUN, from_shell=False
+                self.name, [*self.kept(overrides), *overrides, *self.search_path], RunMode.RUN, from_shell=False
             )
 
     def files(self, overrides: Sequence[str]) -> list[File]:
         """The files that such a composition reads, in the order in which they are laid over each other."""
         choices = tuple(line for line in overrides if not line.startswith(("++", "hydra.")))
         if choices not in self._files:  # settings choose no file, so the jobs of a sweep share the answer
-            with _one_line():
+            with one_line():
                 lines = [*choices, *self.search_path]
                 defaults = self.loader.compute_defaults_list(self.name, lines, RunMode.RUN).defaults
             found = [(d.config_path or "", d.package or "") for d in defaults]
             files = [File(n, p, self.content(n), self.text(n)) for n, p in found if n and not n.startswith("hydra")]
             self._files[choices] = files
         return self._files[choices]
+
+    def kept(self, overrides: Sequence[str]) -> list[str]:
+        """Overrides that keep what a task file sets which builds on another: a pair file may change the settings of a
+        family, not those of somebody's file on top of it. An experiment may."""
+        files = self.files(overrides)
+        paired = {key for file in files if file.is_pair for key, _ in file.leaves()}
+        paired -= {key for file in files if file.is_experiment for key, _ in file.leaves()}
+        tasks = [file for file in files if file.name.startswith("task/")]
+        own = {key: value for file in tasks[1:] for key, value in file.leaves() if key in paired}
+        return [f"++{key}={_written(value)}" for key, value in own.items()]
+
+
+def _written(value: Any) -> str:
+    """A value of a YAML file in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(_written(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_written(item)}' for key, item in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _values(override: Override) -> list[str | None]:

@@ -1,52 +1,18 @@
-"""Names and types of settings, read from the YAML files themselves.
+"""Checks a composed configuration: names come from the YAML files, types and ranges from constructors and declarations.
 
-The defaults are the schema: a setting exists if the files have it, and its type is its default's. A comment that
-lists words, `precision: 32  # 32 | 64-true | bf16-mixed`, allows these words only; one that mentions null allows
-null; one that says "a list" allows one value or a list of such; null takes a list where the comment has one.
+A setting exists if the files have it. What it may be is said by the annotation of the constructor's parameter, or for
+the settings of train.yaml by `metaexp.config.declared`; where neither says anything, by the type of its default.
 """
 
-import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-import yaml
-
 from metaexp.checks import nearest, show
+from metaexp.config.annotations import parameters
+from metaexp.config.declared import TRAIN
 from metaexp.config.trust import check_target, is_optim
+from metaexp.constraints import Misfit, described, fields, fitted, takes_null
 from metaexp.errors import ConfigError
-
-NUMBER = "a number"
-
-
-def comments(text: str) -> dict[str, str]:
-    """The comment behind each setting of a YAML text, by dotted key; of several on one line the outermost."""
-    lines, found = text.splitlines(), {}
-
-    def walk(node: yaml.Node | None, path: str, line: int) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for key, value in node.value:
-            here = f"{path}.{key.value}" if path else str(key.value)
-            if key.start_mark.line > line:
-                end = value.end_mark if isinstance(value, yaml.ScalarNode) or value.flow_style else key.end_mark
-                rest = re.search(r"\s#\s*(.*)$", lines[end.line][end.column :]) if end.line < len(lines) else None
-                if rest:
-                    found[here] = rest[1].strip()
-            walk(value, here, key.start_mark.line)
-
-    walk(yaml.compose(text, Loader=yaml.SafeLoader), "", -1)
-    return found
-
-
-def allowed(comment: str) -> tuple[str, ...] | None:
-    """The words that a comment allows, `a number` among them where it says so; None: it lists none, or adds prose."""
-    text = re.sub(r"\([^()]*\)", "", comment).split(";")[0]
-    if " | " not in text:
-        return None
-    items = [item.strip() for item in text.split(" | ")]
-    items[0] = items[0].rpartition(": ")[2]
-    return tuple(items) if all(item == NUMBER or re.fullmatch(r"[\w.+-]+", item) for item in items) else None
 
 
 class Schema(NamedTuple):
@@ -54,14 +20,12 @@ class Schema(NamedTuple):
 
     Attributes:
         defaults: the configuration without any typed value.
-        notes: comments by dotted key.
         trusted: modules that a `_target_` may name besides metaexp.* and torch.optim.*.
         origin: says in brackets where a value that was not typed comes from, or nothing.
         above: dotted keys that are typed, or set by an experiment or pair file: laid over the defaults.
     """
 
     defaults: dict[str, Any]
-    notes: Mapping[str, str]
     trusted: Collection[str]
     origin: Callable[[str], str]
     above: Collection[str] = ()
@@ -70,21 +34,25 @@ class Schema(NamedTuple):
         """The configuration, with whole numbers turned into floats where a float is meant.
 
         Raises:
-            ConfigError: the first unknown name or wrong type.
+            ConfigError: the first unknown name, wrong type or value out of range.
         """
-        return self._node(config, self.defaults, "")
+        return self._node(config, self.defaults, "", TRAIN)
 
-    def _node(self, value: dict[str, Any], default: dict[str, Any], path: str) -> dict[str, Any]:
+    def _node(
+        self, value: dict[str, Any], default: dict[str, Any], path: str, kinds: Mapping[str, Any]
+    ) -> dict[str, Any]:
         free, other = _free(value, default), _other_class(value, default) and "." in path
         result = {}
         for key, item in value.items():
             here = f"{path}.{key}" if path else str(key)
             if other and key in default and not key.startswith("_") and here not in self.above:
-                continue  # algo.inner=Adam in the place of SGD: SGD's own defaults go with it
+                continue  # algo.inner=Adam instead of SGD: SGD's own defaults go with it
+            kind = kinds.get(key, kinds.get("*", Any))
             if key in default:
-                result[key] = self._value(item, default[key], here)
+                # A class put where there was another has no defaults here, only its annotations.
+                result[key] = self._value(item, item if other and not key.startswith("_") else default[key], here, kind)
             elif free:
-                result[key] = item
+                result[key] = self._value(item, item, here, kind)
             else:
                 self._unknown(here, item, default)
         gone = [key for key in default if key not in value]
@@ -106,11 +74,11 @@ class Schema(NamedTuple):
         hint = hint or f"; there are {', '.join(name for name in siblings if not name.startswith('_'))}"
         raise ConfigError(f"{path}={show(value)}{self.origin(path)}: no such setting{hint}")
 
-    def _value(self, value: Any, default: Any, path: str) -> Any:
+    def _value(self, value: Any, default: Any, path: str, kind: Any) -> Any:
         if isinstance(default, dict):
             if isinstance(value, dict):
-                return self._node(value, default, path)
-            if not (value is None and self._null(path)):
+                return self._node(value, default, path, kinds_of(value, kind))
+            if not (value is None and takes_null(kind)):
                 names = ", ".join(f"{path}.{name}" for name in default if not name.startswith("_"))
                 self._refuse(path, value, f"must be a group of settings; set one of {names}")
             return None
@@ -118,96 +86,66 @@ class Schema(NamedTuple):
             if default is None and "_target_" in value:
                 check_target(f"{path}._target_", value["_target_"], self.trusted)
                 return value
-            self._refuse(path, value, f"must be {self._wanted(default)}, not a group of settings")
-        if isinstance(default, list) or isinstance(value, list):
-            return self._list(value, default, path)
-        return self._scalar(value, default, path)
-
-    def _list(self, value: Any, default: Any, path: str) -> Any:
-        either = self._says(r"\ba list\b", path)
-        if not isinstance(value, list):
-            if value is None and self._null(path):
-                return None
-            if either and default:
-                return self._value(value, _example(default), path)
-            self._refuse(path, value, f"must be a list, e.g. {path}={show(default).replace(', ', ',')}")
-        if default is None and self._says(r"\blists?\b|\[", path):
-            return value
-        if not isinstance(default, list):
-            if not either:
-                self._refuse(path, value, f"must be {self._wanted(default)}, not a list")
-            return [self._value(item, default, path) for item in value]
-        return [self._value(item, _example(default), path) for item in value] if default else value
-
-    def _scalar(self, value: Any, default: Any, path: str) -> Any:
-        if isinstance(value, float) and math.isnan(value):
-            self._refuse(path, value, f"must be {self._wanted(default)}")
-        if value is None:
-            if default is not None and not self._null(path):
-                self._refuse(path, value, f"must be {self._wanted(default)}")
-            return None
-        note = self.notes.get(path, "")
-        words = allowed(note)
-        if words:
-            if show(value) not in words and not (NUMBER in words and _is_number(value)):
-                hint = nearest(show(value), words)
-                self._refuse(path, value, f"must be {' | '.join(words)}{hint}")
-            return value
-        if default is None or " | " in note:
-            return value
-        right, result = convert(value, default)
-        if not right:
-            self._refuse(path, value, f"must be {self._wanted(default)}")
-        return result
-
-    def _null(self, path: str) -> bool:
-        return self._says(r"\bnull\b", path)
-
-    def _says(self, pattern: str, path: str) -> bool:
-        """Whether the comment of a setting, or of a group of settings around it, has the pattern."""
-        parts = path.split(".")
-        around = (".".join(parts[: n + 1]) for n in range(len(parts)))
-        return any(re.search(pattern, self.notes.get(name, "")) for name in around)
-
-    def _wanted(self, default: Any) -> str:
-        if default is None:
-            return "one value"
-        kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(default), "text")
-        return f"{kind}, like the default {show(default)}"
+            wanted = described(known(kind, default)) or "one value"
+            self._refuse(path, value, f"must be {wanted}, not a group of settings without _target_")
+        try:
+            return checked_value(value, default, kind)
+        except Misfit as fault:
+            self._refuse(path + fault.path, fault.value, f"{fault}{_example(fault, path, default)}")
 
     def _refuse(self, path: str, value: Any, why: str) -> None:
         raise ConfigError(f"{path}={show(value)}{self.origin(path)}: {why}")
 
 
+def kinds_of(node: Mapping[str, Any], kind: Any = Any) -> dict[str, Any]:
+    """What the settings of a node may be: as its own annotation says, and the constructor of its `_target_`."""
+    return fields(kind) | parameters(node.get("_target_"))
+
+
+def kind_at(config: Mapping[str, Any], key: str) -> Any:
+    """What the setting of a dotted key may be, in a configuration as composed or saved."""
+    node: Any = config
+    kinds: Mapping[str, Any] = TRAIN
+    kind: Any = Any
+    for name in key.split("."):
+        kind = kinds.get(name, kinds.get("*", Any))
+        node = node.get(name) if isinstance(node, Mapping) else None
+        kinds = kinds_of(node if isinstance(node, Mapping) else {}, kind)
+    return kind
+
+
+def checked_value(value: Any, default: Any, kind: Any) -> Any:
+    """One value in its type. The default itself is allowed whatever the annotation says; raises Misfit."""
+    if value is default or (value == default and type(value) is type(default)):
+        return value
+    return fitted(value, known(kind, default))
+
+
+def known(kind: Any, default: Any) -> Any:
+    """The annotation, or where it says nothing the type of the default."""
+    if described(kind):
+        return kind
+    if isinstance(default, list):
+        example = next((item for item in default if isinstance(item, float)), default[0] if default else None)
+        return list[known(Any, example)]  # type: ignore[misc]
+    return type(default) if isinstance(default, bool | int | float | str) else Any
+
+
+def _example(fault: Misfit, path: str, default: Any) -> str:
+    if fault.out_of_range or fault.path or default is None or "|" in str(fault):
+        return ""
+    if isinstance(default, list):
+        return f", e.g. {path}={show(default).replace(', ', ',')}"
+    return f", like the default {show(default)}"
+
+
 def _free(value: dict[str, Any], default: dict[str, Any]) -> bool:
-    # Settings of torch's optimisers and of a class put in the place of another are known to the constructor only.
+    # Settings of torch's optimisers and of a class put where there was another are known to the constructor only.
     return not default or is_optim(value.get("_target_")) or _other_class(value, default)
 
 
 def _other_class(value: dict[str, Any], default: dict[str, Any]) -> bool:
     return value.get("_target_") != default.get("_target_")
-
-
-def _example(values: list[Any]) -> Any:
-    # Numbers of a list share one type; a list of lists takes its first as the example.
-    return next((value for value in values if isinstance(value, float)), values[0])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def convert(value: Any, default: Any) -> tuple[bool, Any]:
-    """Whether a scalar has the default's type, and the scalar in this type (1e4 is a whole number)."""
-    if isinstance(default, bool):
-        return isinstance(value, bool), value
-    if isinstance(default, int):
-        whole = _is_number(value) and math.isfinite(value) and value == int(value)
-        return whole, int(value) if whole else value
-    if isinstance(default, float):
-        return _is_number(value), float(value) if _is_number(value) else value
-    plain = isinstance(value, str | int) and not isinstance(value, bool)
-    return plain, str(value)
 
 
 def _paths(node: dict[str, Any], path: str = "") -> list[str]:

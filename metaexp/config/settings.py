@@ -1,22 +1,23 @@
 """From what was typed to a checked configuration: plain containers, nothing imported, nothing called yet."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metaexp.config.compose import GROUPS, Composer, File, config_dir, parse
+from metaexp.config.compose import GROUPS, Composer, File, config_dir, leaves
 from metaexp.config.instantiate import Maker, instantiate
-from metaexp.config.schema import Schema, comments
+from metaexp.config.overrides import Overrides, parse
+from metaexp.config.schema import Schema
 from metaexp.config.trust import check_target, module_of, targets
 from metaexp.errors import ConfigError
 
 __all__ = ["GROUPS", "Maker", "Settings", "config_dir", "instantiate", "load"]
 
 
-def load(overrides: Sequence[str], extra: str | None = None) -> dict[str, Any]:
+def load(overrides: Sequence[str] | Overrides, extra: str | None = None) -> dict[str, Any]:
     """The checked configuration of one run.
 
     Args:
@@ -31,6 +32,7 @@ def load(overrides: Sequence[str], extra: str | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key or choice, a wrong type, choices that do not fit, a class that is refused.
     """
+    overrides = parse(overrides)
     return Settings(overrides, extra).load(overrides)
 
 
@@ -42,56 +44,43 @@ class Settings:
         extra: the folder given by --config-dir.
     """
 
-    def __init__(self, overrides: Sequence[str], extra: str | None = None):
-        parsed = parse(overrides)
-        search = [str(o.input_line) for o in parsed if o.key_or_group == "hydra.searchpath"]
-        self.composer = Composer(extra, search)
-        self._schemas: dict[tuple[str, ...], dict[str, Any]] = {}
+    def __init__(self, overrides: Sequence[str] | Overrides = (), extra: str | None = None):
+        self.composer = Composer(extra, parse(overrides).search_path)
 
-    def load(self, overrides: Sequence[str]) -> dict[str, Any]:
+    def load(self, overrides: Sequence[str] | Overrides) -> dict[str, Any]:
         """See the function `load`."""
         config, _ = self.load_all(overrides)
         return config
 
-    def load_all(self, overrides: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
+    def load_all(self, overrides: Sequence[str] | Overrides) -> tuple[dict[str, Any], DictConfig]:
         """As `load`, with Hydra's own settings beside it."""
-        parsed = [o for o in parse(overrides) if o.key_or_group != "hydra.searchpath"]
-        for override in parsed:
-            if override.is_sweep_override():
-                line = override.input_line
-                raise ConfigError(f"{line}: several values need -m (a sweep); a list is written [a,b]")
-        lines = [self.composer.prepare(o) for o in parsed]
+        overrides = parse(overrides)
+        for override in overrides.sweeps:
+            raise ConfigError(f"{override.input_line}: several values need -m (a sweep); a list is written [a,b]")
+        parsed = [o for o in overrides.parsed if o.key_or_group != "hydra.searchpath"]
+        lines = self.prepare(Overrides(tuple(parsed))).words
         composed = self.composer.compose(lines)
         hydra = composed.hydra
-        choices = {name: hydra.runtime.choices.get(name) for name in GROUPS}
+        choices = {name: hydra.runtime.choices.get(name) for name, group in GROUPS.items() if group.saved}
         files = self.composer.files(lines)
         trusted = _trusted(files)
         plain = _plain(_settings(composed))
         for path, target in targets(plain):
             check_target(path, target, trusted)
-        defaults, above = self._defaults(parsed, choices), _above(parsed, files)
-        config = Schema(defaults, _notes(files), trusted, _Origin(parsed, files), above).check(plain)
+        config = Schema(_defaults(files), trusted, _Origin(parsed, files), _above(parsed, files)).check(plain)
         self._check_pairs(config, choices)
         made = config | {"choices": choices, "trusted": sorted(trusted)}
-        return made | {"typed": _typed(parsed, made)}, hydra
+        return made | {"typed": _typed(parsed, made, hydra.runtime.choices)}, hydra
 
-    def prepare(self, overrides: Sequence[str]) -> list[str]:
+    def forgiving(self, overrides: Overrides) -> tuple[dict[str, Any], list[File], Mapping[str, Any]]:
+        """For --help: the configuration unchecked, settings that must be given as null; its files; its choices."""
+        lines = self.prepare(Overrides(tuple(overrides.fixed))).words
+        composed = self.composer.compose(lines)
+        return _forgiving(_settings(composed)), self.composer.files(lines), dict(composed.hydra.runtime.choices)
+
+    def prepare(self, overrides: Overrides) -> Overrides:
         """The overrides as Hydra shall apply them; raises ConfigError for an unknown choice."""
-        return [self.composer.prepare(override) for override in parse(overrides)]
-
-    def _defaults(self, parsed: Sequence[Override], choices: dict[str, Any]) -> dict[str, Any]:
-        """The configuration with the same choices and nothing else: no typed value, no experiment, no pair file."""
-        lines = [f"{name}={choice}" for name, choice in choices.items() if name != "experiment" and choice is not None]
-        for override in parsed:
-            key = override.key_or_group
-            if self.composer.is_group(key) and key not in GROUPS and isinstance(override.value(), str):
-                lines.append(str(override.input_line))
-        if self.composer.is_group("pair"):
-            lines.append("~pair")
-        composition = tuple(lines)
-        if composition not in self._schemas:
-            self._schemas[composition] = _forgiving(_settings(self.composer.compose(lines)))
-        return self._schemas[composition]
+        return Overrides(tuple(self.composer.prepare(override) for override in overrides.parsed))
 
     def _check_pairs(self, config: dict[str, Any], choices: dict[str, Any]) -> None:
         gives = config["task"].get("gives") or {}
@@ -113,7 +102,21 @@ class Settings:
         return all(_fits(wanted, gives[name]) for name, wanted in needs.items() if name in gives)
 
 
-def _typed(parsed: Sequence[Override], config: dict[str, Any]) -> dict[str, Any]:
+def _defaults(files: Sequence[File]) -> dict[str, Any]:
+    """The configuration with the same choices and nothing else: no typed value, no experiment, no pair file."""
+    nodes = []
+    for file in files:
+        if not (file.is_pair or file.is_experiment):
+            content = OmegaConf.create(file.content)
+            for name in reversed(file.package.split(".") if file.package else []):
+                content = OmegaConf.create({name: content})
+            nodes.append(content)
+    merged = OmegaConf.merge(*nodes)
+    assert isinstance(merged, DictConfig)
+    return _forgiving(merged)
+
+
+def _typed(parsed: Sequence[Override], config: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Typed choices as `choices.GROUP`, typed values by their key, as the checked configuration has them."""
     typed: dict[str, Any] = {}
     for override in parsed:
@@ -121,7 +124,7 @@ def _typed(parsed: Sequence[Override], config: dict[str, Any]) -> dict[str, Any]
         if override.is_hydra_override() or override.is_delete():
             continue
         if key in GROUPS:
-            typed[f"choices.{key}"] = config["choices"][key]
+            typed[f"choices.{key}"] = chosen.get(key)
             continue
         value: Any = config
         for name in key.split("."):
@@ -148,19 +151,8 @@ class _Origin:
 
 
 def _above(parsed: Sequence[Override], files: Sequence[File]) -> set[str]:
-    found = {key for o in parsed if not o.is_sweep_override() for key in _leaves(o.value(), o.key_or_group)}
-    for file in files:
-        if file.name.startswith(("experiment/", "pair/")):
-            found |= set(_leaves(file.content, file.package))
-    return found
-
-
-def _leaves(node: Any, path: str) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path
+    found = {key for o in parsed if not o.is_sweep_override() for key, _ in leaves(o.value(), o.key_or_group)}
+    return found | {key for file in files if file.is_pair or file.is_experiment for key, _ in file.leaves()}
 
 
 def _has(node: Any, keys: Sequence[str]) -> bool:
@@ -182,14 +174,6 @@ def _fits(wanted: Any, given: Any) -> bool:
 def _trusted(files: Sequence[File]) -> set[str]:
     named = {module_of(str(target)) for file in files for _, target in targets(file.content)}
     return {name for name in named if name and name.split(".")[0] != "metaexp" and not name.startswith("torch.optim")}
-
-
-def _notes(files: Sequence[File]) -> dict[str, str]:
-    notes: dict[str, str] = {}
-    for file in files:
-        for key, comment in comments(file.text).items():
-            notes[f"{file.package}.{key}" if file.package else key] = comment
-    return notes
 
 
 def _settings(composed: DictConfig) -> DictConfig:

@@ -24,12 +24,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from metaexp.storage.saved_config import key_of
 from metaexp.system.files import replace_file, space_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_NO_SETTINGS = ("typed", "sweep", "trust", "trusted", "out", "resume")  # of a configuration: they say nothing of a run
 
 
 def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -176,7 +175,7 @@ class TensorBoard:
         shown = {
             key.removeprefix("choices."): value
             for key, value in config.items()
-            if not key.endswith("_target_") and key.split(".")[0] not in _NO_SETTINGS
+            if not key.endswith("_target_") and key_of(key).shown
         }
         row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in shown.items()}
         _, start, end = hparams(row, values)

@@ -1,10 +1,12 @@
 """The four-block convolutional network of the few-shot literature."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaexp.constraints import Count, checked
 from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.norms import Norm
 
@@ -37,27 +39,19 @@ class CNN4(nn.Module):
             pixels.
     """
 
+    @checked
     def __init__(
         self,
         x_shape: Sequence[int],
         out: int,
-        filters: int = 64,
-        down: str = "stride",
-        readout: str = "mean",
-        norm: str = "batch",
+        filters: Count = 64,
+        down: Literal["stride", "pool"] = "stride",
+        readout: Literal["mean", "flatten"] = "mean",
+        norm: Literal["batch", "instance", "layer", "none"] = "batch",
     ):
         super().__init__()
         if len(x_shape) != 3:
             raise ValueError(f"x_shape={tuple(x_shape)}: cnn4 needs pictures (channels, height, width); use model=mlp")
-        for name, value, allowed in (
-            ("down", down, ("stride", "pool")),
-            ("readout", readout, ("mean", "flatten")),
-            ("norm", norm, tuple(_NORMS)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value}: must be one of {', '.join(allowed)}")
-        if filters < 1:
-            raise ValueError(f"filters={filters}: must be at least 1")
         channels, height, width = x_shape
         for _ in range(4):
             height, width = (height // 2, width // 2) if down == "pool" else ((height + 1) // 2, (width + 1) // 2)

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaexp.constraints import Count, Positive, checked
+
 
 class MLP(nn.Module):
     """Linear layers of the given widths with an activation between them; the input is flattened.
@@ -22,21 +24,18 @@ class MLP(nn.Module):
         ValueError: a width below 1, an unknown activation, an init_std that is not above 0.
     """
 
+    @checked
     def __init__(
         self,
         x_shape: Sequence[int],
         out: int,
-        hidden: Sequence[int] = (40, 40),
+        hidden: Sequence[Count] = (40, 40),
         activation: str = "relu",
-        init_std: float | None = None,
+        init_std: Positive | None = None,
     ):
         super().__init__()
-        if any(width < 1 for width in hidden):
-            raise ValueError(f"hidden={list(hidden)}: every width must be at least 1")
         if not callable(getattr(F, activation, None)):
             raise ValueError(f"activation={activation}: not a function of torch.nn.functional (relu, tanh, gelu, ...)")
-        if init_std is not None and not init_std > 0:
-            raise ValueError(f"init_std={init_std}: must be above 0, or null for torch's default")
         self.activation = getattr(F, activation)
         widths = [math.prod(x_shape), *hidden]
         self.body = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))

@@ -13,14 +13,13 @@ import numpy as np
 from metaexp.errors import ConfigError, MetaexpError
 from metaexp.nested import leaves
 from metaexp.storage.lock import read_status, state_of
-from metaexp.storage.saved_config import read_config
+from metaexp.storage.saved_config import key_of, read_config
 
 FORMAT = 1  # the newest result.json that is understood
 MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
 UNKNOWN = "settings unknown"  # instead of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
-# Settings that do not affect how good a run is: where it is kept, what it prints, on what it was computed.
-_TECHNICAL = ("out", "name", "resume", "time_limit", "sweep", "trust", "trusted", "typed", "log", "checkpoint")
+# What says nothing of how good a run is: where its data are, on what it was computed.
 HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
@@ -206,7 +205,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         if names[-1:] == ["_target_"] and len(names) > 1:  # a class inside a group: algo.inner, optimizer.schedule
             key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
             names.pop()
-        if top in _TECHNICAL or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
+        if not key_of(top).compared or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue

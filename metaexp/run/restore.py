@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from metaexp.checks import show
+from metaexp.config.declared import settings
 from metaexp.config.trust import check_target, module_of, targets, trusted_modules
+from metaexp.constraints import Misfit, fitted
 from metaexp.errors import CheckpointError, ConfigError, DataError
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.lock import state_of
@@ -25,20 +28,8 @@ from metaexp.tasks.placeholder import absent
 from metaexp.training.build import Experiment
 
 log = logging.getLogger(__name__)
-# What every run's configuration has, since 0.1.0: groups with these names in them, and single settings.
-_GROUPS = {
-    **dict.fromkeys(("algo", "task", "model", "optimizer"), ("_target_",)),
-    "choices": ("algo", "task", "model"),
-    "device": ("accelerator", "devices", "strategy", "precision", "threads"),
-    "test": ("tasks", "weights", "normalise"),
-    "clip": ("norm", "value"),
-    "stop": ("metric",),
-    "val": ("every", "tasks"),
-    "log": ("every", "seconds"),
-    "checkpoint": ("every", "seconds"),
-}
-_NUMBERS = ("seed", "steps", "meta_batch", "accumulate", "test.tasks", "val.every", "val.tasks")
-_ANY = ("mapping", "compile", "time_limit")
+# What the groups of every run's configuration name, since 0.1.0; single settings are in metaexp.config.declared.
+_GROUPS = dict.fromkeys(("algo", "task", "model", "optimizer"), ("_target_",)) | {"choices": ("algo", "task", "model")}
 
 
 class Restored(NamedTuple):
@@ -77,20 +68,31 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _check_form(config: dict[str, Any], file: Path) -> None:
-    for key, names in _GROUPS.items():
-        if not isinstance(config.get(key), dict):
-            raise CheckpointError(f"{file}: damaged, it has no {key}")
-        gone = next((name for name in names if name not in config[key]), None)
-        if gone:
-            raise CheckpointError(f"{file}: damaged, it has no {key}.{gone}")
-    for key in (*_NUMBERS, *_ANY):
-        value: Any = config
-        for name in key.split("."):
-            if name not in value:
+    """Raises CheckpointError where a group or setting that every run has is missing or of another type."""
+    for group, names in _GROUPS.items():
+        for key in (group, *(f"{group}.{name}" for name in names)):
+            if _at(config, key) is None:
                 raise CheckpointError(f"{file}: damaged, it has no {key}")
-            value = value[name]
-        if key in _NUMBERS and (not isinstance(value, int) or isinstance(value, bool)):
-            raise CheckpointError(f"{file}: damaged, {key}={value} is no whole number")
+    for key, kind, everywhere in settings():
+        group = key.rpartition(".")[0]
+        if group and not isinstance(_at(config, group), dict):
+            raise CheckpointError(f"{file}: damaged, it has no {group}")
+        value = _at(config, key, Ellipsis)
+        if value is Ellipsis:
+            if everywhere:
+                raise CheckpointError(f"{file}: damaged, it has no {key}")
+            continue
+        try:
+            fitted(value, kind)
+        except Misfit as fault:
+            if not fault.out_of_range:  # ranges are checked where the parts are made
+                raise CheckpointError(f"{file}: damaged, {key}={show(value)}: {fault}") from None
+
+
+def _at(config: Any, key: str, default: Any = None) -> Any:
+    for name in key.split("."):
+        config = config.get(name, default) if isinstance(config, dict) else default
+    return config
 
 
 def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:

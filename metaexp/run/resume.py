@@ -11,7 +11,7 @@ from metaexp.config.trust import trusted_modules
 from metaexp.errors import CheckpointError, ConfigError
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import read_status, state_of
-from metaexp.storage.saved_config import differences, read_config, same_run
+from metaexp.storage.saved_config import differences, key_of, read_config, same_run
 
 
 def find_continuation(config: dict[str, Any]) -> Continuation | None:
@@ -82,10 +82,7 @@ def continued_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     Modules that the saved configuration trusts are not trusted again: a run folder may come from a stranger.
     """
     saved = read_config(path)
-    free = ("steps", "device", "out", "name", "resume", "time_limit", "test", "trust")
-    typed = {
-        key: value for key, value in config["typed"].items() if key.removeprefix("choices.").split(".")[0] not in free
-    }
+    typed = {key: value for key, value in config["typed"].items() if key_of(key).fixed}
     changed = differences(saved, typed, partial=True) if typed else []
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)

@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from metaexp.config.command_line import complain
-from metaexp.config.compose import VERSION_BASE, config_dir, parse
+from metaexp.config.compose import VERSION_BASE, config_dir
+from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
 from metaexp.run.sweep_jobs import check, find_jobs, job_name, names_by_difference
@@ -26,7 +27,7 @@ from metaexp.storage.lock import read_status
 from metaexp.storage.run_folder import RunFolder
 
 
-def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None) -> int:
+def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) -> int:
     """Check all jobs, run them, print a table.
 
     Args:
@@ -40,8 +41,9 @@ def sweep(settings: Settings, overrides: Sequence[str], extra: str | None = None
     Raises:
         ConfigError: the overrides cannot be read, or no folder can be made.
     """
-    lines = [*settings.prepare(overrides), names_by_difference(overrides)]
-    grid, jobs, faults = find_jobs(settings, lines)
+    prepared = Overrides((*settings.prepare(overrides).parsed, *parse([names_by_difference(overrides)]).parsed))
+    lines = prepared.words
+    grid, jobs, faults = find_jobs(settings, prepared)
     faults = faults or check(jobs)
     if faults:
         for fault in dict.fromkeys(faults):
@@ -92,10 +94,10 @@ def _claim(out: str) -> Path:
             raise ConfigError(f"out={out}: no folder can be made there ({error.strerror}); name another") from error
 
 
-def _folders(folder: Path, overrides: Sequence[str]) -> list[str]:
+def _folders(folder: Path, overrides: Overrides) -> list[str]:
     quoted = str(folder).replace("'", "\\'")
     lines = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.run.dir=.", "hydra.output_subdir=null"]
-    typed = {o.key_or_group for o in parse(overrides)}
+    typed = {o.key_or_group for o in overrides.parsed}
     return lines + [f"{name}=none" for name in ("hydra/job_logging", "hydra/hydra_logging") if name not in typed]
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from metaexp.config.compose import parse
+from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 
@@ -27,27 +27,25 @@ def job_name(number: int, values: str) -> str:
     return f"{number}_{safe}" if safe else str(number)
 
 
-def names_by_difference(overrides: Sequence[str]) -> str:
+def names_by_difference(overrides: Overrides) -> str:
     """The setting with which Hydra names a job only by the values that differ between jobs."""
-    fixed = [o.key_or_group for o in parse(overrides) if not o.is_sweep_override() and not o.is_hydra_override()]
+    fixed = [o.key_or_group for o in overrides.fixed]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
 
 
-def find_jobs(settings: Settings, lines: Sequence[str]) -> tuple[bool, list[Job], list[str]]:
+def find_jobs(settings: Settings, overrides: Overrides) -> tuple[bool, list[Job], list[str]]:
     """The jobs that a command line asks for.
 
     Returns:
         Whether they are known beforehand, as those of Hydra's own grid sweeper are; the jobs, or else one that is like
         all of them; a line for each one that is refused.
     """
-    parsed = parse(lines)
-    own = [o for o in parsed if not o.is_hydra_override()]
-    fixed = [str(o.input_line) for o in parsed if o.is_hydra_override()]
-    composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in own if not o.is_sweep_override())])
+    own, fixed = overrides.own, [str(o.input_line) for o in overrides.hydra]
+    composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in overrides.fixed)])
     sweeper = composed.hydra.sweeper
     grid = composed.hydra.runtime.choices["hydra/sweeper"] == "basic"
     if grid:
-        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()]).parsed
         combinations = BasicSweeper.split_arguments([*params, *own], None)[0]
     else:
         combinations = [[_example(o) for o in own]]

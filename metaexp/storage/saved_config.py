@@ -5,17 +5,52 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from metaexp.errors import CheckpointError
 from metaexp.system.files import plain
 
-# What may differ between a run and its continuation: how long, where, on what; never what is learned.
-CHANGEABLE = frozenset(
-    {"steps", "device", "out", "name", "resume", "time_limit", "sweep", "test", "trust", "trusted", "typed"}
-)
+
+class Key(NamedTuple):
+    """What a top-level key of a configuration counts for.
+
+    Attributes:
+        fixed: it says what is learned: hashed, and equal in a continuation of the run.
+        compared: a report tells groups of runs apart by it.
+        shown: a column of TensorBoard's HParams.
+    """
+
+    fixed: bool = True
+    compared: bool = True
+    shown: bool = True
+
+
+# Every key that is not a plain setting of what is learned and how, for which Key() holds.
+KEYS = {
+    "steps": Key(fixed=False),  # how long
+    "device": Key(fixed=False),  # on what
+    "test": Key(fixed=False),
+    "time_limit": Key(fixed=False, compared=False),
+    "name": Key(fixed=False, compared=False),
+    "out": Key(fixed=False, compared=False, shown=False),
+    "resume": Key(fixed=False, compared=False, shown=False),
+    "trust": Key(fixed=False, compared=False, shown=False),
+    "log": Key(compared=False),  # a run writes the same numbers, more or less often
+    "checkpoint": Key(compared=False),
+    # Not typed by anybody: written by the program.
+    "sweep": Key(fixed=False, compared=False, shown=False),
+    "trusted": Key(fixed=False, compared=False, shown=False),
+    "typed": Key(fixed=False, compared=False, shown=False),
+}
+
+
+def key_of(dotted: str) -> Key:
+    """The entry of KEYS for a setting, or the plain one; of `choices.device` that of the group."""
+    return KEYS.get(dotted.removeprefix("choices.").split(".", 1)[0], Key())
+
+
 NOT_SET = "(not set)"
 
 
@@ -70,11 +105,11 @@ def _canonical(value: Any) -> str:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in _leaves(config) if key.split(".", 1)[0] not in CHANGEABLE}
+    return {key: value for key, value in _leaves(config) if KEYS.get(key.split(".", 1)[0], Key()).fixed}
 
 
 def config_sha256(config: dict[str, Any]) -> str:
-    """SHA-256 (hex) of what is learned and how: every setting but CHANGEABLE, in whatever order they stand."""
+    """SHA-256 (hex) of what is learned and how: every fixed setting (KEYS), in whatever order they come."""
     lines = sorted(f"{key}={_canonical(value)}" for key, value in _settings(config).items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -90,7 +125,7 @@ def same_run(saved: dict[str, Any], config: dict[str, Any]) -> bool:
 
 
 def differences(saved: dict[str, Any], typed: dict[str, Any], partial: bool = False) -> list[tuple[str, Any, Any]]:
-    """(key, saved value, value now) of each setting that differs, CHANGEABLE ones left out.
+    """(key, saved value, value now) of each setting that differs, those that are not fixed left out.
 
     `partial`: `typed` holds only what was typed, so what it lacks is no difference.
     """

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from metaexp.constraints import Count, Natural, checked
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.data.npz import Task, read_tasks
@@ -35,20 +37,19 @@ class Arrays(TaskFamily):
         DataError: a file missing, damaged or inconsistent.
     """
 
+    @checked
     def __init__(
         self,
         files: str | Sequence[str],
-        shots: int = 10,
-        queries: int = 10,
+        shots: Count = 10,
+        queries: Natural = 10,
         split: Sequence[float] = (0.6, 0.2, 0.2),
-        standardise: str = "none",
-        test: dict[str, int | None] | None = None,
+        standardise: Literal["none", "x", "xy"] = "none",
+        test: dict[str, Natural | None] | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
         super().__init__(shots, queries, None, test, seed, eval_seed)
-        if standardise not in ("none", "x", "xy"):
-            raise ValueError(f"standardise={standardise}: must be one of none, x, xy")
         files = [files] if isinstance(files, str) else list(files)
         if not files:
             raise ValueError("files=[]: name at least one npz file, files=[base.npz,new.npz]")

@@ -1,15 +1,25 @@
 """N-way K-shot episodes over a table of labelled examples that stays on the device."""
 
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
+from metaexp.constraints import Limit, Natural, checked
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
 
-ROTATIONS = ("none", "per_class", "as_classes")
+Rotation = Literal["none", "per_class", "as_classes"]
+
+
+class Sizes(TypedDict, total=False):
+    """What may differ at validation and test; None: as at training."""
+
+    shots: Natural | None
+    queries: Natural | None
+    ways: Annotated[int, Limit(least=2)] | None
+    rotation: Rotation | None
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -41,6 +51,7 @@ class Classes(TaskFamily):
 
     classification = True
 
+    @checked
     def __init__(
         self,
         data: Tensor,
@@ -49,20 +60,18 @@ class Classes(TaskFamily):
         shots: int,
         queries: int,
         ways: int,
-        rotation: str = "none",
-        test: dict[str, Any] | None = None,
+        rotation: Rotation = "none",
+        test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        changed = dict(test or {})
+        changed: dict[str, Any] = dict(test or {})
         test_rotation = changed.pop("rotation", None)
         super().__init__(shots, queries, ways, changed, seed, eval_seed)
         self._typed = {name for name, value in changed.items() if value is not None}
         self.rotation = dict.fromkeys(("val", "test"), test_rotation or rotation) | {"train": rotation}
         self.x_shape, self.y_dim = tuple(data.shape[1:]), ways
         for name, value in {"rotation": rotation, "test.rotation": test_rotation or rotation}.items():
-            if value not in ROTATIONS:
-                raise ValueError(f"{name}={value}: must be one of {', '.join(ROTATIONS)}")
             if value != "none" and (data.dim() < 3 or data.shape[-1] != data.shape[-2]):
                 raise ValueError(f"{name}={value}: only square images can be rotated; an input is {list(self.x_shape)}")
         self.data, self.counts, self.bytes = data, torch.tensor(counts), data.dtype == torch.uint8

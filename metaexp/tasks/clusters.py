@@ -1,9 +1,11 @@
 """Gaussian clusters: the smallest classification family, for examples and tests."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from metaexp.checks import whole
+from metaexp.constraints import Count, Limit, Natural, Positive, checked
 from metaexp.random import fold, integers, normal
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -32,25 +34,21 @@ class Clusters(TaskFamily):
 
     classification = True
 
+    @checked
     def __init__(
         self,
-        shots: int = 1,
-        queries: int = 15,
-        ways: int = 5,
-        dim: int = 2,
-        spread: float = 1.0,
-        noise: float = 0.2,
-        pool_classes: int = 64,
-        test: dict[str, int | None] | None = None,
+        shots: Count = 1,
+        queries: Natural = 15,
+        ways: Annotated[int, Limit(least=2)] = 5,
+        dim: Count = 2,
+        spread: Positive = 1.0,
+        noise: Positive = 0.2,
+        pool_classes: Annotated[int, Limit(least=2)] = 64,
+        test: dict[str, Natural | None] | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
         super().__init__(shots, queries, ways, test, seed, eval_seed)
-        for name, count, least in (("dim", dim, 1), ("pool_classes", pool_classes, 2)):
-            whole(name, count, least)
-        for name, width in (("spread", spread), ("noise", noise)):
-            if not width > 0:
-                raise ValueError(f"{name}={width}: must be above 0")
         self.x_shape, self.y_dim, self.spread, self.noise = (dim,), ways, spread, noise
         self.pool_classes = pool_classes
 

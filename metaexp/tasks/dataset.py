@@ -1,15 +1,16 @@
 """Any labelled PyTorch data set as N-way K-shot episodes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.errors import DataError
-from metaexp.tasks.classes import Classes
+from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data.splits import by_fractions, digest
 
 
@@ -79,16 +80,17 @@ class DatasetTasks(Classes):
         DataError: the data set cannot be read.
     """
 
+    @checked
     def __init__(
         self,
         dataset: Any = None,
-        shots: int = 1,
-        queries: int = 15,
-        ways: int = 5,
+        shots: Count = 1,
+        queries: Natural = 15,
+        ways: Annotated[int, Limit(least=2)] = 5,
         split: Sequence[float] = (0.6, 0.2, 0.2),
         classes: dict[str, Sequence[Any] | None] | None = None,
-        rotation: str = "none",
-        test: dict[str, Any] | None = None,
+        rotation: Rotation = "none",
+        test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):

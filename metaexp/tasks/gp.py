@@ -2,22 +2,31 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
-from metaexp.checks import interval, whole
+from metaexp.constraints import Count, Natural, NonNegative, Ordered, Positive, checked
 from metaexp.random import GAMMA, fold, normal, uniform
 from metaexp.tasks.base import TaskFamily, Varying
 from metaexp.types import Episode, Examples
 
-KERNELS = ("eq", "matern52", "periodic")
+Kernel = Literal["eq", "matern52", "periodic"]
+KERNELS = get_args(Kernel)
 FIRST = 16  # support points that are always drawn, before the queries
 PIECE = 256  # tasks whose covariances stand in memory at once
 TEST_BUCKET = 10  # of validation and test tasks: they must not depend on meta_batch
 
-Number = float | Sequence[float]
+Number = Positive | Annotated[tuple[Positive, Positive], Ordered()]  # or [low, high], between which it is drawn
+Shots = Natural | Annotated[tuple[Natural, Natural], Ordered()]
+
+
+class Sizes(TypedDict, total=False):
+    """What may differ at validation and test; None: as at training."""
+
+    shots: Shots | None
+    queries: Natural | None
 
 
 class GP(TaskFamily):
@@ -58,46 +67,32 @@ class GP(TaskFamily):
     x_shape, y_dim = (1,), 1
     least_shots, gaussian_oracle = 0, True
 
+    @checked
     def __init__(
         self,
-        shots: int | Sequence[int] = 10,
-        queries: int = 50,
-        kernel: str = "eq",
+        shots: Shots = 10,
+        queries: Natural = 50,
+        kernel: Kernel = "eq",
         length: Number = 0.25,
         scale: Number = 1.0,
         period: Number = 1.0,
-        noise: float = 0.0,
-        x_range: tuple[float, float] = (-2.0, 2.0),
-        bucket: int = 16,
-        test: dict[str, Any] | None = None,
+        noise: NonNegative = 0.0,
+        x_range: Annotated[tuple[float, float], Ordered(strict=True)] = (-2.0, 2.0),
+        bucket: Count = 16,
+        test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        changed = dict(test or {})
+        changed: dict[str, Any] = dict(test or {})
         given = changed.get("shots")
         train = _range("shots", shots)
         tested = train if given is None else _range("test.shots", given)
-        for name, ends in {"shots": train, "test.shots": tested}.items():
-            for end in ends:
-                whole(name, end, 0)
         changed["shots"] = None if given is None else tested[1]
         super().__init__(train[1], queries, None, changed, seed, eval_seed)
-        if kernel not in KERNELS:
-            raise ValueError(f"kernel={kernel}: must be one of {', '.join(KERNELS)}")
         self.kernel, self.noise, self.x_range = kernel, noise, x_range
         self.length, self.scale, self.period = (
             _range(name, value) for name, value in {"length": length, "scale": scale, "period": period}.items()
         )
-        for name, (low, _) in {"length": self.length, "scale": self.scale, "period": self.period}.items():
-            if not low > 0:
-                raise ValueError(f"{name}={low}: must be above 0")
-        if noise < 0:
-            raise ValueError(f"noise={noise}: must be at least 0")
-        low, high = interval("x_range", x_range)
-        if low == high:
-            raise ValueError(f"x_range=[{low}, {high}]: the first number must be below the second")
-        if bucket < 1:
-            raise ValueError(f"bucket={bucket}: must be at least 1")
         self._shots = {"train": train, "val": tested, "test": tested}
         self._most = max(FIRST, *(int(most) for _, most in self._shots.values()))
         self._bucket = {"train": bucket, "val": TEST_BUCKET, "test": TEST_BUCKET}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metaexp.checks import interval, whole
+from metaexp.constraints import Count, Interval, Natural, NonNegative, checked
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -24,30 +24,23 @@ class Linear(TaskFamily):
         ValueError: a number out of range.
     """
 
+    @checked
     def __init__(
         self,
-        shots: int = 10,
-        queries: int = 10,
-        inputs: int = 2,
-        outputs: int = 1,
-        weight_std: float = 1.0,
-        weight_range: tuple[float, float] | None = None,
+        shots: Count = 10,
+        queries: Natural = 10,
+        inputs: Count = 2,
+        outputs: Count = 1,
+        weight_std: NonNegative = 1.0,
+        weight_range: Interval | None = None,
         bias: bool = False,
-        x_range: tuple[float, float] = (-5.0, 5.0),
-        noise: float = 0.0,
-        test: dict[str, int | None] | None = None,
+        x_range: Interval = (-5.0, 5.0),
+        noise: NonNegative = 0.0,
+        test: dict[str, Natural | None] | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
         super().__init__(shots, queries, None, test, seed, eval_seed)
-        for name, size in {"inputs": inputs, "outputs": outputs}.items():
-            whole(name, size, 1)
-        for name, number in {"weight_std": weight_std, "noise": noise}.items():
-            if number < 0:
-                raise ValueError(f"{name}={number}: must be at least 0")
-        for name, limits in {"weight_range": weight_range, "x_range": x_range}.items():
-            if limits is not None:
-                interval(name, limits)
         self.x_shape, self.y_dim = (inputs,), outputs
         self.weight_std, self.weight_range, self.bias = weight_std, weight_range, bias
         self.x_range, self.noise = x_range, noise

@@ -3,12 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 
+from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.errors import DataError
-from metaexp.tasks.classes import Classes
+from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data import omniglot as files
 from metaexp.tasks.data.splits import by_counts, digest
 
@@ -130,28 +131,24 @@ class Omniglot(Classes):
         DataError: data missing, incomplete or damaged.
     """
 
+    @checked
     def __init__(
         self,
-        shots: int = 1,
-        queries: int = 15,
-        ways: int = 5,
+        shots: Count = 1,
+        queries: Natural = 15,
+        ways: Annotated[int, Limit(least=2)] = 5,
         root: str | None = None,
-        split: str = "random1200",
-        resize: str = "lanczos",
-        size: int = 28,
+        split: Literal["random1200", "vinyals", "lake"] = "random1200",
+        resize: Literal["lanczos", "nearest"] = "lanczos",
+        size: Annotated[int, Limit(least=1, most=105)] = 28,
         invert: bool = True,
-        rotation: str = "per_class",
+        rotation: Rotation = "per_class",
         download: bool = False,
         verify: bool = True,
-        test: dict[str, Any] | None = None,
+        test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        for name, value, allowed in (("split", split, tuple(SPLITTERS)), ("resize", resize, ("lanczos", "nearest"))):
-            if value not in allowed:
-                raise ValueError(f"{name}={value}: must be one of {', '.join(allowed)}")
-        if not 1 <= size <= files.SIDE:
-            raise ValueError(f"size={size}: must be between 1 and {files.SIDE}")
         folder = find_root(root, download)
         names, images = files.read(folder, resize, size, verify)
         self.split, self.resize = split, resize

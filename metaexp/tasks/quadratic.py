@@ -1,10 +1,11 @@
 """Random quadratics: the smallest optimisation problems, for learned optimisers."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from metaexp.constraints import Count, Limit, Natural, NonNegative, checked
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -42,16 +43,17 @@ class Quadratic(TaskFamily):
 
     y_dim = 1
 
+    @checked
     def __init__(
         self,
-        shots: int = 10,
-        queries: int | None = None,
-        dim: int = 10,
-        elements: str = "normal",
-        condition: float = 1.0,
-        noise: float | None = None,
+        shots: Count = 10,
+        queries: Natural | None = None,
+        dim: Count = 10,
+        elements: Literal["normal", "uniform"] = "normal",
+        condition: Annotated[float, Limit(least=1)] = 1.0,
+        noise: NonNegative | None = None,
         fresh: bool = False,
-        test: dict[str, int | None] | None = None,
+        test: dict[str, Natural | None] | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
@@ -60,14 +62,6 @@ class Quadratic(TaskFamily):
             queries, test_shots = shots, changed.get("shots")
             changed["queries"] = test_shots if changed.get("queries") is None else changed["queries"]
         super().__init__(shots, queries, None, changed, seed, eval_seed)
-        if dim < 1:
-            raise ValueError(f"dim={dim}: must be at least 1")
-        if elements not in ("normal", "uniform"):
-            raise ValueError(f"elements={elements}: must be normal or uniform")
-        if not condition >= 1:
-            raise ValueError(f"condition={condition}: must be at least 1")
-        if noise is not None and not noise >= 0:
-            raise ValueError(f"noise={noise}: must be at least 0, or None (y independent of W)")
         if fresh and noise is None:
             raise ValueError("fresh=True: nothing can be known of fresh rows where y is independent of W; set noise")
         self.x_shape, self.elements, self.noise, self.fresh = (dim,), elements, noise, fresh

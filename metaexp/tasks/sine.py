@@ -1,11 +1,12 @@
 """Sinusoids: the regression benchmark of MAML."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from metaexp.checks import interval
+from metaexp.constraints import Count, Interval, Natural, NonNegative, checked
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -25,26 +26,21 @@ class Sine(TaskFamily):
 
     x_shape, y_dim = (1,), 1
 
+    @checked
     def __init__(
         self,
-        shots: int = 10,
-        queries: int = 10,
-        amplitude: tuple[float, float] = (0.1, 5.0),
-        phase: tuple[float, float] = (0.0, math.pi),
-        x_range: tuple[float, float] = (-5.0, 5.0),
-        phase_sign: int = -1,
-        noise: float = 0.0,
-        test: dict[str, int | None] | None = None,
+        shots: Count = 10,
+        queries: Natural = 10,
+        amplitude: Interval = (0.1, 5.0),
+        phase: Interval = (0.0, math.pi),
+        x_range: Interval = (-5.0, 5.0),
+        phase_sign: Literal[-1, 1] = -1,
+        noise: NonNegative = 0.0,
+        test: dict[str, Natural | None] | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
         super().__init__(shots, queries, None, test, seed, eval_seed)
-        for name, ends in {"amplitude": amplitude, "phase": phase, "x_range": x_range}.items():
-            interval(name, ends)
-        if phase_sign not in (-1, 1):
-            raise ValueError(f"phase_sign={phase_sign}: must be -1 (sin(x - phase)) or 1 (sin(x + phase))")
-        if noise < 0:
-            raise ValueError(f"noise={noise}: must be at least 0")
         self.amplitude, self.phase, self.x_range = amplitude, phase, x_range
         self.phase_sign, self.noise = phase_sign, noise
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from metaexp.checks import interval
+from metaexp.constraints import Count, Interval, Natural, NonNegative, Share, checked
 from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -38,29 +38,23 @@ class SineLine(TaskFamily):
 
     x_shape, y_dim = (1,), 1
 
+    @checked
     def __init__(
         self,
-        shots: int = 5,
-        queries: int = 10,
-        line: float = 0.5,
-        amplitude: tuple[float, float] = (0.1, 5.0),
-        phase: tuple[float, float] = (0.0, math.pi),
-        slope: tuple[float, float] = (-3.0, 3.0),
-        intercept: tuple[float, float] = (-3.0, 3.0),
-        x_range: tuple[float, float] = (-5.0, 5.0),
-        noise: float = 0.3,
-        test: dict[str, int | None] | None = None,
+        shots: Count = 5,
+        queries: Natural = 10,
+        line: Share = 0.5,
+        amplitude: Interval = (0.1, 5.0),
+        phase: Interval = (0.0, math.pi),
+        slope: Interval = (-3.0, 3.0),
+        intercept: Interval = (-3.0, 3.0),
+        x_range: Interval = (-5.0, 5.0),
+        noise: NonNegative = 0.3,
+        test: dict[str, Natural | None] | None = None,
         seed: int = 0,
         eval_seed: int = 0,
     ):
         super().__init__(shots, queries, None, test, seed, eval_seed)
-        if not 0 <= line <= 1:
-            raise ValueError(f"line={line}: must be a probability, from 0 to 1")
-        ranges = {"amplitude": amplitude, "phase": phase, "slope": slope, "intercept": intercept, "x_range": x_range}
-        for name, ends in ranges.items():
-            interval(name, ends)
-        if not noise >= 0:
-            raise ValueError(f"noise={noise}: must be at least 0")
         self.line, self.amplitude, self.phase, self.slope, self.intercept = line, amplitude, phase, slope, intercept
         self.x_range, self.noise = x_range, noise
 

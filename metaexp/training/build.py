@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from metaexp.config.declared import check_ranges
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import ConfigError
 from metaexp.metrics import declared, score_names
@@ -32,7 +33,7 @@ class Experiment:
     """
 
     def __init__(self, config: dict[str, Any], family: TaskFamily | None = None):
-        _check_ranges(config)
+        check_ranges(config)
         self.config = config
         trusted = set(config.get("trusted", ()))
         device = config["device"]
@@ -107,50 +108,6 @@ class Experiment:
         ]
 
 
-def _check_ranges(config: dict[str, Any]) -> None:
-    for key, least in (
-        ("steps", 0),
-        ("meta_batch", 1),
-        ("accumulate", 1),
-        ("val.every", 1),
-        ("val.tasks", 1),
-        ("test.tasks", 1),
-        ("log.every", 1),
-        ("checkpoint.every", 1),
-        ("device.devices", 1),
-    ):
-        value: Any = config
-        for name in key.split("."):
-            value = value[name]
-        if value < least:
-            raise ConfigError(f"{key}={value}: must be at least {least}")
-    if not -(2**63) <= config["seed"] < 2**63:
-        raise ConfigError(f"seed={config['seed']}: must have at most 63 bits")
-    device = config["device"]
-    if device["strategy"] not in ("auto", "ddp"):
-        raise ConfigError(f"device.strategy={device['strategy']}: must be auto (one process) or ddp")
-    if device["strategy"] == "auto" and device["devices"] > 1:
-        raise ConfigError(f"device.devices={device['devices']}: device.strategy=auto is one process; use device=ddp")
-    patience = config["stop"].get("patience")
-    if patience is not None and patience < 1:
-        raise ConfigError(f"stop.patience={patience}: must be at least 1, or null")
-    if not config["test"]["normalise"]:
-        raise ConfigError("test.normalise=[]: must have one of queries, single, support")
-    for mode in config["test"]["normalise"]:
-        if mode not in ("queries", "single", "support"):
-            raise ConfigError(f"test.normalise={mode}: must be among queries, single, support")
-    shots = config["test"].get("curve_shots")  # a run begun before there was such a curve has no such setting
-    for value in shots if isinstance(shots, list) else [] if shots is None else [shots]:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"test.curve_shots={value}: must be whole numbers, at least 0, or null")
-    if config["test"].get("curve_tasks", 1) < 1:
-        raise ConfigError(f"test.curve_tasks={config['test']['curve_tasks']}: must be at least 1")
-    if config["time_limit"] is not None and not config["time_limit"] > 0:
-        raise ConfigError(f"time_limit={config['time_limit']}: must be above 0 seconds")
-    if str(config["device"]["precision"]) not in DTYPES:
-        raise ConfigError(f"device.precision={config['device']['precision']}: must be one of {', '.join(DTYPES)}")
-
-
 def _check_queries(family: TaskFamily, learner: Any) -> None:
     """Scores and losses of 0 queries are 0, which would look like the best there are."""
     if family.sizes["test"]["queries"] == 0:
@@ -189,8 +146,6 @@ def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
 def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> int:
     """The tensors of small networks under vmap are too small to share: two threads are slower there than one."""
     if wanted is not None:
-        if wanted < 1:
-            raise ConfigError(f"device.threads={wanted}: must be at least 1")
         return wanted
     return 1 if device.type == "cpu" and mapping != "loop" else THREADS
 

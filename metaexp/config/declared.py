@@ -1,0 +1,127 @@
+"""The settings of conf/train.yaml, conf/device and their like: those that no constructor takes, with their types.
+
+The names and defaults are those of the YAML files (a test compares them). What a class takes, `algo.inner_lr`, is typed
+by its constructor. `NotRequired`: a run of version 0.1.0 has no such setting, and is still tested and continued.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_type_hints
+
+from metaexp.checks import show
+from metaexp.constraints import Count, Filled, Limit, Misfit, Natural, Positive, fields, fitted
+from metaexp.errors import ConfigError
+
+Mode = Literal["queries", "single", "support"]  # where batch statistics come from at test
+
+
+class Clip(TypedDict):
+    """Largest norm and element of the meta-gradient."""
+
+    norm: Positive | None
+    value: Positive | None
+
+
+class Validation(TypedDict):
+    """Validation during training."""
+
+    every: Count
+    tasks: Count
+
+
+class Test(TypedDict):
+    """The test at the end."""
+
+    tasks: Count
+    weights: Literal["best", "last"]
+    normalise: Annotated[list[Mode], Filled()]
+    curve_shots: NotRequired[Natural | list[Natural] | None]
+    curve_tasks: NotRequired[Count]
+
+
+class Every(TypedDict):
+    """How often something is written: in outer steps, and in seconds."""
+
+    every: Count
+    seconds: Natural
+
+
+class Stop(TypedDict):
+    """Early stopping."""
+
+    metric: str | None
+    target: NotRequired[float | None]
+    patience: NotRequired[Count | None]
+
+
+class Device(TypedDict):
+    """conf/device: what Lightning's trainer runs on."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: Count
+    strategy: Literal["auto", "ddp"]
+    precision: Literal[32, "64-true", "bf16-mixed"]
+    threads: Count | None
+
+
+class Optimizer(TypedDict):
+    """conf/optimizer: what every optimiser has beside the arguments of its class."""
+
+    schedule: NotRequired[dict[str, Any] | None]
+
+
+class Train(TypedDict):
+    """A run's configuration, as far as it is not a class's arguments."""
+
+    seed: Annotated[int, Limit(least=-(2**63), most=2**63 - 1)]
+    steps: Natural
+    meta_batch: Count
+    accumulate: Count
+    mapping: Literal["auto", "vmap", "loop"] | Count
+    compile: Literal["auto", True, False]
+    clip: Clip
+    skips: NotRequired[Natural]
+    val: Validation
+    test: Test
+    log: Every
+    checkpoint: Every
+    stop: Stop
+    time_limit: Positive | None
+    out: NotRequired[str]
+    name: NotRequired[str | None]
+    resume: NotRequired[Literal[False, "auto"] | str]
+    trust: NotRequired[list[str]]
+    device: Device
+    optimizer: Optimizer
+
+
+TRAIN: dict[str, Any] = get_type_hints(Train, include_extras=True)
+
+
+def settings(kinds: Mapping[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, Any, bool]]:
+    """(dotted key, annotation, whether every run has it) of each single setting that is declared here."""
+    for name, kind in (TRAIN if kinds is None else kinds).items():
+        inside = fields(kind)
+        if inside and "*" not in inside:
+            yield from settings(inside, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", kind, not str(kind).startswith("typing.NotRequired")
+
+
+def check_ranges(config: dict[str, Any]) -> None:
+    """Refuse a value of a declared setting that is not allowed; what a run of an older version lacks is passed over.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    for key, kind, _ in settings():
+        value: Any = config
+        for name in key.split("."):
+            value = value.get(name, Ellipsis) if isinstance(value, Mapping) else Ellipsis
+        if value is not Ellipsis:
+            try:
+                fitted(value, kind)
+            except Misfit as fault:
+                raise ConfigError(f"{key}={show(value)}: {fault}") from None
+    device = config["device"]
+    if device["strategy"] == "auto" and device["devices"] > 1:
+        raise ConfigError(f"device.devices={device['devices']}: device.strategy=auto is one process; use device=ddp")

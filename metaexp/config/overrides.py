@@ -1,0 +1,103 @@
+"""The key=value arguments of a command line, parsed once and handed down."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from metaexp.errors import ConfigError, MetaexpError
+
+
+class Overrides(NamedTuple):
+    """Arguments as Hydra reads them, in the order typed."""
+
+    parsed: tuple[Override, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments as text."""
+        return [str(override.input_line) for override in self.parsed]
+
+    @property
+    def search_path(self) -> list[str]:
+        """`hydra.searchpath=...` as typed."""
+        return [str(o.input_line) for o in self.parsed if o.key_or_group == "hydra.searchpath"]
+
+    @property
+    def hydra(self) -> list[Override]:
+        """Hydra's own: hydra.sweeper.params=..., hydra/launcher=..."""
+        return [o for o in self.parsed if o.is_hydra_override()]
+
+    @property
+    def own(self) -> list[Override]:
+        """Groups and settings of metaexp."""
+        return [o for o in self.parsed if not o.is_hydra_override()]
+
+    @property
+    def fixed(self) -> list[Override]:
+        """Of `own` those with one value."""
+        return [o for o in self.own if not o.is_sweep_override()]
+
+    @property
+    def sweeps(self) -> list[Override]:
+        """Those with several values: seed=0,1."""
+        return [o for o in self.parsed if o.is_sweep_override()]
+
+    @property
+    def multirun(self) -> bool:
+        """Whether `hydra.mode=MULTIRUN` asks for a sweep."""
+        return "hydra.mode=MULTIRUN" in self.words
+
+
+def parse(words: "Sequence[str] | Overrides") -> Overrides:
+    """Hydra's reading of key=value arguments (those parsed already are returned).
+
+    Raises:
+        ConfigError: one that cannot be read.
+    """
+    if isinstance(words, Overrides):
+        return words
+    for line in words:
+        if "=" not in line and not line.startswith("~"):
+            raise ConfigError(f"{line}: cannot be read as key=value, e.g. algo=maml")
+    with one_line():
+        return Overrides(tuple(OverridesParser.create().parse_overrides(list(words))))
+
+
+def forced(override: Override) -> Override:
+    """The override of a setting, with `++`: Hydra then sets it whether or not there is one."""
+    line = f"++{str(override.input_line).lstrip('+')}"
+    return replace(override, type=OverrideType.FORCE_ADD, input_line=line)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turns what Hydra, OmegaConf and YAML complain of into a ConfigError of one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MetaexpError:
+        raise
+    except OverrideParseException as error:
+        reason = _line(error).partition("; See ")[0]
+        if reason.startswith("LexerNoViableAlt"):
+            reason = """a value with special characters needs quotes inside quotes: 'key="a value"'"""
+        raise ConfigError(f"{error.override}: cannot be read as key=value ({reason})") from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        detail = f" ({_line(cause)})" if cause and str(cause) != str(error) else ""
+        raise ConfigError(_line(error) + detail) from error
+
+
+def _line(error: BaseException) -> str:
+    # Hydra's advice to force an unknown key with a + is left out: it makes a setting that nobody reads.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("To append")]
+    return "; ".join(lines)
