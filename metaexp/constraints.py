@@ -64,7 +64,7 @@ class Ordered(NamedTuple):
         return math.isfinite(low) and math.isfinite(high) and (low < high or (low == high and not self.strict))
 
     def __str__(self) -> str:
-        return "finite, the first below the second" if self.strict else "finite, the first not above the second"
+        return f"two finite numbers, [low, high], low {'below' if self.strict else 'not above'} high"
 
 
 class Filled(NamedTuple):
@@ -115,7 +115,10 @@ def fitted(value: Any, kind: Any) -> Any:
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        made = fitted(value, args[0])
+        try:
+            made = fitted(value, args[0])
+        except Misfit as fault:
+            raise Misfit(f"must be {described(kind)}", value) if args[0] in _NOUNS else fault from None
         for rule in args[1:]:
             if not rule.holds(made):
                 raise Misfit(f"must be {rule}", value, out_of_range=True)
@@ -168,7 +171,7 @@ def _one_of(value: Any, kind: Any, kinds: Sequence[Any]) -> Any:
     null = ", or null" if NoneType in kinds else ""
     for fault in faults:
         if fault.out_of_range or fault.path:
-            raise Misfit(f"{fault}{null}", fault.value, fault.path, fault.out_of_range)
+            raise Misfit(f"{fault}{'' if fault.path else null}", fault.value, fault.path, fault.out_of_range)
     words = [word for one in kinds for word in get_args(one) if get_origin(one) is Literal]
     raise Misfit(f"must be {described(kind)}{nearest(show(value), map(show, words))}", value)
 

@@ -32,7 +32,7 @@ class LSTMRule(nn.Module):
         ValueError: a number out of range.
     """
 
-    def __init__(self, hidden: int = 20, layers: int = 2, preprocess: float | None = 10.0):
+    def __init__(self, hidden: Count = 20, layers: Count = 2, preprocess: Positive | None = 10.0):
         super().__init__()
         for name, size in (("hidden", hidden), ("layers", layers)):
             if size < 1:

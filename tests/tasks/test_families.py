@@ -78,11 +78,11 @@ def test_sampling_is_one_graph_of_tensor_operations(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(SineLine, line=1.5), "line=1.5: must be a probability"),
-        (partial(SineLine, slope=(1.0, 0.0)), "slope=[1.0, 0.0]: the first number"),
+        (partial(SineLine, line=1.5), "line=1.5: must be from 0 to 1"),
+        (partial(SineLine, slope=(1.0, 0.0)), "slope=[1.0, 0.0]: must be two finite numbers"),
         (partial(SineLine, noise=-1.0), "noise=-1.0: must be at least 0"),
         (partial(Quadratic, dim=0), "dim=0: must be at least 1"),
-        (partial(Quadratic, elements="cauchy"), "elements=cauchy: must be normal or uniform"),
+        (partial(Quadratic, elements="cauchy"), "elements=cauchy: must be normal | uniform"),
         (partial(Quadratic, condition=0.5), "condition=0.5: must be at least 1"),
         (partial(Quadratic, noise=-0.1), "noise=-0.1: must be at least 0"),
         (partial(Quadratic, fresh=True), "fresh=True: nothing can be known"),
