@@ -64,7 +64,7 @@ class Ordered(NamedTuple):
         return math.isfinite(low) and math.isfinite(high) and (low < high or (low == high and not self.strict))
 
     def __str__(self) -> str:
-        return "finite, the first below the second" if self.strict else "finite, the first not above the second"
+        return f"two finite numbers, [low, high], low {'below' if self.strict else 'not above'} high"
 
 
 class Filled(NamedTuple):
@@ -115,7 +115,10 @@ def fitted(value: Any, kind: Any) -> Any:
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        made = fitted(value, args[0])
+        try:
+            made = fitted(value, args[0])
+        except Misfit as fault:
+            raise Misfit(f"must be {described(kind)}", value) if args[0] in _NOUNS else fault from None
         for rule in args[1:]:
             if not rule.holds(made):
                 raise Misfit(f"must be {rule}", value, out_of_range=True)
@@ -166,9 +169,9 @@ def _one_of(value: Any, kind: Any, kinds: Sequence[Any]) -> Any:
     if converted:
         return converted[0]
     null = ", or null" if NoneType in kinds else ""
-    for fault in faults:
-        if fault.out_of_range or fault.path:
-            raise Misfit(f"{fault}{null}", fault.value, fault.path, fault.out_of_range)
+    for one in faults:
+        if one.out_of_range or one.path:
+            raise Misfit(f"{one}{'' if one.path else null}", one.value, one.path, one.out_of_range)
     words = [word for one in kinds for word in get_args(one) if get_origin(one) is Literal]
     raise Misfit(f"must be {described(kind)}{nearest(show(value), map(show, words))}", value)
 
@@ -256,7 +259,8 @@ def _described_list(kind: Any, args: Sequence[Any], short: bool) -> str:
     return f"a list of {inside}" if inside else "a list"
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -263,7 +263,6 @@ def test_every_file_in_conf_has_a_row():
     assert files("optimizer") == set(OPTIMIZERS)
     assert files("device") == set(DEVICES)
     assert files("experiment") == set(EXPERIMENTS)
-    assert files("pair") <= {f"{algo}_{task}" for algo, task, _ in ROWS}
 
 
 # --- contracts --------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class _Origin:
     """Where a value stands that was not typed: the last file that sets it."""
 
     def __init__(self, parsed: Sequence[Override], files: Sequence[File]):
-        self.typed = [o.key_or_group for o in parsed]
+        self.typed = [o.key_or_group for o in parsed if o.key_or_group not in GROUPS or isinstance(o.value(), dict)]
         self.files = files
 
     def __call__(self, path: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metaexp.constraints import Count, Positive
+
 Tree = dict[str, Tensor]
 
 
@@ -24,7 +26,7 @@ class LSTMRule(nn.Module):
         ValueError: a number out of range.
     """
 
-    def __init__(self, hidden: int = 20, layers: int = 2, preprocess: float | None = 10.0):
+    def __init__(self, hidden: Count = 20, layers: Count = 2, preprocess: Positive | None = 10.0):
         super().__init__()
         for name, size in (("hidden", hidden), ("layers", layers)):
             if size < 1:

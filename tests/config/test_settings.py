@@ -2,15 +2,21 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from metaexp.config import overrides
+from metaexp.config.compose import GROUPS
+from metaexp.config.declared import check_ranges
+from metaexp.config.describe import summary
 from metaexp.config.instantiate import Maker
-from metaexp.config.schema import allowed, comments
+from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings, config_dir, instantiate, load
 from metaexp.errors import ConfigError
+from metaexp.train import train
 from metaexp.training.build import Experiment
 
 
@@ -49,24 +55,46 @@ BAD = [
     ("~algo", "a group cannot be removed"),
     ("~steps", "~steps: this setting cannot be removed"),
     ("~stepz", "stepz"),
-    ("algo.inner_lr=abc", "algo.inner_lr=abc: must be a number, like the default 0.01"),
+    ("algo.inner_lr=abc", "algo.inner_lr=abc: must be a number above 0, like the default 0.01"),
+    ("algo.inner_lr=0", "algo.inner_lr=0: must be above 0"),
+    ("algo.inner_steps=0", "algo.inner_steps=0: must be at least 1"),
+    ("algo.test_steps=-1", "algo.test_steps=-1: must be at least 0, or null"),
+    ("algo.test_lr=true", "algo.test_lr=true: must be a number above 0 or null"),
+    ("task.test.shots=half", "task.test.shots=half: must be a whole number of at least 0 or null"),
+    ("task.phase_sign=2", "task.phase_sign=2: must be -1 | 1"),
+    ("task.x_range=[1,0]", "task.x_range=[1, 0]: must be two finite numbers, [low, high], low not above high"),
+    ("task=gp task.length=-1", "task.length=-1: must be above 0"),
+    ("algo.inner.momentum=much", "algo.inner.momentum=much: must be a number, like the default 0.0"),
+    ("algo=mother algo.select=sofd", "algo.select=sofd: must be soft | top1; did you mean soft?"),
+    ("algo=l2l algo.rule.preprocess=-1", "algo.rule.preprocess=-1: must be above 0, or null"),
+    ("steps=-1", "steps=-1: must be at least 0"),
+    ("time_limit=abc", "time_limit=abc: must be a number above 0 or null"),
+    ("time_limit=0", "time_limit=0: must be above 0, or null"),
+    ("clip.value=true", "clip.value=true: must be a number above 0 or null"),
+    ("stop.patience=x", "stop.patience=x: must be a whole number of at least 1 or null"),
+    ("stop.metric=[mse]", "stop.metric=[mse]: must be text or null"),
+    ("test.curve_shots=few", "test.curve_shots=few: must be a whole number of at least 0 or a list of whole numbers"),
+    ("test.curve_shots=[1,-1]", "test.curve_shots=[1, -1]: each must be at least 0, or null"),
+    ("test.normalise=[all]", "test.normalise=[all]: each must be queries | single | support"),
+    ("resume=true", "resume=true: must be false | auto | text"),
+    ("optimizer.schedule=3", "optimizer.schedule=3: must be a group of settings or null"),
     ("algo.inner_lr=", "algo.inner_lr=: must be a number"),
     ("algo.inner_lr=true", "algo.inner_lr=true: must be a number"),
-    ("algo.inner_lr=[1]", "algo.inner_lr=[1]: must be a number, like the default 0.01, not a list"),
-    ("algo.inner_lr={a:1}", "algo.inner_lr={a: 1}: must be a number, like the default 0.01, not a group"),
+    ("algo.inner_lr=[1]", "algo.inner_lr=[1]: must be a number above 0"),
+    ("algo.inner_lr={a:1}", "algo.inner_lr={a: 1}: must be a number above 0, not a group"),
     ("algo.inner_lr=null", "algo.inner_lr=null: must be a number"),
     ("algo.inner_lr=nan", "algo.inner_lr=nan: must be a number"),
     ("algo.inner_steps=2.5", "algo.inner_steps=2.5: must be a whole number"),
     ("steps=inf", "steps=inf: must be a whole number"),
     ("val.every=true", "val.every=true: must be a whole number"),
     ("algo.first_order=1", "algo.first_order=1: must be true or false"),
-    ("model.hidden=3", "model.hidden=3: must be a list, e.g. model.hidden=[40,40]"),
+    ("model.hidden=3", "model.hidden=3: must be a list of whole numbers of at least 1, e.g. model.hidden=[40,40]"),
     ("model.hidden=[4.5]", "must be a whole number"),
     ("val=3", "val=3: must be a group of settings; set one of val.every, val.tasks"),
-    ("clip.norm=[1]", "clip.norm=[1]: must be one value, not a list"),
+    ("clip.norm=[1]", "clip.norm=[1]: must be a number above 0 or null"),
     ("device.precision=64", "device.precision=64: must be 32 | 64-true | bf16-mixed"),
     ("test.weights=bst", "test.weights=bst: must be best | last; did you mean best?"),
-    ("mapping=vmpa", "mapping=vmpa: must be auto | vmap | loop | a number; did you mean vmap?"),
+    ("mapping=vmpa", "mapping=vmpa: must be auto | vmap | loop | a whole number of at least 1; did you mean vmap?"),
     ("out=true", "out=true: must be text"),
     ("seed=0,1", "seed=0,1: several values need -m"),
     ("seed=range(3)", "several values need -m"),
@@ -112,7 +140,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("mapping=7", "mapping", 7),
     ("compile=false", "compile", False),
     ("resume=outputs/x", "resume", "outputs/x"),
-    ("clip.norm=10", "clip.norm", 10),
+    ("clip.norm=10", "clip.norm", 10.0),
     ("name=abc", "name", "abc"),
     ("model.hidden=[]", "model.hidden", []),
     ("algo={inner_lr:2}", "algo.inner_lr", 2.0),
@@ -164,11 +192,13 @@ def test_every_choice_composes(settings: Settings) -> None:
 
 EXTRA = {
     "algo/own.yaml": "# My method\n_target_: own_algo.Own\n_partial_: true\ninner_lr: 0.5\n",
-    "task/pictures.yaml": "# Mine\ndefaults:\n  - override /model@_global_.model: cnn4\n"
-    "_target_: metaexp.tasks.sine.Sine\ngives: {kind: classification, input: image}\nroot: ???\n",
+    "task/pictures.yaml": "# Mine\ndefaults:\n  - override /kind@_global_.kind: pictures\n"
+    "  - override /model@_global_.model: cnn4\n"
+    "_target_: metaexp.tasks.sine.Sine\ngives: {kind: classification, input: image}\nqueries: 5\nroot: ???\n",
     "algo/picky.yaml": "# Classes only\n_target_: metaexp.algos.maml.MAML\nneeds: {kind: classification}\n",
-    "pair/own_sine.yaml": "# @package _global_\nalgo: {inner_lr: 0.25}\nsteps: 11\nmeta_batch: 3\n",
-    "pair/own_pictures.yaml": "# @package _global_\nalgo: {inner_lr: 0.125}\nsteps: 12\n",
+    "pair/functions/own.yaml": "# @package _global_\nalgo: {inner_lr: 0.5}\nsteps: 11\n",
+    "pair/sine/own.yaml": "# @package _global_\nalgo: {inner_lr: 0.25}\nmeta_batch: 3\n",
+    "pair/pictures/own.yaml": "# @package _global_\nalgo: {inner_lr: 0.125}\nsteps: 12\n",
     "experiment/row.yaml": "# @package _global_\n# A published row\ndefaults:\n  - override /algo: own\n"
     "  - override /optimizer: sgd\nsteps: 99\noptimizer:\n  schedule: {_target_: torch.optim.lr_scheduler.LinearLR}\n",
     "experiment/linear_row.yaml": "# @package _global_\ndefaults:\n  - override /task: pictures\n"
@@ -243,24 +273,11 @@ def test_validation_is_fast(settings: Settings) -> None:
     assert time.perf_counter() - start < 1.0
 
 
-# --- schema and comments
-
-
-def test_comments_and_words() -> None:
-    text = "a: 1   # x | y\nb:    # around\n  c: {d: 1, e: 2}  # inner: p | 2\n  f: '#no'\ng:\n- 1\nh: 3 # h\n"
-    assert comments(text) == {"a": "x | y", "b": "around", "b.c": "inner: p | 2", "h": "h"}
-    assert allowed("32 | 64-true | bf16-mixed") == ("32", "64-true", "bf16-mixed")
-    assert allowed("best (on validation) | last") == ("best", "last")
-    assert allowed("how it is done: auto | vmap | a number (of tasks)") == ("auto", "vmap", "a number")
-    assert allowed("false | auto | a run folder or a checkpoint") is None
-    assert allowed("-1: sin(x - phase), 1: sin(x + phase)") is None
-
-
 def test_every_choice_has_a_line_for_help(settings: Settings) -> None:
-    for group in ("algo", "task", "model", "device", "optimizer", "experiment"):
+    for group in GROUPS:
         for option in settings.composer.options(group):
             text = settings.composer.text(f"{group}/{option}")
-            assert text.startswith("# "), f"{group}/{option} needs a first line that --help shows"
+            assert summary(text), f"{group}/{option} needs a first line that --help shows"
     assert config_dir().joinpath("train.yaml").is_file()
 
 
@@ -269,17 +286,20 @@ def test_every_choice_has_a_line_for_help(settings: Settings) -> None:
     [
         (["task.test.queries=0"], "task.test.queries=0: nothing to test on"),
         (["task.queries=0", "task.test.queries=9"], "task.queries=0: MAML learns from the queries"),
-        (["test.normalise=[]"], "test.normalise=[]: must have one of queries, single, support"),
+        (["test.normalise=[]"], "test.normalise=[]: must be a list with at least one entry"),
         (["stop.patience=0"], "stop.patience=0: must be at least 1, or null"),
         (
             ["optimizer.schedule={_target_:torch.optim.lr_scheduler.ReduceLROnPlateau}"],
             "optimizer.schedule: ReduceLROnPlateau waits for a metric",
         ),
         (["task.x_range=[1.0,2.0,3.0]"], "task.x_range=[1.0, 2.0, 3.0]: must be two numbers"),
-        (["seed=99999999999999999999"], "seed=99999999999999999999: must have at most 63 bits"),
+        (
+            ["seed=99999999999999999999"],
+            "seed=99999999999999999999: must be from -9223372036854775808 to 9223372036854775807",
+        ),
         (["device.devices=0"], "device.devices=0: must be at least 1"),
         (["device.devices=2"], "device.devices=2: device.strategy=auto is one process; use device=ddp"),
-        (["device.strategy=fsdp"], "device.strategy=fsdp: must be auto (one process) or ddp"),
+        (["device.strategy=fsdp"], "device.strategy=fsdp: must be auto | ddp"),
         (
             ["optimizer.schedule={_target_:torch.optim.lr_scheduler.OneCycleLR,max_lr:0.1,total_steps:10}", "steps=11"],
             "optimizer.schedule.total_steps=10: fewer than steps=11",
@@ -295,3 +315,31 @@ def test_what_would_fail_after_the_start_is_refused_before_it(typed: list[str], 
 
 def test_who_does_not_read_queries_may_have_none() -> None:
     Experiment(load(["algo=reptile", "task=sine", "task.queries=0", "task.test.queries=9"]))
+
+
+def test_saved_values_are_checked_by_the_same_ranges() -> None:
+    config = load([])
+    check_ranges(config)
+    del config["skips"], config["test"]["curve_shots"]  # as in a run of an older version
+    check_ranges(config)
+    with pytest.raises(ConfigError, match=r"^val\.every=0: must be at least 1$"):
+        check_ranges(config | {"val": {"every": 0, "tasks": 1}})
+
+
+def test_a_command_line_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    create = overrides.OverridesParser.create
+
+    def counted() -> Any:
+        parser = create()
+        read = parser.parse_overrides
+        parser.parse_overrides = lambda words: seen.append(words) or read(words)
+        return parser
+
+    monkeypatch.setattr(overrides, "OverridesParser", SimpleNamespace(create=counted))
+    words = ["algo=maml", "stepz=1", "hydra.searchpath=[]"]
+    for argv in (words, [*words, "--cfg", "job"], ["--config-dir", ".", *words]):
+        with pytest.raises(ConfigError, match="stepz"):
+            train(argv)
+    assert seen == [words] * 3
+    assert parse(parsed := parse(["seed=1"])) is parsed

@@ -13,6 +13,7 @@ from metaexp.algos.joint import Joint
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import Mother
 from metaexp.algos.scratch import Scratch
+from metaexp.config.declared import check_ranges
 from metaexp.config.settings import load
 from metaexp.contract import new, pictures
 from metaexp.errors import ConfigError, Interrupted
@@ -23,7 +24,6 @@ from metaexp.evaluation.shots_curve import series, shots_curve
 from metaexp.loggers.result_table import baseline_label
 from metaexp.models.mlp import MLP
 from metaexp.tasks.sine import Sine
-from metaexp.training.build import _check_ranges
 
 F64 = torch.float64
 NET = partial(MLP, hidden=[6])
@@ -140,16 +140,16 @@ def test_settings_of_the_curve():
     assert config["test"] == config["test"] | {"curve_shots": [3, 7], "curve_tasks": 200}
     for good in (None, [], [0], 5):
         config["test"]["curve_shots"] = good
-        _check_ranges(config)
+        check_ranges(config)
     for bad in (-1, [1, 2.5], ["a"], True):
         config["test"]["curve_shots"] = bad
-        with pytest.raises(ConfigError, match=r"test\.curve_shots=\S+: must be whole numbers, at least 0, or null"):
-            _check_ranges(config)
+        with pytest.raises(ConfigError, match=r"test\.curve_shots=.+ must be "):
+            check_ranges(config)
     config["test"] |= {"curve_shots": None, "curve_tasks": 0}
     with pytest.raises(ConfigError, match=r"test\.curve_tasks=0: must be at least 1"):
-        _check_ranges(config)
+        check_ranges(config)
     del config["test"]["curve_shots"], config["test"]["curve_tasks"]  # a run begun before they were there
-    _check_ranges(config)
+    check_ranges(config)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

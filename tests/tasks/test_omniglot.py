@@ -213,11 +213,11 @@ def test_vinyals_without_the_file_goes_by_alphabets(tmp_path):
         ({"ways": 1}, "ways=1: must be at least 2"),
         ({"shots": 6}, "shots=6 and queries=15: together more than the 20 examples of the smallest class"),
         ({"test": {"shots": 6}}, "test.shots=6 and queries=15: together more than the 20 examples"),
-        ({"rotation": "left"}, "rotation=left: must be one of none, per_class, as_classes"),
-        ({"test": {"rotation": "left"}}, "test.rotation=left: must be one of none, per_class, as_classes"),
-        ({"split": "mine"}, "split=mine: must be one of random1200, vinyals, lake"),
-        ({"resize": "cubic"}, "resize=cubic: must be one of lanczos, nearest"),
-        ({"size": 106}, "size=106: must be between 1 and 105"),
+        ({"rotation": "left"}, "rotation=left: must be none | per_class | as_classes"),
+        ({"test": {"rotation": "left"}}, "test.rotation=left: must be none | per_class | as_classes"),
+        ({"split": "mine"}, "split=mine: must be random1200 | vinyals | lake"),
+        ({"resize": "cubic"}, "resize=cubic: must be lanczos | nearest"),
+        ({"size": 106}, "size=106: must be from 1 to 105"),
     ],
 )
 def test_settings_out_of_range_are_named(fake, settings, message):
