@@ -45,6 +45,8 @@ GROUPS = {
     "device": Group(),
     "optimizer": Group(),
     "kind": Group(saved=False),  # of tasks: says which pair file is read, whose settings are saved
+    "logger": Group(saved=False, optional=True, several=True),
+    "callbacks": Group(saved=False, optional=True, several=True),
     "experiment": Group(optional=True, several=True),
 }
 VERSION_BASE = "1.3"

@@ -86,6 +86,9 @@ class Train(TypedDict):
     checkpoint: Every
     stop: Stop
     time_limit: Positive | None
+    logger: NotRequired[dict[str, Any]]
+    callbacks: NotRequired[dict[str, Any]]
+    trainer: NotRequired[dict[str, Any]]
     out: NotRequired[str]
     name: NotRequired[str | None]
     resume: NotRequired[Literal[False, "auto"] | str]

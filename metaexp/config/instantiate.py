@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -45,6 +45,21 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
     if not at_home:
         raise ConfigError(f"{path}={target}: comes from {home}, not from {package}")
     return found
+
+
+def nodes(group: str, node: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, node) of each object of a group that may hold several, by name, or be a single one.
+
+    Raises:
+        ConfigError: an entry without `_target_`.
+    """
+    if node and "_target_" in node:
+        yield group, node
+        return
+    for name, one in (node or {}).items():
+        if not isinstance(one, dict) or "_target_" not in one:
+            raise ConfigError(f"{group}.{name}: has no _target_; a file of this group begins '# @package {group}.NAME'")
+        yield f"{group}.{name}", one
 
 
 class Maker:

@@ -15,7 +15,10 @@ from typing import Any
 from metaexp.errors import ConfigError
 
 # Of metaexp: packages all of whose modules may be named, and single modules. `inner` and `outer` re-export two of them.
-PLACES = ("algos", "models", "tasks", "inner", "inner.optimisers", "outer", "outer.schedules")
+PLACES = (
+    "algos", "models", "tasks", "inner", "inner.optimisers", "outer", "outer.schedules",
+    "loggers.csv", "loggers.mlflow", "loggers.wandb",
+)  # fmt: skip
 _PACKAGES = ("algos", "models", "tasks")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from metaexp.config.instantiate import instantiate
+from metaexp.config.instantiate import instantiate, nodes
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import TensorBoard
 
@@ -21,11 +21,10 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_at: int | None = 
         ConfigError: a logger whose package is missing, or that refuses its settings.
     """
     board = TensorBoard(folder, resumed_at=resumed_at, rank=rank)
-    nodes = config.get("logger") or {}
     trusted = set(config.get("trusted", ()))
     others = [
-        instantiate(node, group=f"logger.{name}", trusted=trusted, folder=folder, resumed_at=resumed_at)
-        for name, node in nodes.items()
+        instantiate(node, group=key, trusted=trusted, folder=folder, resumed_at=resumed_at)
+        for key, node in nodes("logger", config.get("logger"))
         if rank == 0
     ]
     return RunLoggers(board, others)

@@ -1,5 +1,6 @@
 """Numbers, settings and pictures to MLflow. Needs the extra `mlflow`."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class MLflow(MLFlowLogger):
         experiment: str = "metaexp",
         tags: dict[str, Any] | None = None,
     ):
+        for name in ("mlflow", "alembic"):  # they describe the making of their tables line by line
+            logging.getLogger(name).setLevel(logging.WARNING)
         folder = Path(folder)
         known = folder / RUN_ID
         run_id = known.read_text().strip() if resumed_at is not None and known.is_file() else None

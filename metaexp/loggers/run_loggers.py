@@ -1,6 +1,8 @@
 """All loggers of a run behind one object: TensorBoard always, and those that were asked for."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,8 +18,8 @@ class RunLoggers:
 
     Args:
         board: TensorBoard.
-        others: Lightning's loggers. Each gets every number, and the pictures where it has a method
-            `picture(tag, path, step)`.
+        others: Lightning's loggers. Each gets every number. One may have `picture(tag, path, step)`, which gets the
+            pictures, and `end(status)`, called when nothing more will come.
 
     Raises (every method):
         SpaceError: a file of TensorBoard could not be written.
@@ -25,6 +27,17 @@ class RunLoggers:
 
     def __init__(self, board: TensorBoard, others: Sequence[Any] = ()):
         self.board, self.others = board, list(others)
+
+    def __enter__(self) -> "RunLoggers":
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends all loggers; an error that is under way is more important than one of a logger's end."""
+        if kind is None:
+            self.close()
+            return
+        with suppress(Exception):
+            self.close("failed")
 
     @property
     def active(self) -> bool:
@@ -86,3 +99,5 @@ class RunLoggers:
             for logger in self.others:
                 logger.save()
                 logger.finalize(status)
+                if hasattr(logger, "end"):
+                    logger.end(status)

@@ -47,7 +47,6 @@ class WandB(WandbLogger):
         """A picture under its tag."""
         self.log_image(key=tag, images=[str(path)], step=step)
 
-    def finalize(self, status: str) -> None:
-        """Ends the run: nothing is left in the background."""
-        super().finalize(status)
+    def end(self, status: str) -> None:
+        """Ends the run: nothing is left in the background. (`finalize` comes after training, before the test.)"""
         self.experiment.finish(exit_code=0 if status == "success" else 1)

@@ -103,14 +103,11 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
         if restored.state != "finished":
             far = f"{restored.state} at step {record.step} of {config['steps']}"
             print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
-    loggers = RunLoggers(TensorBoard(folder.path, rank=0))
     rule, trainer = StopRule.of(config, experiment.learner), make_trainer(experiment)
-    try:
+    with RunLoggers(TensorBoard(folder.path, rank=0)) as loggers:
         result = final_test(
             experiment, record, rule, folder, restored.checkpoints, loggers, trainer, flag, restored.initial
         )
-    finally:
-        loggers.close()
     result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": _seconds(restored.folder)}
     return result
 

@@ -56,9 +56,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
             return Finished(resumed.folder, finished_result(resumed.folder, config["steps"]))
     experiment = Experiment(config)
     from metaexp.training.train_and_test import train_and_test
-    from metaexp.training.trainer import quiet  # Lightning is imported here, after the configuration has passed
 
-    quiet()
     run_folder = _open(config, folder, resumed)
     os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:

@@ -34,6 +34,10 @@ KEYS = {
     "test": Key(fixed=False),
     "time_limit": Key(fixed=False, compared=False),
     "name": Key(fixed=False, compared=False),
+    # How a run is watched: not what it computes. (A callback may stop it early; its result says so.)
+    "logger": Key(fixed=False, compared=False, shown=False),
+    "callbacks": Key(fixed=False, compared=False, shown=False),
+    "trainer": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "trust": Key(fixed=False, compared=False, shown=False),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from metaexp.config.declared import check_ranges
-from metaexp.config.instantiate import instantiate
+from metaexp.config.instantiate import instantiate, nodes
 from metaexp.errors import ConfigError
 from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
@@ -103,9 +103,12 @@ class Experiment:
             ),
         )
         self.callbacks = [
-            instantiate(node, group=f"callbacks.{name}", trusted=trusted)
-            for name, node in (config.get("callbacks") or {}).items()
+            instantiate(node, group=key, trusted=trusted) for key, node in nodes("callbacks", config.get("callbacks"))
         ]
+        if config.get("trainer"):  # a wrong argument is answered before there is a folder
+            from metaexp.training.trainer import make_trainer
+
+            make_trainer(self)
 
 
 def _check_queries(family: TaskFamily, learner: Any) -> None:

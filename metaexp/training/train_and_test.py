@@ -48,35 +48,34 @@ def train_and_test(
     found = _checkpoint(checkpoints, resumed, experiment) if resumed else None
     record = TrainingRecord.of(found["metaexp"]) if found else TrainingRecord()
     folder.write_config({key: value for key, value in config.items() if key != "typed"})
-    loggers = make_loggers(config, folder.path, record.step if resumed else None, experiment.rank)
-    with _progress(experiment, record.step) as progress:
-        progress.note(f"run folder: {folder.path}")
-        initial = {name: value.clone() for name, value in learner.state_dict().items()}
-        if found:
-            restore_training(training, found, experiment.device)
-            folder.metrics.cut(record.step, record.pending)
-            folder.status("running", step=record.step, exit_code=None, error=None)
-            progress.note(f"resumed at step {record.step} of {config['steps']}")
-        rule = StopRule.of(config, learner)
-        control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)
-        trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
-        _restore_callbacks(experiment.callbacks, found)
-        if record.step == 0:
-            loggers.begin(flat_settings(config), metric_names(learner, ["queries"]))
-        if learner.trains and not record.finished(config["steps"]):
-            _fit(trainer, training, flag)
-        if experiment.rank > 0:
-            return {}
-        _stopped_early(config, folder, record, control.over_time, flag)
-    try:
-        result = final_test(experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial)
+    resumed_at = record.step if resumed else None
+    with make_loggers(config, folder.path, resumed_at, experiment.rank) as loggers:
+        with _progress(experiment, record.step) as progress:
+            progress.note(f"run folder: {folder.path}")
+            initial = {name: value.clone() for name, value in learner.state_dict().items()}
+            if found:
+                restore_training(training, found, experiment.device)
+                folder.metrics.cut(record.step, record.pending)
+                folder.status("running", step=record.step, exit_code=None, error=None)
+                progress.note(f"resumed at step {record.step} of {config['steps']}")
+            rule = StopRule.of(config, learner)
+            control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)
+            trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
+            _restore_callbacks(experiment.callbacks, found)
+            if record.step == 0:
+                loggers.begin(flat_settings(config), metric_names(learner, ["queries"]))
+            if learner.trains and not record.finished(config["steps"]):
+                _fit(trainer, training, flag)
+            if experiment.rank > 0:
+                return {}
+            _stopped_early(config, folder, record, control.over_time, flag)
+        try:
+            result = final_test(experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial)
+        except Interrupted as stop:
+            raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(flat_settings(config), result["test"], record.step)
-    except Interrupted as stop:
-        raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
-    finally:
-        loggers.close()
     folder.write_json("result.json", result)
     folder.status("finished", step=record.step, exit_code=0)
     print_result(result, str(folder.path), str(Path(config["out"])))

@@ -1,16 +1,21 @@
 """Lightning's trainer for a run: device, strategy, precision, and what the user adds; the rest is the run's own."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
 from metaexp.storage.lightning_plugin import AtomicCheckpointIO
-from metaexp.training.build import Experiment
+
+if TYPE_CHECKING:
+    from metaexp.training.build import Experiment
 
 # Arguments of L.Trainer that a run sets itself, and what to type instead.
 OWN = {
@@ -29,13 +34,14 @@ OWN = {
 
 
 def make_trainer(
-    experiment: Experiment, callbacks: Sequence[L.Callback] = (), loggers: Sequence[Any] = (), folder: Any = None
+    experiment: "Experiment", callbacks: Sequence[L.Callback] = (), loggers: Sequence[Any] = (), folder: Any = None
 ) -> L.Trainer:
     """The trainer of a run.
 
     Raises:
         ConfigError: `trainer.` has an argument that the run sets itself, or that Lightning does not take.
     """
+    quiet()
     config, typed = experiment.config, dict(experiment.config.get("trainer") or {})
     check_trainer(typed)
     plugins = typed.pop("plugins", None) or []
@@ -65,7 +71,7 @@ def make_trainer(
         warnings.simplefilter("ignore")
         try:
             return L.Trainer(**(own | typed))
-        except (TypeError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+        except (TypeError, ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
             if not typed:
                 raise
             reason = str(error).strip().splitlines()[0]
@@ -75,10 +81,15 @@ def make_trainer(
 
 
 def check_trainer(typed: dict[str, Any]) -> None:
-    """Refuse arguments of Lightning's trainer that would contradict the run, with a ConfigError."""
+    """Refuse arguments that Lightning's Trainer does not have or that would contradict the run, with a ConfigError."""
+    known = inspect.signature(L.Trainer).parameters
     for name, value in typed.items():
+        if name not in known:
+            free = [other for other in known if other not in OWN]
+            hint = nearest(name, free) or f"; there are {', '.join(free)}"
+            raise ConfigError(f"trainer.{name}={show(value)}: Lightning's Trainer has no such argument{hint}")
         if name in OWN:
-            raise ConfigError(f"trainer.{name}={value}: the run sets this itself; use {OWN[name]}")
+            raise ConfigError(f"trainer.{name}={show(value)}: the run sets this itself; use {OWN[name]}")
 
 
 class _Adverts(logging.Filter):
