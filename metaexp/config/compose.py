@@ -164,7 +164,8 @@ class Composer:
             if self.is_group(key):
                 raise ConfigError(f"{line}: a group cannot be removed; choose one of {', '.join(self.options(key))}")
             return override
-        if not self.is_group(key) or (not override.is_sweep_override() and isinstance(override.value(), dict)):
+        group_or_choice = self.is_group(key) or key in GROUPS  # one of GROUPS may have no file yet
+        if not group_or_choice or (not override.is_sweep_override() and isinstance(override.value(), dict)):
             return forced(override)
         group = GROUPS.get(key, Group(several=True))
         if not override.is_sweep_override() and isinstance(override.value(), list) and not group.several:
