@@ -169,9 +169,9 @@ def _one_of(value: Any, kind: Any, kinds: Sequence[Any]) -> Any:
     if converted:
         return converted[0]
     null = ", or null" if NoneType in kinds else ""
-    for fault in faults:
-        if fault.out_of_range or fault.path:
-            raise Misfit(f"{fault}{'' if fault.path else null}", fault.value, fault.path, fault.out_of_range)
+    for one in faults:
+        if one.out_of_range or one.path:
+            raise Misfit(f"{one}{'' if one.path else null}", one.value, one.path, one.out_of_range)
     words = [word for one in kinds for word in get_args(one) if get_origin(one) is Literal]
     raise Misfit(f"must be {described(kind)}{nearest(show(value), map(show, words))}", value)
 
@@ -259,7 +259,8 @@ def _described_list(kind: Any, args: Sequence[Any], short: bool) -> str:
     return f"a list of {inside}" if inside else "a list"
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -94,7 +94,7 @@ def _subscript(module: _Module, node: ast.Subscript, depth: int) -> Any:
     items = inside.elts if isinstance(inside, ast.Tuple) else [inside]
     if base is typing.Literal:
         try:
-            return typing.Literal[tuple(ast.literal_eval(item) for item in items)]  # type: ignore[misc]
+            return typing.Literal[tuple(ast.literal_eval(item) for item in items)]
         except ValueError:
             return Any
     if base is typing.Annotated:
