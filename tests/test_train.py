@@ -99,6 +99,8 @@ def states(folder: Path) -> dict[str, tuple[str, int]]:
         (["algo.iner_lr=1"], ["algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"]),
         (["+algo.iner_lr=1"], ["algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"]),
         (["algo.inner_steps=2.5"], ["algo.inner_steps=2.5", "a whole number"]),
+        (["time_limit=abc"], ["time_limit=abc: must be a number above 0 or null"]),
+        (["algo.inner_steps=0"], ["algo.inner_steps=0: must be at least 1"]),
         (["task=sine", "model=cnn4"], ["model=cnn4 needs input image, task=sine gives vector"]),
         (["algo._target_=logging.os.system"], ["algo._target_=logging.os.system: must be a class of metaexp.*"]),
         (["--multrun", "seed=1,2"], ["--multrun", "did you mean --multirun?"]),
@@ -123,14 +125,15 @@ def test_a_refused_line_imports_no_torch(train: Command) -> None:
 import sys
 from metaexp import train
 
-sys.argv[1:] = ["stepz=1"]
-try:
-    train.main()
-except SystemExit as stop:
-    print(stop.code, "torch" in sys.modules, "lightning" in sys.modules)
+for typed in ("stepz=1", "algo.inner_steps=0"):
+    sys.argv[1:] = [typed]
+    try:
+        train.main()
+    except SystemExit as stop:
+        print(stop.code, "torch" in sys.modules, "lightning" in sys.modules)
 """
     (train.folder / "probe.py").write_text(probe)
-    assert train(module="probe").stdout == "2 False False\n"
+    assert train(module="probe").stdout == "2 False False\n" * 2
 
 
 def test_full_errors_on_demand(train: Command) -> None:
@@ -139,24 +142,44 @@ def test_full_errors_on_demand(train: Command) -> None:
     assert "Traceback" in result.stderr
 
 
-def test_help_lists_every_choice(train: Command) -> None:
+@pytest.fixture
+def own(train: Command) -> Path:
     own = train.folder / "own"
     (own / "algo").mkdir(parents=True)
-    (own / "algo" / "mine.yaml").write_text("# My own method\n_target_: mine.Mine\n")
+    (own / "algo" / "mine.yaml").write_text("# My own method\n_target_: mine.Mine\nrate: 0.5   # of forgetting\n")
     (own / "experiment").mkdir()
     (own / "experiment" / "row.yaml").write_text("# @package _global_\n# A row of a table\nsteps: 3\n")
+    return own
+
+
+def test_help_is_short_and_names_every_choice(train: Command, own: Path) -> None:
     result = train("--help", "--config-dir", str(own))
     assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+    words = set(re.split(r"[\s,=]+", result.stdout))
     for file in (ROOT / "conf").glob("*/*.yaml"):
-        if file.parent.name != "pair":
-            assert f"\n  {file.stem} " in result.stdout
-    assert re.search("mine +My own method", result.stdout)
-    assert "row" in result.stdout
-    assert "A row of a table" in result.stdout
-    assert "@package" not in result.stdout
-    assert "  seed: 0 " in result.stdout
-    assert "  - _self_" not in result.stdout
+        if file.parent.name != "kind":  # the task chooses it
+            assert file.stem in words
+    assert {"mine", "row", "steps", "task.shots", "--config-dir", "--multirun"} <= words
     assert {path.name for path in train.folder.iterdir()} == {"own"}
+
+
+def test_help_of_choices_explains_every_setting(train: Command, own: Path) -> None:
+    result = train("--help", "algo=maml", "task=omniglot")
+    assert result.returncode == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    text = " ".join(result.stdout.split())
+    assert "algo=maml: MAML, second order (Finn, Abbeel, Levine 2017)" in text
+    assert "algo.inner_lr=2.0 a number above 0" in text  # with the pair's value
+    assert "algo.test_lr=null a number above 0 or null; inner rate at test; null: inner_lr" in text
+    assert "task.split=random1200 random1200 | vinyals | lake; random1200: 1100/100/423 classes" in text
+    assert "With these: model=cnn4, device=auto, optimizer=adam, kind=pictures" in text
+    mine = train("--help", "algo=mine", "--config-dir", str(own))
+    assert "algo=mine: My own method" in mine.stdout
+    assert "algo.rate=0.5 a number; of forgetting" in " ".join(mine.stdout.split())
+    one_line(train("--help", "algo=mam"), 2, "algo=mam: no such choice; did you mean maml?")
 
 
 def test_cfg_job_shows_checked_settings(train: Command) -> None:

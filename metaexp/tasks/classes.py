@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from metaexp.constraints import Limit, Natural, checked
+from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -57,9 +57,9 @@ class Classes(TaskFamily):
         data: Tensor,
         counts: list[int],
         splits: dict[str, list[int]],
-        shots: int,
-        queries: int,
-        ways: int,
+        shots: Count,
+        queries: Natural,
+        ways: Annotated[int, Limit(least=2)],
         rotation: Rotation = "none",
         test: Sizes | None = None,
         seed: int = 0,

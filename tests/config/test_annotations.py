@@ -66,9 +66,9 @@ def test_what_fits_takes_the_type_meant(value: Any, kind: Any, made: Any) -> Non
 REFUSED: list[tuple[Any, Any, str]] = [
     (0, Count, "must be at least 1"),
     (0, Count | None, "must be at least 1, or null"),
-    (True, Count, "must be a whole number"),
-    (float("nan"), Positive, "must be a number"),
-    (2.5, Count, "must be a whole number"),
+    (True, Count, "must be a whole number of at least 1"),
+    (float("nan"), Positive, "must be a number above 0"),
+    (2.5, Count, "must be a whole number of at least 1"),
     (1.5, Share, "must be from 0 to 1"),
     (1, Annotated[float, Limit(above=0, below=1)], "must be above 0 and below 1"),
     ([3, 1], Interval, "must be two finite numbers, [low, high], low not above high"),

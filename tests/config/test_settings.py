@@ -11,10 +11,11 @@ import yaml
 from metaexp.config import overrides
 from metaexp.config.compose import GROUPS
 from metaexp.config.declared import check_ranges
-from metaexp.config.describe import summary
+from metaexp.config.describe import comments, summary
 from metaexp.config.instantiate import Maker
 from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings, config_dir, instantiate, load
+from metaexp.config.settings_page import page
 from metaexp.errors import ConfigError
 from metaexp.train import train
 from metaexp.training.build import Experiment
@@ -343,3 +344,13 @@ def test_a_command_line_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             train(argv)
     assert seen == [words] * 3
     assert parse(parsed := parse(["seed=1"])) is parsed
+
+
+def test_the_page_of_settings_is_made_from_conf() -> None:
+    file = config_dir().parent / "docs/settings.md"
+    assert file.read_text(encoding="utf-8") == page(), "run python -m metaexp.config.settings_page docs/settings.md"
+
+
+def test_meanings_are_the_comments() -> None:
+    text = "a: 1   # x, y\nb:    # around\n  c: {d: 1, e: 2}  # inner\n  f: '#no'\ng:\n- 1\nh: 3 # h\n"
+    assert comments(text) == {"a": "x, y", "b": "around", "b.c": "inner", "h": "h"}
