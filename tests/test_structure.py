@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from conftest import ROOT
 
@@ -94,8 +93,3 @@ def test_every_module_stays_readable():
     """A file is one thought: no longer than 400 lines."""
     long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {name: lines for name, lines in long.items() if lines > 400}
-
-
-def test_paths_of_files_are_not_taken_from_the_working_folder():
-    for path in PACKAGE.rglob("*.py"):
-        assert not re.search(r"open\(\"(conf|scripts)/", path.read_text()), Path(path)
