@@ -23,6 +23,8 @@ class Gauss(MetaLearner):
         super().__init__(family, model, loss=lambda p, y: ((p[:, :1] - y) ** 2).mean() + p[:, 1:].mean(), **shell)
         self.shift = torch.nn.Parameter(torch.zeros(()))
 
+    larger_is_better = False
+
     @property
     def metrics(self):
         return {"mse": lambda p, y: ((p[:, :1] - y) ** 2).mean()}

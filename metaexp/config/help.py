@@ -45,8 +45,8 @@ def help_text(command: str, line: CommandLine) -> str:
 def _short(settings: Settings) -> str:
     parts = ["\nGroups and their choices:"]
     for group, properties in GROUPS.items():
-        if properties.saved:
-            listed = ", ".join(settings.composer.options(group))
+        listed = ", ".join(settings.composer.options(group))
+        if listed and (properties.saved or properties.optional):  # the kind is for the task to choose
             parts.append(_wrapped(f"  {group:12}", listed, 14))
     return "\n".join(parts) + f"\n\n{DAILY}\n{FLAGS}"
 

@@ -114,8 +114,10 @@ class Control(L.Callback):
         else:
             self._save_if_due()
 
-    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int, loader: int = 0) -> None:
-        """A signal in one process leaves the rest of a validation for the continued run."""
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """A signal in a single process ends a validation; the continued run makes it anew."""
         if self.training.world == 1 and self.flag.requested is not None:
             self.training.validation_given_up = self.training.stopped = True
 
@@ -124,8 +126,6 @@ class Control(L.Callback):
         if self.training.scores is not None:
             with trainer.precision_plugin.forward_context():
                 self._validated()
-        if self.training.world == 1 and self.flag.requested is not None:
-            self.training.stopped = True
         if not self._opening:
             self._save_if_due()
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from references import reported
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins import base_plugin
@@ -152,11 +153,11 @@ class Shown:
 
 
 def test_a_view_that_fails_is_one_line_and_the_others_are_drawn(tmp_path):
-    told = []
+    told = reported()
     board = TensorBoard(tmp_path / "run")
     good, bad = Bars(torch.ones(1), ["a"]), Bars(torch.ones(2), ["a"])
-    show_views(Shown(lambda episode: {"bad": bad, "good": good, "odd": 3}), "test", board, 1, told.append)
-    show_views(Shown(lambda episode: 1 / 0), "test", board, 1, told.append)
+    show_views(Shown(lambda episode: {"bad": bad, "good": good, "odd": 3}), "test", board, 1)
+    show_views(Shown(lambda episode: 1 / 0), "test", board, 1)
     board.close()
     assert [path.name for path in (tmp_path / "run" / "figures").iterdir()] == ["test_view_good.png"]
     assert told[0] == "warning: view bad of Shown left out (ValueError: 1 names for 2 bars)"
@@ -170,7 +171,7 @@ def test_a_full_disk_is_no_failed_view(tmp_path, monkeypatch):
 
     board = SimpleNamespace(figure=full)
     with pytest.raises(SpaceError):
-        show_views(Shown(lambda episode: {"a": Bars(torch.ones(1), ["a"])}), "test", board, 1, print)
+        show_views(Shown(lambda episode: {"a": Bars(torch.ones(1), ["a"])}), "test", board, 1)
     real = TensorBoard(tmp_path / "run")
     monkeypatch.setattr("metaexp.loggers.tensorboard.replace_file", lambda *a, **k: (_ for _ in ()).throw(_no_space()))
     with pytest.raises(SpaceError):
@@ -182,15 +183,16 @@ def _no_space() -> OSError:
 
 
 def test_points_come_back_from_tensorboards_projector(tmp_path):
-    points = torch.randn(4, 5)
+    told, points = reported(), torch.randn(4, 5)
     view = Scatter(points, torch.tensor([1, 2, 1, 2]), ["a", "a", "b c", "b c"])
     for resumed_at in (None, 10):  # a resumed run knows nothing of the first process, and keeps its points
         board = TensorBoard(tmp_path / "tree" / "run", resumed_at)
         board.scalars({"x": 1.0}, 1)
         split = "val" if resumed_at is None else "test"
-        show_views(Shown(lambda episode: {"space": view}), split, board, 10, pytest.fail)
-        show_views(Shown(lambda episode: {"flat": view._replace(points=points[:, :2])}), split, board, 10, pytest.fail)
+        show_views(Shown(lambda episode: {"space": view}), split, board, 10)
+        show_views(Shown(lambda episode: {"flat": view._replace(points=points[:, :2])}), split, board, 10)
         board.close()
+    assert not told
     tree = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "tree")).Reload()
     provider = MultiplexerDataProvider(tree, str(tmp_path / "tree"))
     plugin = ProjectorPlugin(base_plugin.TBContext(data_provider=provider, logdir=str(tmp_path / "tree")))

@@ -209,7 +209,7 @@ class Scored(NamedTuple):
 
 
 def scored(method: str, values: np.ndarray, queries: str = "a", metric: str = "mse") -> Scored:
-    return Scored({"algo": method}, {metric: values[:, None]}, {"protocol": {"query_sha256": queries}})
+    return Scored({"algo": method}, {metric: values[:, None]}, {"protocol": {"query_sha256": queries}, "test": {}})
 
 
 def test_claims_are_corrected_for_their_number_and_tell_what_they_leave_out():
@@ -234,7 +234,7 @@ def test_claims_are_corrected_for_their_number_and_tell_what_they_leave_out():
 
 def test_a_metric_that_is_not_finite_is_nobodys_best():
     bad, good = np.array([np.nan, 1.0]), np.array([0.2, 0.3])
-    for pattern, names in (("accuracy*", ("accuracy", "accuracy_x")), ("ms*", ("mse", "mse_x"))):
+    for pattern, names in (("accuracy*", ("accuracy", "accuracy_support")), ("*mse", ("mse", "x_mse"))):
         run = scored("m", bad, metric=names[0])
         run.scores[names[1]] = good[:, None]
         (found,) = page._scores([run], "m", pattern)
