@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 4  # with at most so many input channels, a convolution is computed as a matrix product with its patches
+FEW = 4  # with at most this many input channels, a convolution is computed as a matrix product with its patches
 
 
 class Convolution(nn.Conv2d):
