@@ -1,4 +1,4 @@
-"""Checks that several places share, and the words of their messages."""
+"""Shared checks, and helpers for the wording of their messages."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def whole(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`, with a ValueError."""
+    """Raise ValueError unless the value is a whole number of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name}={value}: must be a whole number")
     if value < least:
@@ -15,19 +15,19 @@ def whole(name: str, value: Any, least: int) -> None:
 
 
 def _likeness(word: str, name: str) -> float:
-    # Letters in order, and letters in any order: a swapped pair should cost little.
+    # Compare the letters in order and sorted: a swapped pair of letters should cost little.
     pairs = ((word, name), ("".join(sorted(word)), "".join(sorted(name))))
     return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """'; did you mean X?' for the name most like `word`, or an empty string."""
+    """'; did you mean X?' with the name most similar to `word`, or an empty string if none is similar."""
     best = max(names, key=lambda name: _likeness(word, name), default="")
     return f"; did you mean {best}?" if _likeness(word, best) > 0.6 else ""
 
 
 def show(value: Any) -> str:
-    """A value as one types it: null, true, [1, 2]."""
+    """A value as it is typed on the command line: null, true, [1, 2]."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""What a setting may be, declared once as the annotation of a constructor's parameter.
+"""The legal values of a setting, declared once as the annotation of a constructor's parameter.
 
-A constructor says `inner_steps: Count = 5` or `select: Literal["soft", "top1"] = "soft"`. The command line reads these
-annotations from the source, without importing it (`metaexp.config.annotations`); `@checked` refuses the same values
-where the class is used as a library.
+A constructor declares `inner_steps: Count = 5` or `select: Literal["soft", "top1"] = "soft"`. The command line reads
+these annotations from the source, without importing it (`metaexp.config.annotations`); `@checked` rejects the same
+values when the class is used as a library.
 """
 
 import inspect
@@ -54,7 +54,7 @@ class Limit(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """Of [low, high]: finite, low not above high, or with `strict` below it."""
+    """Rule for [low, high]: finite, low not above high, or with `strict` below it."""
 
     strict: bool = False
 
@@ -68,7 +68,7 @@ class Ordered(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """Of a list: not empty."""
+    """Rule for a list: not empty."""
 
     def holds(self, value: Any) -> bool:
         """Whether there is an entry."""
@@ -92,12 +92,12 @@ _GROUPS = (dict, Mapping)
 
 
 class Misfit(ValueError):
-    """A value that an annotation refuses.
+    """A value that does not fit an annotation.
 
     Attributes:
-        path: the keys inside the value that lead to what is wrong, e.g. ".shots".
-        value: what is wrong.
-        out_of_range: the type is right.
+        path: the keys inside the value that lead to the wrong part, e.g. ".shots".
+        value: the wrong part.
+        out_of_range: whether the type is right and only the range is violated.
     """
 
     def __init__(self, reason: str, value: Any, path: str = "", out_of_range: bool = False):
@@ -106,9 +106,9 @@ class Misfit(ValueError):
 
 
 def fitted(value: Any, kind: Any) -> Any:
-    """The value in the type that an annotation names: 1e4 is a whole number, 3 a float where a float is meant.
+    """The value, converted to the annotated type: 1e4 is accepted as a whole number, and 3 as a float.
 
-    Annotations that say nothing of plain values (`Any`, a class, a callable) let everything pass.
+    Annotations that do not restrict plain values (`Any`, a class, a callable) accept everything.
 
     Raises:
         Misfit: "must be ...".
@@ -155,7 +155,7 @@ def _scalar(value: Any, kind: Any) -> Any:
 
 
 def _one_of(value: Any, kind: Any, kinds: Sequence[Any]) -> Any:
-    """The first alternative that fits, those that change the value's type last."""
+    """The value as the first alternative that fits; alternatives that change its type come last."""
     faults, converted = [], []
     for one in kinds:
         try:
@@ -204,7 +204,7 @@ def _group(value: Any, kind: Any) -> dict[str, Any]:
 
 
 def fields(kind: Any) -> dict[str, Any]:
-    """The annotations of a TypedDict's entries by name, of a dict's under "*"; of alternatives the first dict's."""
+    """Annotations of the entries of a TypedDict by name, or of a dict under "*"; in a union, of the first dict."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Annotated, NotRequired):
         return fields(args[0])
@@ -216,7 +216,7 @@ def fields(kind: Any) -> dict[str, Any]:
 
 
 def takes_null(kind: Any) -> bool:
-    """Whether None is among what an annotation allows."""
+    """Whether an annotation allows None."""
     try:
         fitted(None, kind)
     except Misfit:
@@ -225,9 +225,9 @@ def takes_null(kind: Any) -> bool:
 
 
 def described(kind: Any, short: bool = False) -> str:
-    """What an annotation allows, in words: "a whole number of at least 1 or null". Empty where it says nothing.
+    """What an annotation allows, in words: "a whole number of at least 1 or null"; empty if it restricts nothing.
 
-    `short` leaves the ranges out.
+    `short` omits the ranges.
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -264,9 +264,9 @@ R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A constructor that refuses what its annotations do not allow, with a ValueError "name=value: must be ...".
+    """Decorates a constructor to check its arguments against its annotations: ValueError "name=value: must be ...".
 
-    Only parameters with a range or a list of words are looked at; the rest is Python's business.
+    Only parameters with a range or a list of words are checked.
     """
     signature = inspect.signature(function)
     kinds = {name: kind for name, kind in function.__annotations__.items() if name != "return" and _restricts(kind)}

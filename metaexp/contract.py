@@ -1,11 +1,11 @@
-"""What ANY algorithm, task family and network must satisfy; yours too.
+"""Checks that ANY algorithm, task family and network must pass, including your own.
 
     from metaexp.contract import check_family, check_learner, check_model
 
     def test_my_method():
         check_learner(lambda family: MyMethod(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5))
 
-All checks run in float64 on the CPU, and raise AssertionError with what was found.
+All checks run in float64 on the CPU, and raise AssertionError with a message about what is wrong.
 """
 
 import copy
@@ -31,7 +31,7 @@ Make = Callable[[TaskFamily], MetaLearner]
 
 
 def pictures(side: int = 8, ways: int = 3, shots: int = 2, queries: int = 2, **settings: Any) -> Classes:
-    """A small family of picture classes, 1 x side x side: 10 for training, 5 for validation and 5 for test."""
+    """A small family of image classes, 1 x side x side: 10 for training, 5 for validation and 5 for test."""
     draw = torch.Generator().manual_seed(0)
     each = 12
     centres = torch.rand(20, 1, 1, side, side, generator=draw, dtype=torch.float64)
@@ -54,7 +54,7 @@ def rows(examples: Examples, order: Any) -> Examples:
 
 
 def new(make: Make, family: TaskFamily, seed: int = 0) -> MetaLearner:
-    """A learner in float64 whose weights were drawn with this seed."""
+    """A learner in float64, with weights drawn with this seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(family).to(torch.float64)
@@ -66,22 +66,22 @@ def parameters(learner: MetaLearner) -> dict[str, Tensor]:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Largest |a - b| over all leaves of two trees of tensors, relative to the largest |b| or 1; NaN if any is."""
+    """Largest |a - b| over all leaves of two trees of tensors, relative to max(1, largest |b|); NaN if any leaf is."""
     pairs = [(x.detach(), y.detach()) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
     scale = largest([1.0, *(float(y.abs().max()) for _, y in pairs if y.numel())])
     return largest([float((x - y).abs().max()) for x, y in pairs if x.numel()]) / scale
 
 
 def largest(values: list[float]) -> float:
-    """Like `max`, but NaN if any value is (Python's may pass over one); 0 of none."""
+    """Like `max`, but NaN if any value is (Python's `max` may miss it), and 0 for an empty list."""
     return float(torch.tensor([0.0, *values], dtype=torch.float64).max())
 
 
 def finite_differences(learner: MetaLearner, episode: Episode, directions: int = 3, step: float = 1e-6) -> float:
     """Largest relative error of the meta-gradient against central differences of the meta-loss.
 
-    Along random directions in the space of the meta-parameters. Only for methods whose meta-gradient IS the gradient
-    of their meta-loss (not FOMAML, not Reptile).
+    The differences are along random directions in the space of the meta-parameters. Only for methods whose
+    meta-gradient IS the gradient of their meta-loss (not FOMAML, not Reptile).
     """
     start = parameters(learner)
     gradient = learner.meta_gradient(start, episode)[0]
@@ -103,7 +103,7 @@ def finite_differences(learner: MetaLearner, episode: Episode, directions: int =
 
 
 def check_family(family: TaskFamily, tasks: int = 50) -> None:
-    """What every task family promises in `metaexp.tasks.base`."""
+    """Check what `metaexp.tasks.base` requires of every task family."""
     family.to("cpu", torch.float64)
     index = torch.arange(tasks)
     seen: set[int] = set()
@@ -126,7 +126,7 @@ def check_family(family: TaskFamily, tasks: int = 50) -> None:
 
 def _equal(a: list[Tensor], b: list[Tensor], what: str) -> None:
     assert len(a) == len(b)
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), f"the same task has other bytes: {what}"
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), f"the same task has different values: {what}"
 
 
 def _check_shapes(family: TaskFamily, split: str, episode: Episode) -> None:
@@ -149,18 +149,18 @@ def _check_shapes(family: TaskFamily, split: str, episode: Episode) -> None:
 
 
 def _check_nested(family: TaskFamily, split: str, index: Tensor) -> None:
-    """Fewer shots are the first of more; the queries do not depend on the shots."""
+    """A support set with fewer shots is the beginning of one with more; the queries do not depend on the shots."""
     shots = max(2, int(family.sizes[split]["shots"] or 1))
     try:
         more, fewer = family.sample(split, index, shots=shots), family.sample(split, index, shots=1)
     except ValueError:
-        return  # the data have not so many
+        return  # the data do not have that many
     _equal([*more.query], [*fewer.query], "queries with more shots")
     ways = family.sizes[split]["ways"] or 1
     for one, all_of_them in zip(fewer.support, more.support, strict=True):
         first = [_by_class(family, part, more_or_fewer) for part, more_or_fewer in ((all_of_them, more), (one, fewer))]
         assert first[0].shape[:3] == (len(index), ways, shots)
-        assert torch.equal(first[0][:, :, :1], first[1]), "the support set of 1 shot is not the first of more"
+        assert torch.equal(first[0][:, :, :1], first[1]), "the 1-shot support set is not the beginning of a larger one"
 
 
 def _by_class(family: TaskFamily, values: Tensor, episode: Episode) -> Tensor:
@@ -186,19 +186,19 @@ def _check_pool(family: TaskFamily) -> None:
 
 
 def check_learner(make: Make, family: TaskFamily, tasks: int = 200) -> None:
-    """What every meta-learner promises in `metaexp.algos.base`.
+    """Check what `metaexp.algos.base` requires of every meta-learner.
 
     Args:
-        make: the learner for a family, e.g. `lambda family: MAML(family, partial(MLP, hidden=[8]))`.
-        family: small, of the kind that the learner is for; it is set to float64.
-        tasks: over how many tasks the meta-loss and its gradient must be finite.
+        make: makes the learner for a family, e.g. `lambda family: MAML(family, partial(MLP, hidden=[8]))`.
+        family: a small family of the kind that the learner is for; it is set to float64.
+        tasks: number of tasks over which the meta-loss and its gradient must be finite.
     """
     family.to("cpu", torch.float64)
     first, second = new(make, family).state_dict(), new(make, family).state_dict()
-    assert all(torch.equal(value, second[name]) for name, value in first.items()), "one seed, two initial weights"
+    assert all(torch.equal(value, second[name]) for name, value in first.items()), "the seed does not fix the weights"
     state = torch.get_rng_state()
     learner = new(make, family)
-    if not learner.reads_info:  # else examples alone do not do
+    if not learner.reads_info:  # otherwise examples alone are not enough
         _check_one_task(learner)
         _check_path(learner)
     if learner.trains:
@@ -212,7 +212,7 @@ def check_learner(make: Make, family: TaskFamily, tasks: int = 200) -> None:
 
 
 def prediction_shape(learner: MetaLearner, y: Tensor) -> tuple[int, int]:
-    """That of the targets y [n, y_dim]; a Gaussian prediction has means and standard deviations."""
+    """Shape of the prediction for targets y [n, y_dim]; a Gaussian prediction has means and standard deviations."""
     return len(y), y.shape[-1] * (2 if "coverage50" in learner.metrics else 1)
 
 
@@ -240,7 +240,7 @@ def _check_one_task(learner: MetaLearner) -> None:
 
 
 def _check_path(learner: MetaLearner) -> None:
-    """steps + 1 points, or 1; the first is before adaptation; fewer steps are the beginning of more."""
+    """The path has steps + 1 points, or 1; the first is before adaptation; a shorter path is the start of a longer."""
     episode = learner.family.sample("test", torch.tensor([0, 1]))
     one, other = task(episode, 0), task(episode, 1)
 
@@ -261,7 +261,7 @@ def _check_path(learner: MetaLearner) -> None:
 
 
 def _check_meta_loss(learner: MetaLearner, tasks: int) -> None:
-    """Finite, with a finite gradient, over all tasks; the same however tasks are mapped, over the first few."""
+    """Finite, with a finite gradient, over all tasks; over the first few, the same under every mapping of tasks."""
     learner.set_mapping("vmap", "cpu")
     batch = learner.train_batch(torch.arange(tasks))._replace(info={})
     with torch.no_grad():
@@ -306,7 +306,7 @@ def _check_test(learner: MetaLearner) -> None:
     for name, values in scores.arrays.items():
         assert values.shape == (5, len(learner.test_path(task(learner.family.sample("test", torch.tensor([0])), 0))))
         assert abs(values - again.arrays[name]).max() < 1e-9, "scores depend on the chunk"
-    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items()), "a test changed it"
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items()), "testing changed it"
     empty = learner.family.sample("test", torch.arange(2), shots=1, queries=0)
     empty = empty if learner.reads_info else empty._replace(info={})
     with torch.no_grad():
@@ -315,7 +315,7 @@ def _check_test(learner: MetaLearner) -> None:
 
 
 def _check_views(learner: MetaLearner) -> None:
-    """What a method shows fits together; the boards draw it."""
+    """The shapes and names in a method's views are consistent; figures are drawn from them."""
     with torch.no_grad():
         views = learner.views(learner.family.sample("test", torch.arange(4)))
     for name, view in views.items():
@@ -343,7 +343,7 @@ def _check_saving(learner: MetaLearner, other: MetaLearner) -> None:
 
 
 def check_model(make: Callable[[tuple[int, ...], int], nn.Module], x_shape: tuple[int, ...], out: int = 3) -> None:
-    """Maps [n, *x_shape] to [n, out], finite, with a gradient to every parameter, and for n = 1 too."""
+    """Check that a network maps [n, *x_shape] to [n, out], finite, also for n = 1, with a gradient per parameter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make(x_shape, out).double()
@@ -358,4 +358,4 @@ def check_model(make: Callable[[tuple[int, ...], int], nn.Module], x_shape: tupl
         assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
         assert p.grad.any(), f"the gradient of {name} is 0"
     assert model(x[:1]).shape == (1, out)
-    assert torch.equal(model(x), prediction), "a second call gives another result"
+    assert torch.equal(model(x), prediction), "a second call gives a different result"

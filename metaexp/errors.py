@@ -1,44 +1,44 @@
-"""The errors a user can cause or meet, one class per exit code of `python -m metaexp.train`.
+"""The errors that a user can cause or encounter, one class per exit code of `python -m metaexp.train`.
 
-They derive from Hydra's compact exception, so Hydra prints the one line and no traceback. None has an own
-`__init__`: they must pickle to come back from a launcher's worker process.
+They derive from Hydra's compact exception, so Hydra prints one line and no traceback. None defines `__init__`: they
+must be picklable to be returned from a launcher's worker process.
 """
 
 from hydra.errors import CompactHydraException
 
 
 class MetaexpError(CompactHydraException):
-    """Base class: `exit_code` is what the process returns."""
+    """Base class; `exit_code` is the exit code of the process."""
 
     exit_code = 1
 
 
 class ConfigError(MetaexpError):
-    """A key, a value or a pair of choices that cannot be; names the key and the fix."""
+    """An invalid key, value or combination of choices; the message names the key and the fix."""
 
     exit_code = 2
 
 
 class DataError(MetaexpError):
-    """Data missing, damaged or unreadable; names the file or folder and how to get it."""
+    """Missing, damaged or unreadable data; the message names the file or folder and how to get it."""
 
     exit_code = 3
 
 
 class CheckpointError(MetaexpError):
-    """No usable checkpoint, or one this version cannot read."""
+    """No usable checkpoint, or one that this version cannot read."""
 
     exit_code = 4
 
 
 class NonFiniteError(MetaexpError):
-    """The outer loss or the meta-gradient became inf or NaN; names the step and the last finite checkpoint."""
+    """The outer loss or meta-gradient became inf or NaN; the message names the step and the last finite checkpoint."""
 
     exit_code = 5
 
 
 class BusyError(MetaexpError):
-    """The run folder is in use by another process, or taken."""
+    """The run folder is in use by another process, or already holds a run."""
 
     exit_code = 6
 
@@ -56,12 +56,12 @@ class TimeLimitError(MetaexpError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C between two outer steps, after the checkpoint. Not an Exception: it must also end a sweep."""
+    """Ctrl-C between two outer steps, after writing the checkpoint. Not an Exception, so that it also ends a sweep."""
 
     exit_code = 130
 
 
 class Terminated(Interrupted):
-    """SIGTERM, likewise."""
+    """SIGTERM, handled like Ctrl-C."""
 
     exit_code = 143

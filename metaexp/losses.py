@@ -1,6 +1,6 @@
 """Losses of one task. Targets are float vectors (real values or one-hot classes).
 
-A Gaussian prediction is [n, 2 y_dim]: means, then standard deviations. A prediction of another shape is refused by a
+A Gaussian prediction is [n, 2 y_dim]: means, then standard deviations. A prediction of the wrong shape raises a
 ConfigError.
 """
 
@@ -14,14 +14,14 @@ from metaexp.errors import ConfigError
 
 
 def mean(values: Tensor) -> Tensor:
-    """Over all elements; of no element 0, so that a loss over 0 examples is 0, never NaN."""
+    """Mean over all elements; 0 if there are none, so that a loss over 0 examples is 0, not NaN."""
     return values.sum() / max(values.numel(), 1)
 
 
 def fitting(prediction: Tensor, target: Tensor, outputs: int = 1) -> Tensor:
     """The prediction in the target's precision: sums and logarithms in half precision lose digits that matter.
 
-    Raises ConfigError where it does not have `outputs` numbers for each of the target's: differences would broadcast.
+    Raises ConfigError unless it has `outputs` numbers for each number of the target: it would broadcast silently.
     """
     wanted = [*target.shape[:-1], outputs * target.shape[-1]]
     if list(prediction.shape) != wanted:

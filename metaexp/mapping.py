@@ -1,7 +1,7 @@
-"""Mapping a function of ONE task over the tasks of a meta-batch: the only place that knows how.
+"""Mapping a function of ONE task over the tasks of a meta-batch; no other module depends on how.
 
-A mapping is "vmap" (all tasks at once), a whole number n (vmap over chunks of n tasks: memory of n), or "loop" (one
-after the other with native kernels). `choose` holds the measured default.
+A mapping is "vmap" (all tasks at once), a whole number n (vmap over chunks of n tasks, with the memory of n tasks), or
+"loop" (one task after the other, with native kernels). `choose` makes the default choice, based on measurements.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,14 @@ Mapping = str | int
 
 
 def choose(mapping: Mapping, model: nn.Module, device: torch.device | str) -> Mapping:
-    """The mapping to use; "auto" is decided by the kind of model and the device, never by a timing.
+    """The mapping to use; "auto" depends on the kind of model and the device, never on a timing.
 
-    Measured on two cores with torch 2.13: vmap makes convolution weights a grouped convolution, on a CPU three times
-    slower than a loop with native kernels; a small fully connected network is six times faster under vmap.
+    Measured on two cores with torch 2.13: vmap turns a convolution with weights per task into a grouped convolution,
+    which on a CPU is three times slower than a loop with native kernels; a small fully connected network is six times
+    faster under vmap.
 
     Raises:
-        ValueError: not auto, vmap, loop or a number above 0.
+        ValueError: the mapping is not auto, vmap, loop or a number above 0.
     """
     if isinstance(mapping, int) and not isinstance(mapping, bool) and mapping > 0:
         return mapping
@@ -41,7 +42,7 @@ def _pieces(episodes: Any, tasks: int, mapping: Mapping) -> list[Any]:
 
 
 def _over(function: Callable[..., Any], tasks: int) -> Callable[..., Any]:
-    """The function over one piece: under vmap, or on the only task of the piece."""
+    """The function mapped over the tasks of a piece: by vmap, or applied to its only task."""
     if tasks > 1:
         return vmap(function)
 
@@ -66,14 +67,14 @@ def mean_gradient(
 ) -> tuple[dict[str, Tensor], Tensor, Any]:
     """Gradient, value and logs of the mean over tasks of function(params, episode) -> (loss [], tree of logs).
 
-    A piece's graph is freed before the next piece starts, so memory is that of one piece. Sums over pieces run in
-    task order: results of one mapping are bit-identical from run to run.
+    A piece's graph is freed before the next piece starts, so memory use is that of one piece. Pieces are added in task
+    order: the results of a mapping are bit-identical from run to run.
     """
     tasks, kind = episodes.key.shape[0], episodes.key.device.type
     cast, half = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
     def piece_sum(p: dict[str, Tensor], piece: Any) -> tuple[Tensor, Any]:
-        with torch.autocast(kind, half, enabled=cast):  # not around the gradient: its products keep their precision
+        with torch.autocast(kind, half, enabled=cast):  # not around the gradient, whose products keep their precision
             losses, logs = _over(lambda episode: function(p, episode), piece.key.shape[0])(piece)
         return losses.sum() / tasks, tree_map(lambda t: (t.sum(0) / tasks).detach(), logs)
 
@@ -87,9 +88,9 @@ def mean_gradient(
 
 
 def mean_over_pieces(function: Callable[[Any], Any], episodes: Any, size: int, pool: Executor | None = None) -> Any:
-    """Mean of function(piece of `size` tasks) over the pieces; `size` divides the number of tasks.
+    """Mean of function(piece of `size` tasks) over the pieces; `size` must divide the number of tasks.
 
-    With a pool, pieces run side by side on its threads. The sum runs in task order in any case, so the result does not
+    With a pool, pieces run in parallel on its threads. They are always added in task order, so the result does not
     depend on the number of threads.
     """
     tasks = episodes.key.shape[0]
@@ -101,7 +102,7 @@ def mean_over_pieces(function: Callable[[Any], Any], episodes: Any, size: int, p
 
 
 def piece_size(mapping: Mapping, tasks: int) -> int:
-    """Tasks that are worked on at once."""
+    """Number of tasks that are computed at once."""
     return tasks if mapping == "vmap" else 1 if mapping == "loop" else min(int(mapping), tasks)
 
 

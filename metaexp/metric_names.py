@@ -1,16 +1,16 @@
-"""The grammar of a score's name, PREFIX_METRIC_MODE, written and read here alone. Imports no torch.
+"""The grammar of a score's name, PREFIX_METRIC_MODE; only this module writes and parses it. Does not import torch.
 
-METRIC is a key of `learner.metrics`. MODE says where a model that depends on the batch takes its statistics from at
-test: `accuracy_transductive`, `accuracy`, `accuracy_support`. A model that does not depend on the batch has one figure
-without a mode. PREFIX is what a method puts before further scores of its own: `child_0_mse`, `uniform_mse`.
+METRIC is a key of `learner.metrics`. MODE is the source of batch statistics at test, for a model that depends on the
+batch: `accuracy_transductive`, `accuracy`, `accuracy_support`. A model that does not depend on the batch has one score
+without a mode. PREFIX marks additional scores of a method: `child_0_mse`, `uniform_mse`.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-# Where batch statistics come from at test -> what it appends to a metric's name.
+# Mode, the source of batch statistics at test -> the suffix that it adds to a metric's name.
 SUFFIXES = {"queries": "_transductive", "single": "", "support": "_support"}
-# Directions of the metrics that results without `larger_is_better` may hold; None: neither is better.
+# Directions of metrics in older results, which do not contain `larger_is_better`; None: neither is better.
 KNOWN: dict[str, bool | None] = {
     "mse": False,
     "accuracy": True,
@@ -21,17 +21,17 @@ KNOWN: dict[str, bool | None] = {
 
 
 class Direction(NamedTuple):
-    """Which direction of a metric is better, as far as results say."""
+    """Which direction of a metric is better, as far as results record it."""
 
     known: bool
-    larger: bool | None  # None: neither, as of a coverage, which has a right value in the middle
+    larger: bool | None  # None: neither, as for a coverage, which has a right value in the middle
 
 
 class Name(NamedTuple):
-    """A score's name taken apart."""
+    """A score's name, split into its parts."""
 
     metric: str  # with its prefix
-    suffix: str  # of the mode; "" where there is none, or a single query at a time
+    suffix: str  # suffix of the mode; "" without a mode and for the mode "single"
 
 
 def metric_name(metric: str, suffix: str) -> str:
@@ -48,13 +48,16 @@ def split_name(name: str) -> Name:
 
 
 def forms(metric: str, names: Iterable[str]) -> list[str]:
-    """Those of the names that are this metric in any mode, in their order; its prefixed relatives are not."""
+    """Those of the names that are this metric in any mode, in their order; names with a prefix do not count."""
     return [name for name in names if split_name(name).metric == metric]
 
 
 def near(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a score, else of the same metric in another mode: a baseline has `accuracy`, a test
-    `accuracy_support`. None where there is neither: a baseline without, say, a likelihood is no baseline of it."""
+    """The value of a score, else of the same metric in another mode, else None.
+
+    For example, a baseline has `accuracy` where a test has `accuracy_support`. A baseline without, say, a likelihood is
+    not a baseline for it.
+    """
     if name in values:
         return values[name]
     others = forms(split_name(name).metric, values)
@@ -62,7 +65,7 @@ def near(values: Mapping[str, Any], name: str) -> Any:
 
 
 def metric_of(name: str, metrics: Iterable[str]) -> str | None:
-    """The metric, among these, that a score measures, whatever its prefix and mode; None: none of them."""
+    """Which of the metrics a score measures, whatever its prefix and mode; None if none of them."""
     bare, best = split_name(name).metric, None
     for metric in metrics:
         if bare == metric:
@@ -73,9 +76,9 @@ def metric_of(name: str, metrics: Iterable[str]) -> str | None:
 
 
 def recorded_direction(name: str, summaries: Iterable[Mapping[str, Any]]) -> Direction:
-    """As the summaries of a score in result.json declare it, `larger_is_better`; of older ones by a well-known name.
+    """The direction that a score's summaries in result.json declare as `larger_is_better`; in older ones, by its name.
 
-    Summaries that contradict each other declare nothing.
+    If summaries contradict each other, the direction is not known.
     """
     declared = {summary["larger_is_better"] for summary in summaries if "larger_is_better" in summary}
     if len(declared) == 1:

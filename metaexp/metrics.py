@@ -1,7 +1,7 @@
 """Metrics of one task: what is measured, which direction is better, and in which unit.
 
 Targets are float vectors (real values or one-hot classes). A Gaussian prediction is [n, 2 y_dim]: means, then standard
-deviations. A prediction of another shape is refused by a ConfigError.
+deviations. A prediction of the wrong shape raises a ConfigError.
 """
 
 import math
@@ -23,16 +23,16 @@ Function = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how well one task's queries are predicted; call it like its function.
+    """A measure of how well one task's queries are predicted; call it like its function.
 
     Args:
-        name: in results, without a mode (`metaexp.metric_names`).
+        name: the name in results, without a mode (`metaexp.metric_names`).
         function: (prediction [n, out], target [n, y_dim]) -> [].
-        larger_is_better: the direction; None where neither is better, as of a coverage, which has a right value.
-        unit: of the number, "" where it has none; what depends on the data is named by it ("y^2").
+        larger_is_better: the direction; None if neither is better, as for a coverage, which has a right value.
+        unit: unit of the number, or ""; a unit that depends on the data is written in terms of y ("y^2").
 
     Raises:
-        ConfigError: a name that ends like that of a mode.
+        ConfigError: the name ends in the suffix of a mode.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Metric:
 def declared(owner: Any) -> dict[str, Metric]:
     """The metrics of a task family or a learner by name, each with its direction.
 
-    A plain function is accepted as the first metric of an owner that declares `larger_is_better` itself.
+    The first metric may be a plain function if the owner itself declares `larger_is_better`.
 
     Raises:
-        ConfigError: a plain function whose direction nobody declared.
+        ConfigError: a metric is a plain function without a declared direction.
     """
     found: dict[str, Metric] = {}
     for place, (name, metric) in enumerate(owner.metrics.items()):
@@ -75,21 +75,21 @@ def declared(owner: Any) -> dict[str, Metric]:
 
 
 def direction(metrics: Mapping[str, Metric], name: str) -> bool | None:
-    """Whether a score grows with quality, by the metric that it measures in whatever mode and with whatever prefix.
+    """Whether larger values of a score are better, looked up by its metric, whatever its mode and prefix.
 
-    None: neither direction is better, or it is a score of no metric (a diagnostic).
+    None: neither direction is better, or the score measures none of the metrics (it is a diagnostic).
     """
     metric = metric_of(name, metrics)
     return None if metric is None else metrics[metric].larger_is_better
 
 
 def sign(larger_is_better: bool | None) -> float:
-    """1 or -1, by which a score is multiplied so that more is better; of a coverage too little is worse."""
+    """1 or -1, the factor with which larger scores are better; 1 for a coverage, where too little is worse."""
     return -1.0 if larger_is_better is False else 1.0
 
 
 def score_names(metrics: Mapping[str, Metric], modes: Mapping[str, str]) -> dict[str, str]:
-    """Names of a learner's scores -> mode, for its `modes` (suffix -> mode)."""
+    """Names of a learner's scores -> their modes, for its `modes` (suffix -> mode)."""
     return {metric_name(metric, suffix): mode for suffix, mode in modes.items() for metric in metrics}
 
 
@@ -97,21 +97,21 @@ def score_names(metrics: Mapping[str, Metric], modes: Mapping[str, str]) -> dict
 
 
 def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []; NaN if a logit is."""
+    """Fraction of rows whose largest logit is the target's class: [n, ways], [n, ways] -> []; NaN if any logit is."""
     logits = fitting(logits, target)
     right = (logits.argmax(-1) == target.argmax(-1)).to(target.dtype)
-    return mean(torch.where(logits.isnan().any(-1), math.nan, right))  # to argmax NaN is the largest
+    return mean(torch.where(logits.isnan().any(-1), math.nan, right))  # argmax would take NaN as the largest
 
 
 def _fair_accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Accuracy where k equal largest logits count as 1 / k each, not as the first: [n, ways], [n, ways] -> []."""
+    """Accuracy in which each of k tied largest logits counts 1 / k, not only the first: [n, ways], [n, ways] -> []."""
     logits = fitting(logits, target)
     best = (logits == logits.max(-1, keepdim=True).values).to(target.dtype)
     return mean((best / best.sum(-1, keepdim=True) * target).sum(-1))
 
 
 def _log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean log-likelihood of a target: every target by itself, its correlation with others left out."""
+    """Mean log-likelihood of a target; targets are scored independently, without their correlations."""
     return -losses.gaussian_nll(prediction, target)
 
 
@@ -128,12 +128,12 @@ class_log_likelihood = Metric("log_likelihood", _class_log_likelihood, larger_is
 
 
 def coverage(level: float) -> Metric:
-    """The metric: fraction of targets inside the central interval of this probability; a sure predictor has `level`.
+    """The fraction of targets in the central interval of probability `level`: `level` if a prediction is calibrated.
 
-    NaN where a mean or a standard deviation is.
+    NaN if any mean or standard deviation is.
 
     Raises:
-        ValueError: a level outside (0, 1).
+        ValueError: the level is outside (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: must be above 0 and below 1")
@@ -148,11 +148,11 @@ def coverage(level: float) -> Metric:
 
 
 def of_mean(metric: Metric) -> Metric:
-    """The metric of a Gaussian prediction's mean."""
+    """The metric, applied to the mean of a Gaussian prediction."""
     return replace(metric, function=lambda prediction, target: metric(prediction.chunk(2, -1)[0], target))
 
 
 def gaussian_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Metrics of a Gaussian predictor: likelihood first, a family's own metrics of its mean, two coverages."""
+    """Metrics of a Gaussian predictor: first the likelihood, then a family's metrics on its mean, and two coverages."""
     means = {name: of_mean(metric) for name, metric in metrics.items()}
     return {"log_likelihood": log_likelihood, **means, "coverage50": coverage(0.5), "coverage90": coverage(0.9)}

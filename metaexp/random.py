@@ -1,9 +1,9 @@
 """Randomness as a pure function of a key: the same numbers on every device, under vmap and in a compiled graph.
 
-A key is an int64 (64 random bits). `fold` derives keys from keys, `bits`/`uniform`/`normal`/`permutation` draw.
+A key is an int64 (64 random bits). `fold` derives keys from keys; `bits`, `uniform`, `normal`, `permutation` draw.
 The generator is SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", figure 17;
-finaliser of Stafford's variant 13) used by counter: number i of a stream is mix(stream + i * GAMMA). int64 arithmetic
-wraps around, so it equals the paper's un_signed arithmetic bit for bit.
+finaliser of Stafford's variant 13), counter-based: number i of a stream is mix(stream + i * GAMMA). int64 arithmetic
+wraps around, so it equals the paper's unsigned arithmetic bit for bit.
 """
 
 import math
@@ -24,7 +24,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 
 
 def _mix(z: Tensor) -> Tensor:
-    # `>>` keeps the sign on int64, so the vacated high bits are masked off: a logical shift.
+    # `>>` keeps the sign of an int64, so the vacated high bits are masked to get a logical shift.
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _M1
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _M2
     return z ^ ((z >> 31) & ((1 << 33) - 1))
@@ -33,9 +33,10 @@ def _mix(z: Tensor) -> Tensor:
 def _number(start: Tensor, count: Tensor) -> Tensor:
     """Number `count` of the stream that begins at `start`: mix(start + count * GAMMA).
 
-    Written so that count * GAMMA never stands alone. Where count is an arange, Inductor makes of the product an index
-    expression, whose overflow is undefined in C++ (wrong numbers and heap corruption from 16 elements on) and cut to 32
-    bits on GPUs. For the same reason a compiled graph must take task indices from outside, not count them itself.
+    Written so that count * GAMMA is never computed on its own. If count is an arange, Inductor turns that product into
+    an index expression, whose overflow is undefined in C++ (wrong numbers and heap corruption from 16 elements on) and
+    which is truncated to 32 bits on GPUs. For the same reason a compiled graph must receive task indices as an input,
+    not count them itself.
     """
     return _mix((start * _INVERSE + count) * GAMMA)
 
@@ -81,7 +82,7 @@ def uniform(
 
 def normal(key: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
     """Standard normal numbers: float [*key.shape, *shape] (Box and Muller 1958)."""
-    u = uniform(key, stream, (*shape, 2), dtype=dtype)  # pairs stand together: fewer numbers are the first of more
+    u = uniform(key, stream, (*shape, 2), dtype=dtype)  # pairs are adjacent, so a shorter draw is a prefix of a longer
     radius, angle = u.unbind(-1)
     return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
 
@@ -89,24 +90,24 @@ def normal(key: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtype 
 def integers(key: Tensor, stream: int, shape: tuple[int, ...], high: int | Tensor) -> Tensor:
     """Integers in [0, high), high <= 2^31: int64 [*key.shape, *shape] (multiply and shift, bias below high / 2^32).
 
-    A tensor `high` must broadcast with the result.
+    A tensor `high` must broadcast to the shape of the result.
     """
     return (((bits(key, stream, shape) >> 32) & 0xFFFFFFFF) * high) >> 32
 
 
 def permutation(key: Tensor, stream: int, n: int, k: int | None = None) -> Tensor:
-    """The first k places of a random permutation of 0..n-1: int64 [*key.shape, k]. Works under vmap."""
+    """The first k elements of a random permutation of 0..n-1: int64 [*key.shape, k]. Works under vmap."""
     random = bits(key, stream, (n,))
     if k is None or k == n:
         return torch.argsort(random, dim=-1, stable=True)
-    return torch.topk(random, k, largest=False).indices  # the same places, without sorting the rest
+    return torch.topk(random, k, largest=False).indices  # the same elements, without sorting the rest
 
 
 def ends(key: Tensor, stream: int, n: int, first: int, last: int, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The first and the last places of a random permutation of 0..size-1: two disjoint draws without replacement.
+    """The first and the last elements of a random permutation of 0..size-1: two disjoint draws without replacement.
 
-    Neither depends on the other's length: int64 [*key.shape, first], [*key.shape, last], the latter from the end
-    backwards. `sizes` (int64 [*key.shape], at most n, None: all n) must be at least first + last.
+    Neither depends on the other's length: int64 [*key.shape, first], [*key.shape, last], the latter starting from the
+    end. `sizes` (int64 [*key.shape], at most n; None: all n) must be at least first + last.
     """
     random = bits(key, stream, (n,))
     low = high = random

@@ -1,4 +1,4 @@
-"""The data that flows: examples and episodes."""
+"""The data types that all modules exchange: examples and episodes."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Examples(NamedTuple):
-    """Inputs and targets of n examples; a meta-batch puts a task dimension in front."""
+    """Inputs and targets of n examples; a meta-batch has a leading task dimension."""
 
     x: Tensor  # [*tasks, n, *x_shape]
     y: Tensor  # [*tasks, n, y_dim]  real targets, or one-hot classes: always a float vector
@@ -18,4 +18,4 @@ class Episode(NamedTuple):
     support: Examples
     query: Examples
     key: Tensor  # int64 [*tasks]  from which this task's random numbers are drawn
-    info: dict[str, Tensor]  # what boards and oracles may read (class ids, amplitude); `adapt` never sees it
+    info: dict[str, Tensor]  # for figures and oracles only (class numbers, amplitude); `adapt` never sees it

@@ -493,10 +493,10 @@ class Jumps(Sine):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (ByBatch, "share a key|other bytes"),
+        (ByBatch, "share a key|different values"),
         (Leaks, "shares a task with another split"),
         (Reseeded, "depends on the seed"),
-        (Jumps, "is not the first of more"),
+        (Jumps, "is not the beginning of a larger one"),
     ],
 )
 def test_a_family_that_breaks_its_contract(make, message):

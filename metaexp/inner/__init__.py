@@ -1,4 +1,4 @@
-"""The inner loop: how one task is learned. Its settings as a value, free functions on dicts of tensors, optimisers."""
+"""The inner loop, which learns one task: its settings, pure functions on dicts of tensors, and optimisers."""
 
 from metaexp.inner.descent import Descent, descend, minibatches, minimise
 from metaexp.inner.implicit import conjugate_gradient, with_gradient

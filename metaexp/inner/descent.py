@@ -15,10 +15,10 @@ from metaexp.random import fold, permutation
 
 
 class Descent(NamedTuple):
-    """What an inner loop leaves behind."""
+    """The result of an inner loop."""
 
-    path: list[Tree]  # parameters after 0, 1, ..., steps
-    losses: list[Tensor]  # [] each: the loss before step 1, ..., steps
+    path: list[Tree]  # parameters after 0, 1, ..., `steps` steps
+    losses: list[Tensor]  # each []: the loss before step 1, ..., `steps`
     state: dict[str, Tree]  # of the inner optimiser
 
 
@@ -34,12 +34,12 @@ def descend(
 ) -> Descent:
     """`steps` steps of the optimiser on loss(params, step) -> [], differentiable in params, lr and state.
 
-    With `first_order` the inner gradients count as constants (their graph is never built), which gives FOMAML's
+    With `first_order` the inner gradients are treated as constants (their graph is never built), which gives FOMAML's
     meta-gradient (Finn, Abbeel, Levine 2017, section 5.2).
 
     With `given`, a tree of ALL other tensors that the loss reads, the loss is called as loss(params, step, given) and
-    the graph of a step is not kept but made again in the backward pass (`recomputed`): of each step its parameters stay
-    in memory, for one more evaluation of the inner gradients.
+    the graph of a step is not kept but rebuilt in the backward pass (`recomputed`): only the parameters of each step
+    stay in memory, at the cost of one more evaluation of the inner gradients.
     """
     state = optimiser.init(params) if state is None else state
     path, losses = [params], []
@@ -64,10 +64,10 @@ def descend(
 def minimise(
     objective: Callable[[Tree], Tensor], params: Tree, optimiser: InnerOptimiser, lr: float, steps: int
 ) -> Iterator[tuple[Tree, Tree]]:
-    """Parameters and the objective's gradient after 0, 1, ..., steps steps, without a graph: memory of one step.
+    """Parameters and the objective's gradient after 0, 1, ..., `steps` steps, without a graph: the memory of one step.
 
-    A step after which the objective [] is larger, or not a number, is taken back and the rate halved: the objective
-    never rises and all stays finite, whatever the rate.
+    A step after which the objective [] is larger, or NaN, is undone and the rate halved: the objective never increases
+    and everything stays finite, whatever the rate.
     """
 
     def at(params: Tree) -> tuple[Tree, Tensor]:
@@ -81,7 +81,7 @@ def minimise(
     for _ in range(steps):
         moved, moved_state = optimiser.update(grads, state, params, rate)
         moved_grads, moved_value = at(moved)
-        well = moved_value <= value + 8 * torch.finfo(value.dtype).eps * value.abs()  # a rise is more than rounding
+        well = moved_value <= value + 8 * torch.finfo(value.dtype).eps * value.abs()  # rounding is not an increase
         here, there = (params, state, grads, value), (moved, moved_state, moved_grads, moved_value)
         params, state, grads, value = tree_map(lambda new, old, w=well: torch.where(w, new, old), there, here)
         rate = torch.where(well, rate, 0.5 * rate)
@@ -89,13 +89,13 @@ def minimise(
 
 
 def minibatches(key: Tensor, stream: int, n: int, size: int | None, steps: int) -> Tensor | None:
-    """Rows of each inner step: int64 [steps, size], consecutive pieces of one random order of the n rows per epoch.
+    """Rows of each inner step: int64 [steps, size], consecutive slices of one random order of the n rows per epoch.
 
-    A batch may straddle two epochs, as in the Reptile authors' code. None (all rows, every step) where size is None
-    or not below n.
+    A batch may straddle two epochs, as in the Reptile authors' code. None (all rows in every step) if size is None or
+    not below n.
     """
     if size is None or size >= n:
         return None
-    epochs = math.ceil(max(1, steps) * size / n)  # at least one: of no steps there is still a tensor [0, size]
+    epochs = math.ceil(max(1, steps) * size / n)  # at least one: 0 steps still give a tensor [0, size]
     orders = permutation(fold(key, torch.arange(epochs, device=key.device)), stream, n)  # [epochs, n]
     return orders.flatten()[: steps * size].view(steps, size)

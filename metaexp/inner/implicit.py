@@ -1,4 +1,4 @@
-"""Meta-gradients without differentiation through the inner loop: a linear solver, a given gradient as a loss."""
+"""Meta-gradients without differentiating through the inner loop: a linear solver, and a loss with a given gradient."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from metaexp.inner.optimisers import Tree
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], b: Tensor, steps: int, tolerance: float | None = None, least: float = 0.0
 ) -> Tensor:
-    """Solve A x = b [n] for a symmetric A given by v [n] -> A v [n], from x = 0 (Hestenes, Stiefel 1952).
+    """Solve A x = b [n] for a symmetric A given by v [n] -> A v [n], starting at x = 0 (Hestenes, Stiefel 1952).
 
-    `steps` products are taken whatever happens, so that it maps over tasks. x stays where it is once the residual is
-    below `tolerance` |b| (None: the rounding of the type), or once a direction p has p^T A p <= least |p|^2: with
-    `least` 0 where A is seen not to be positive definite, above 0 also where it is nearly singular. Where that is the
-    first direction, x is b. x is finite wherever the products are.
+    It always computes `steps` products, so that it can be mapped over tasks. x no longer changes once the residual is
+    below `tolerance` |b| (None: the rounding error of the type), or once a direction p has p^T A p <= least |p|^2: with
+    `least` 0, once A turns out not to be positive definite; above 0, also once A is nearly singular. If that happens in
+    the first direction, x is b. x is finite whenever the products are.
     """
     rounding = torch.finfo(b.dtype).eps
     x, r, p, left = torch.zeros_like(b), b, b, b @ b
@@ -36,10 +36,10 @@ def conjugate_gradient(
 
 
 def with_gradient(value: Tensor, params: Tree, gradient: Tree) -> Tensor:
-    """A scalar of the given value whose gradient in `params` IS the given one: any hand-made meta-gradient as a loss.
+    """A scalar with the given value and the given gradient with respect to `params`: any meta-gradient as a loss.
 
-    The gradient counts as a constant: second derivatives are zero, and nothing flows to tensors outside `params`.
-    An inf in `params` or `gradient` makes the value NaN, so check value and gradient apart.
+    The gradient is treated as a constant: second derivatives are zero, and no gradient reaches tensors outside
+    `params`. An inf in `params` or `gradient` makes the value NaN, so check value and gradient separately.
     """
     carrier = sum(((p - p.detach()) * gradient[k].detach()).sum() for k, p in params.items())
     return value.detach() + carrier

@@ -11,22 +11,22 @@ from metaexp.inner.descent import Descent, descend, minibatches
 from metaexp.inner.optimisers import InnerOptimiser, Rate, Tree
 from metaexp.types import Examples
 
-Loss = Callable[[Tree, Examples], Tensor]  # (what is adapted, support examples) -> []
-State = dict[str, Tree]  # of an inner optimiser
+Loss = Callable[[Tree, Examples], Tensor]  # (adapted parameters, support examples) -> []
+State = dict[str, Tree]  # state of an inner optimiser
 
 
 class InnerLoop(NamedTuple):
-    """How a method learns one task: its optimiser, rates and numbers of steps. A value: nothing changes in place."""
+    """How a method learns one task: its optimiser, rates and numbers of steps. Immutable."""
 
     optimiser: InnerOptimiser
     lr: Rate
     steps: int
     test_lr: Rate  # at validation and test
     test_steps: int
-    first_order: bool = False  # training: the inner gradients count as constants; at test they always do
+    first_order: bool = False  # treat inner gradients as constants in training; at test they always are
     batch: int | None = None  # rows of the support set per step; None: all of them
     test_batch: int | None = None
-    state: State | None = None  # of the optimiser before the first step; None: a fresh one
+    state: State | None = None  # the optimiser's state before the first step; None: a fresh one
     rest: Tree | None = None  # ALL other tensors that the loss reads: `train` then recomputes instead of keeping graphs
 
     @classmethod
@@ -41,11 +41,11 @@ class InnerLoop(NamedTuple):
         inner_batch: int | None = None,
         test_batch: int | None = None,
     ) -> "InnerLoop":
-        """The inner loop with these settings; of those at test, None takes the training value.
+        """The inner loop with these settings; a test setting of None means the training value.
 
         Raises:
-            ValueError: a rate that is not above 0, a number of steps below 1 (at test below 0) or a batch below 1; the
-                message starts with the name of the argument.
+            ValueError: a rate is not above 0, a number of steps is below 1 (at test: below 0), or a batch is below 1;
+                the message starts with the name of the argument.
         """
         test_lr = inner_lr if test_lr is None else test_lr
         test_steps = inner_steps if test_steps is None else test_steps
@@ -61,13 +61,13 @@ class InnerLoop(NamedTuple):
         return cls(optimiser, inner_lr, inner_steps, test_lr, test_steps, first_order, inner_batch, test_batch)
 
     def train(self, loss: Loss, start: Tree, support: Examples, key: Tensor) -> Descent:
-        """`steps` steps from `start`, differentiable in it, in the rates and in what the loss reads."""
+        """`steps` steps from `start`, differentiable in `start`, the rates and the tensors that the loss reads."""
         optimiser, rest = self.optimiser, None if self.first_order else self.rest
         lr, steps, batch, first_order, state = self.lr, self.steps, self.batch, self.first_order, self.state
         return learn(loss, start, support, key, optimiser, lr, steps, batch, first_order, state, rest)
 
     def test(self, loss: Loss, start: Tree, support: Examples, key: Tensor, steps: int) -> Descent:
-        """`steps` steps with the settings of the test; inner gradients count as constants."""
+        """`steps` steps with the test settings; inner gradients are treated as constants."""
         optimiser, lr, batch = self.optimiser, self.test_lr, self.test_batch
         return learn(loss, start, support, key, optimiser, lr, steps, batch, first_order=True, state=self.state)
 
@@ -85,10 +85,10 @@ def learn(
     state: State | None = None,
     rest: Tree | None = None,
 ) -> Descent:
-    """Steps on a support set x [n, ...], or on minibatches of it in an order drawn from the task's key.
+    """Take `steps` steps on a support set x [n, ...], or on minibatches of it in an order drawn from the task's key.
 
-    With `rest`, ALL other tensors that the loss reads by name, the loss is called with start and rest in one tree, and
-    the graph of a step is made again in the backward pass (see `descend`).
+    With `rest`, a dict of ALL other tensors that the loss reads, the loss is called with the parameters and `rest` in
+    one tree, and the graph of a step is rebuilt in the backward pass (see `descend`).
     """
     rows = minibatches(key, 64, len(support.x), batch, steps)
 
@@ -107,7 +107,7 @@ def learn(
 
 
 class Carried(nn.Module):
-    """An inner optimiser's state as buffers: part of every checkpoint, moved with the module."""
+    """An inner optimiser's state as buffers, which are part of every checkpoint and move with the module."""
 
     def __init__(self, state: State):
         super().__init__()
@@ -117,7 +117,7 @@ class Carried(nn.Module):
         self.names = {group: list(tree) for group, tree in state.items()}
 
     def tree(self) -> State:
-        """The state as the inner optimiser takes it."""
+        """The state in the inner optimiser's format."""
         return {g: {n: getattr(self, slashed(f"{g}/{n}")) for n in names} for g, names in self.names.items()}
 
     def set(self, state: State) -> None:
@@ -129,5 +129,5 @@ class Carried(nn.Module):
 
 
 def slashed(name: str) -> str:
-    """A parameter's name as that of another parameter or buffer, which may not contain a dot."""
+    """A parameter's name as a valid name for another parameter or buffer, which may not contain a dot."""
     return name.replace(".", "/")

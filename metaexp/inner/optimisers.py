@@ -1,4 +1,4 @@
-"""Inner optimisers: update rules that can be differentiated, as pure functions of dicts of tensors."""
+"""Inner optimisers: differentiable update rules as pure functions of dicts of tensors."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 Tree = dict[str, Tensor]
-Rate = float | Tensor | Tree  # one rate, or one per parameter (of its shape, or one that broadcasts)
+Rate = float | Tensor | Tree  # one rate, or one per parameter (with its shape, or one that broadcasts to it)
 
 
 class InnerOptimiser(Protocol):
-    """An update rule that can be differentiated: state and parameters in, state and parameters out."""
+    """A differentiable update rule: gradients, state and parameters in, parameters and state out."""
 
     def init(self, params: Tree) -> dict[str, Tree]: ...
     def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Rate) -> tuple[Tree, dict[str, Tree]]: ...
@@ -27,7 +27,7 @@ class SGD(NamedTuple):
     nesterov: bool = False
 
     def init(self, params: Tree) -> dict[str, Tree]:
-        """Zero velocities, or nothing where momentum is 0."""
+        """Zero velocities, or an empty state if momentum is 0."""
         return {"velocity": {k: torch.zeros_like(p) for k, p in params.items()}} if self.momentum else {}
 
     def update(self, grads: Tree, state: dict[str, Tree], params: Tree, lr: Rate) -> tuple[Tree, dict[str, Tree]]:
@@ -63,7 +63,7 @@ class Adam(NamedTuple):
         for k, p in params.items():
             mean = moment1[k] / correction1 if self.beta1 else grads[k]
             variance = moment2[k] / correction2
-            # sqrt has no derivative at 0, where a dead unit's gradient is: there the second order would be inf * 0.
+            # sqrt has no derivative at 0, the value for a dead unit: its second-order gradient would be inf * 0.
             alive = variance > 0
             root = torch.where(alive, torch.sqrt(torch.where(alive, variance, 1.0)), 0.0)
             new[k] = p - _rate(lr, k) * mean / (root + self.eps)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing that goes with torch.func and vmap: the graph of a step is made again, not kept."""
+"""Gradient checkpointing that works with torch.func and vmap: the graph of a step is recomputed instead of kept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 class _Recomputed(torch.autograd.Function):
-    """function, tensors -> tuple of tensors; keeps the tensors alone and differentiates the function afresh."""
+    """function, tensors -> tuple of tensors; keeps only the tensors and recomputes the function to differentiate it."""
 
     generate_vmap_rule = True
 
@@ -33,14 +33,14 @@ class _Recomputed(torch.autograd.Function):
             made: tuple[Tensor, ...] = ctx.function(*(replaced.get(i, tensor) for i, tensor in enumerate(tensors)))
             return made
 
-        with torch.no_grad():  # torch.func.grad would keep a graph of this, for a second derivative
+        with torch.no_grad():  # otherwise torch.func.grad would keep a graph of this for a second derivative
             found = vjp(function, *(tensors[i] for i in wanted))[1](gradients)
         placed = dict(zip(wanted, _Once.apply(len(found), *found, *tensors, *gradients), strict=True))
         return None, *(placed.get(i) for i in range(len(tensors)))
 
 
 class _Once(torch.autograd.Function):
-    """The first `count` of the tensors, which were made of the others without a graph; their derivative is refused."""
+    """Returns the first `count` tensors, which were computed from the others without a graph; has no derivative."""
 
     generate_vmap_rule = True
 
@@ -58,12 +58,12 @@ class _Once(torch.autograd.Function):
 
 
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), a tree of tensors, whose graph is not kept but made again in the backward pass.
+    """function(*args), a tree of tensors, whose graph is not kept but recomputed in the backward pass.
 
-    Memory for time: gradient checkpointing that goes with torch.func and vmap, where `torch.utils.checkpoint` does not.
-    Differentiable in the tensors of `args` (trees; other leaves are constants), once: a second derivative is refused
-    with a RuntimeError. The function must read no other tensor that is differentiated or mapped: no gradient would
-    reach it, silently.
+    This trades time for memory: gradient checkpointing that works with torch.func and vmap, which
+    `torch.utils.checkpoint` does not. The result can be differentiated once in the tensors of `args` (trees; other
+    leaves are constants); a second derivative raises a RuntimeError. The function must not read any other tensor that
+    is differentiated or mapped: silently, no gradient would reach it.
     """
     leaves, form = tree_flatten(args)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]

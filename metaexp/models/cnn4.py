@@ -21,22 +21,22 @@ _NORMS = {
 
 
 class CNN4(nn.Module):
-    """Four blocks [3x3 convolution, norm, ReLU], each halving the picture by stride or max-pool, and a linear head.
+    """Four blocks [3x3 convolution, norm, ReLU], each halving the image by stride or max-pooling, and a linear head.
 
-    Stride 2 with the mean over the last map is MAML's Omniglot network (Finn, Abbeel, Levine 2017, section 5.2);
-    stride 2 flattened is Reptile's; max-pool flattened is that of matching and prototypical networks (Vinyals et al.
-    2016; Snell, Swersky, Zemel 2017).
+    Stride 2 with the mean over the last maps is MAML's Omniglot network (Finn, Abbeel, Levine 2017, section 5.2);
+    stride 2 with flattened maps is Reptile's; max-pooling with flattened maps is that of matching and prototypical
+    networks (Vinyals et al. 2016; Snell, Swersky, Zemel 2017).
 
     Args:
         x_shape, out: (channels, height, width) of one input and number of outputs, from the task family.
         filters: channels of every block.
         down: "stride" or "pool".
-        readout: "mean" over the last map, or "flatten".
-        norm: "batch" (statistics of the batch at hand), "instance", "layer" or "none".
+        readout: "mean" over the last maps, or "flatten".
+        norm: "batch" (statistics of the current batch), "instance", "layer" or "none".
 
     Raises:
-        ValueError: an input that is no picture or is too small, a word that is not listed, an instance norm of single
-            pixels.
+        ValueError: the input is not an image or is too small, a word is not one of those listed, or an instance norm
+            would apply to single pixels.
     """
 
     @checked
@@ -58,7 +58,7 @@ class CNN4(nn.Module):
         if height < 1 or width < 1:
             raise ValueError(f"x_shape={tuple(x_shape)}: too small for four halvings; use down=stride or model=mlp")
         if norm == "instance" and down == "stride" and height == width == 1:
-            # The norm of a single pixel is its shift: the output would not depend on the input.
+            # Normalising a single pixel leaves only the shift: the output would not depend on the input.
             raise ValueError(
                 f"norm=instance: x_shape={tuple(x_shape)} ends in maps of one pixel; use down=pool or batch"
             )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class InputContext(nn.Module):
-    """The context is appended to the flattened input; `network` takes [n, inputs + size]."""
+    """Appends the context to the flattened input; `network` takes [n, inputs + size]."""
 
     def __init__(self, network: nn.Module, size: int):
         super().__init__()
@@ -22,8 +22,10 @@ class InputContext(nn.Module):
 
 
 class ChannelContext(nn.Module):
-    """Each number of the context is a channel of the picture, the same in every pixel; `network` takes
-    [n, channels + size, height, width]."""
+    """Appends each number of the context as a channel with the same value in every pixel.
+
+    `network` takes [n, channels + size, height, width].
+    """
 
     def __init__(self, network: nn.Module, size: int):
         super().__init__()
@@ -43,10 +45,10 @@ class FiLM(nn.Module):
     starts at 1 and beta at 0 for a context of zeros.
 
     Args:
-        network: has `channels`, the channels of each block, and takes `forward(x, modulate)`: modulate(block, h) is
-            called on the maps of every block before the activation (as `metaexp.models.cnn4.CNN4`).
+        network: has `channels`, the number of channels of each block, and `forward(x, modulate)`, which calls
+            modulate(block, h) on the maps of every block before the activation (as in `metaexp.models.cnn4.CNN4`).
         size: length of the context vector.
-        block: which block, from 0.
+        block: index of the block to modulate, from 0.
     """
 
     def __init__(self, network: nn.Module, size: int, block: int):
@@ -77,15 +79,15 @@ def with_context(
     size: int | None,
     block: int,
 ) -> nn.Module:
-    """A network that takes a context as its second input, made of `model`, or of a ready module.
+    """A network that takes a context as its second input, built from `model`: a constructor or an existing module.
 
     Args:
-        context: "input", "film", "channel", or None: "film" where the network can be modulated, else "input".
-        size: of the context; None: 5 with "input", else 100.
+        context: "input", "film", "channel", or None: "film" if the network can be modulated, else "input".
+        size: length of the context; None: 5 with "input", else 100.
         block: the block that "film" modulates, from 0.
 
     Raises:
-        ValueError: a network or inputs that do not take the context in this way.
+        ValueError: the network or the inputs cannot take the context in this way.
     """
 
     def network(*shape: int) -> nn.Module:

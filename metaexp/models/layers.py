@@ -1,4 +1,4 @@
-"""Convolution and pooling in two forms of equal value: native kernels, and elementary operations.
+"""Convolution and pooling in two equivalent forms: native kernels and elementary operations.
 
 Native kernels are fastest in an eager loop over tasks; elementary operations can be fused by a compiler and mapped by
 vmap. `metaexp.models.norms.prepare` switches all layers of a model.
@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 4  # input channels up to which a convolution is a product with the few columns of its patches
+FEW = 4  # with at most this many input channels, a convolution is computed as a matrix product with its patches
 
 
 class Convolution(nn.Conv2d):
-    """`nn.Conv2d`, zero-padded. On a CPU its result lies channels-last; there the first layer of a network, whose input
-    has few channels, can be written as a matrix product, as the compiled graph wants it.
+    """`nn.Conv2d`, zero-padded, with faster forms on the CPU.
+
+    There, the native form returns its result in channels-last memory format, and the other one, for the compiled graph,
+    writes a convolution with few input channels (the first layer of a network) as a matrix product.
     """
 
     native = False
@@ -21,7 +23,7 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, height, width] -> [n, filters, height, width] of the output."""
         if self.native and x.is_cpu:
-            # Channels last: what follows stays so, and the kernels of norms and pooling are 4 and 12 times faster.
+            # Later layers keep the channels-last format, in which norm and pooling kernels are 4 and 12 times faster.
             return super().forward(x.movedim(1, -1).contiguous().movedim(-1, 1))
         if self.native or self.in_channels > FEW or self.groups > 1 or not x.is_cpu or isinstance(self.padding, str):
             return super().forward(x)
@@ -36,14 +38,14 @@ class Convolution(nn.Conv2d):
         )
         columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # [n, patch, positions]
         columns = columns.transpose(1, 2).reshape(n * height * width, -1)
-        # Contiguous, so that its gradient is made as columns^T g: four times faster in MKL than g^T columns.
+        # Contiguous, so that its gradient is computed as columns^T g: four times faster in MKL than g^T columns.
         y = columns @ self.weight.flatten(1).t().contiguous()
         y = y if self.bias is None else y + self.bias
         return y.view(n, height, width, -1).permute(0, 3, 1, 2)
 
 
 class MaxPool(nn.Module):
-    """Maximum of every 2 x 2 pixels; an odd last row or column is left out. Of equal pixels the first counts."""
+    """Maximum of every 2 x 2 pixels, without an odd last row or column. Among equal pixels the first one is taken."""
 
     native = False
 

@@ -1,4 +1,4 @@
-"""An LSTM as an update rule: what `metaexp.algos.l2l` learns."""
+"""An LSTM as an update rule, which `metaexp.algos.l2l` learns."""
 
 import math
 from typing import Any
@@ -14,16 +14,16 @@ Tree = dict[str, Tensor]
 class LSTMRule(nn.Module):
     """A small LSTM that maps each coordinate's gradient to its step: theta <- theta + lr m(gradient, state).
 
-    All coordinates share the weights and each has a state of its own, so the rule fits any network. It is an
-    `metaexp.inner.InnerOptimiser` whose parameters can be learned; the cell is written as two products, because
-    `nn.LSTM` can neither be mapped by vmap nor be differentiated twice.
+    All coordinates share the weights and each has its own state, so the rule fits any network. It is a
+    `metaexp.inner.InnerOptimiser` whose parameters can be learned. The cell is written out in elementary operations,
+    because `nn.LSTM` can neither be mapped by vmap nor differentiated twice.
 
     Args:
         hidden, layers: width and number of the LSTM's layers.
-        preprocess: p of the log and sign of the gradient; None: the gradient as it is.
+        preprocess: p in the log and sign of the gradient (see `inputs`); None: the unchanged gradient.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     def __init__(self, hidden: Count = 20, layers: Count = 2, preprocess: Positive | None = 10.0):
@@ -40,10 +40,10 @@ class LSTMRule(nn.Module):
         self.head = nn.Linear(hidden, 1)
         with torch.no_grad():
             for cell in cells:
-                cell.bias[:hidden] = 1.0  # the forget gate begins open
+                cell.bias[:hidden] = 1.0  # the forget gate starts open
 
     def init(self, params: Tree) -> dict[str, Tree]:
-        """Zero states: h and c of every layer, [coordinates, hidden] each."""
+        """Zero states: h and c of every layer, each [coordinates, hidden]."""
         coordinates = sum(p.numel() for p in params.values())
         zero = next(iter(params.values())).new_zeros(coordinates, self.hidden)
         return {name: {str(i): zero for i in range(len(self.cells))} for name in ("h", "c")}
@@ -63,7 +63,7 @@ class LSTMRule(nn.Module):
         return moved, new
 
     def inputs(self, gradient: Tensor) -> Tensor:
-        """[n] -> [n, 2] (appendix A): (log|g| / p, sign g) where |g| >= e^-p, else (-1, e^p g); or [n, 1]."""
+        """[n] -> [n, 2] (appendix A): (log|g| / p, sign g) if |g| >= e^-p, else (-1, e^p g); [n, 1] without p."""
         if self.p is None:
             return gradient[:, None]
         size = torch.log(torch.clamp(gradient.abs(), min=math.exp(-self.p))) / self.p

@@ -16,12 +16,12 @@ class MLP(nn.Module):
     Args:
         x_shape, out: shape of one input and number of outputs, from the task family.
         hidden: widths of the hidden layers; [] is a linear map.
-        activation: a function of torch.nn.functional by name: relu, tanh, gelu, silu, ...
-        init_std: weights from a normal truncated at two standard deviations and zero biases, as in the MAML
-            authors' code (0.01); None: torch's default.
+        activation: name of a function of torch.nn.functional: relu, tanh, gelu, silu, ...
+        init_std: weights from a normal distribution truncated at two standard deviations and zero biases, as in the
+            MAML authors' code (0.01); None: torch's default.
 
     Raises:
-        ValueError: a width below 1, an unknown activation, an init_std that is not above 0.
+        ValueError: a width is below 1, the activation is unknown, or init_std is not above 0.
     """
 
     @checked

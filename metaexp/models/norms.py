@@ -1,8 +1,8 @@
-"""Normalisation layers that are right under vmap, in a loop, and at test in every named mode.
+"""Normalisation layers that are correct under vmap, in a loop, and in every mode of batch statistics at test.
 
-torch 2.13 gives a wrong second-order gradient for `vmap` of `F.batch_norm` and `F.layer_norm` (the loss is right, so no
-curve shows it). These layers write the statistics in elementary operations under vmap and in compiled graphs, and use
-the native kernel in an eager loop over tasks.
+torch 2.13 gives a wrong second-order gradient for `vmap` of `F.batch_norm` and `F.layer_norm` (the loss is correct, so
+no curve shows the error). These layers compute the statistics in elementary operations under vmap and in compiled
+graphs, and use the native kernel in an eager loop over tasks.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from torch.func import vmap
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """x [n, channels, *space] scaled and shifted by channel."""
+    """x [n, channels, *space] scaled and shifted per channel."""
     shape = (1, -1) + (1,) * (x.dim() - 2)
     x = x if weight is None else x * weight.view(shape)
     return x if bias is None else x + bias.view(shape)
@@ -25,9 +25,9 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 class _Standardise(torch.autograd.Function):
     """x, dims, eps -> y = (x - mean) r and r = 1 / sqrt(var + eps), with the statistics over dims.
 
-    With g, h the gradients in y and r, the gradient in x is r (g - mean(g) - y mean(g y)) - h r^2 y / n. Left to
-    autograd, the same gradient takes twice the passes over memory. It is made of differentiable operations, so that
-    the second order follows by itself.
+    If g and h are the gradients with respect to y and r, the gradient with respect to x is
+    r (g - mean(g) - y mean(g y)) - h r^2 y / n. Autograd needs twice as many passes over memory for the same gradient.
+    The backward pass consists of differentiable operations, so second-order gradients need no further code.
     """
 
     generate_vmap_rule = True
@@ -35,8 +35,8 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
         centred = x - x.mean(dims, keepdim=True)
-        # As exp of a logarithm: a compiler keeps an exponential that is used twice, but computes a square root
-        # anew for every element.
+        # As the exponential of a logarithm: a compiler keeps an exponential that is used twice, but recomputes a square
+        # root for every element.
         root = torch.exp(-0.5 * torch.log((centred * centred).mean(dims, keepdim=True) + eps))
         return centred * root, root
 
@@ -60,17 +60,17 @@ class _Standardise(torch.autograd.Function):
 
 
 def standardise(x: Tensor, dims: list[int], eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps) with the statistics over the dimensions `dims`; any order of derivative."""
+    """(x - mean) / sqrt(var + eps) with statistics over the dimensions `dims`; has derivatives of any order."""
     y: Tensor = _Standardise.apply(x, dims, eps)[0]
     return y
 
 
 class Norm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * weight + bias, with statistics over `dims` of the batch at hand.
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the statistics of the current batch.
 
-    Has no running averages: "batch statistics always", as in the authors' code of MAML and Reptile. x is
-    [n, channels, *space]; dims 0 means over the batch, 1 over channels, "space" over the rest. Scale and shift,
-    [channels] each, may be None.
+    Has no running averages: it always uses batch statistics, as in the authors' code of MAML and Reptile. x is
+    [n, channels, *space]; statistics are always over `space`, and optionally over the batch and over the channels.
+    Scale and shift, each [channels], may be None.
     """
 
     def __init__(self, channels: int, over_batch: bool, over_channels: bool = False, eps: float = 1e-5):
@@ -78,8 +78,8 @@ class Norm(nn.Module):
         self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels))
         self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
         self.over_batch, self.over_channels, self.eps = over_batch, over_channels, eps
-        self.native = False  # the native kernel: set by `prepare` where tasks are not mapped by vmap
-        self.rows: int | None = None  # statistics from the first so many rows only
+        self.native = False  # use the native kernel: set by `prepare` if tasks are not mapped by vmap
+        self.rows: int | None = None  # the number of first rows that give the statistics; None: all rows
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, *space] -> the same shape."""
@@ -95,7 +95,7 @@ class Norm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """`nn.LayerNorm`: statistics over the last dimensions of an example, scale and shift for each of their elements."""
+    """`nn.LayerNorm`: statistics over the last dimensions of an example, scale and shift per element of these."""
 
     def __init__(self, norm: nn.LayerNorm):
         super().__init__()
@@ -149,10 +149,10 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
 def adopt(model: nn.Module) -> nn.Module:
     """Replace torch's batch, instance and layer norms in a module by these layers, keeping parameters and names.
 
-    A norm in eval mode with running statistics (a pretrained body) stays fixed at them; one in training mode
-    uses the statistics of the batch at hand from then on.
+    A norm in eval mode with running statistics (a pretrained body) keeps these statistics; a norm in training mode
+    uses the statistics of the current batch from then on.
     """
-    new: dict[nn.Module, nn.Module | None] = {}  # one for each, so that a layer shared by two parents stays shared
+    new: dict[nn.Module, nn.Module | None] = {}  # one per old layer, so that a layer shared by two parents stays shared
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child not in new:
@@ -166,7 +166,7 @@ def adopt(model: nn.Module) -> nn.Module:
 def prepare(model: nn.Module, native: bool) -> None:
     """Use native kernels (an eager loop over tasks) or elementary operations (vmap, a compiled graph) in the model.
 
-    Concerns every layer with an attribute `native`: the norms here and the layers of `metaexp.models.layers`.
+    Applies to every layer with an attribute `native`: the norms here and the layers of `metaexp.models.layers`.
     """
     for layer in model.modules():
         if hasattr(layer, "native"):
@@ -180,7 +180,7 @@ def depends_on_batch(model: nn.Module) -> bool:
 
 @contextmanager
 def statistics_from(model: nn.Module, rows: int) -> Iterator[None]:
-    """Inside, batch statistics come from the first `rows` rows of a batch alone."""
+    """Inside this context, batch statistics come from only the first `rows` rows of a batch."""
     layers = [layer for layer in model.modules() if isinstance(layer, Norm)]
     for layer in layers:
         layer.rows = rows
@@ -192,10 +192,10 @@ def statistics_from(model: nn.Module, rows: int) -> Iterator[None]:
 
 
 def in_mode(mode: str, model: nn.Module, function: Callable[[Tensor], Tensor], support: Tensor, x: Tensor) -> Tensor:
-    """function(inputs [m, *x_shape]) -> [m, ...] of queries x, with batch statistics of `model` as the mode demands.
+    """function(inputs [m, *x_shape]) -> [m, ...] on the queries x; the mode sets the batch statistics of `model`.
 
     "queries": all queries in one batch; "single": support inputs [n, *x_shape] plus one query at a time; "support":
-    statistics of the support inputs alone.
+    statistics of the support inputs only.
     """
     if mode == "queries" or len(x) == 0:
         return function(x)

@@ -1,6 +1,6 @@
-"""Batch norm with running averages: batch statistics while training, fixed ones ever after.
+"""Batch norm with running averages: batch statistics during training, fixed statistics afterwards.
 
-For methods that put support and query examples through the network together, as a prototypical network does.
+For methods that pass support and query examples through the network in one batch, as a prototypical network does.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ Seen = dict[str, dict[str, Tensor]]  # by layer: mean and unbiased variance, [ch
 
 
 class Running(nn.Module):
-    """What `nn.BatchNorm*` computes: with batch statistics inside `batch_statistics`, with running averages outside.
+    """Computes what `nn.BatchNorm*` does: batch statistics inside `batch_statistics`, running averages outside.
 
-    The averages change by `absorb_statistics` alone, so that a forward pass stays a pure function, also under vmap and
-    in a compiled graph. Takes the place, and the scale and shift, of a `Norm`.
+    Only `absorb_statistics` changes the averages, so that a forward pass stays a pure function, also under vmap and in
+    a compiled graph. Replaces a `Norm` and takes over its scale and shift.
     """
 
     def __init__(self, norm: Norm, channels: int):
@@ -31,7 +31,7 @@ class Running(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
         self.collects = False
-        self.seen: dict[str, Tensor] = {}  # of the last batch, while it collects
+        self.seen: dict[str, Tensor] = {}  # statistics of the last batch, while `collects` is set
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, *space] -> the same shape."""
@@ -47,7 +47,7 @@ class Running(nn.Module):
             mean = raw.mean(dims)
             square = ((raw - mean.view(shape)) ** 2).sum(dims)
             self.seen = {"mean": mean, "variance": square / max(count - 1, 1)}
-            if self.native and count > 1:  # the kernel refuses a single value
+            if self.native and count > 1:  # the kernel rejects a single value
                 return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
             y = standardise(x, dims, self.eps)
         y = y if self.weight is None else y * self.weight.view(shape)
@@ -56,7 +56,7 @@ class Running(nn.Module):
 
 def keep_running(model: nn.Module) -> nn.Module:
     """Replace every `Norm` over the batch by `Running`, keeping parameters and names; returns the model."""
-    new: dict[nn.Module, nn.Module] = {}  # one for each, so that a layer shared by two parents stays shared
+    new: dict[nn.Module, nn.Module] = {}  # one per old layer, so that a layer shared by two parents stays shared
 
     def replacement(layer: nn.Module | None) -> nn.Module | None:
         if not isinstance(layer, Norm) or not layer.over_batch:
@@ -81,7 +81,7 @@ def keeps_running(model: nn.Module) -> bool:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[Seen]:
-    """Inside, norms use the statistics of the batch at hand; the dict it yields holds them afterwards."""
+    """Inside this context, norms use the statistics of the current batch; afterwards the yielded dict holds them."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Running)}
     for layer in layers.values():
         layer.collects = True

@@ -1,7 +1,7 @@
-"""Networks on a support set, whatever its size and order: encoders of its examples, attention, decoders.
+"""Networks on a support set of any size and order: encoders of its examples, attention, decoders.
 
 A support set is one set of (input, target) pairs for regression; for classification it is one set of inputs per class.
-`member` [n, sets] says which example is in which: ones [n, 1], or the one-hot targets.
+`member` [n, sets] marks which examples belong to which set: ones [n, 1], or the one-hot targets.
 """
 
 import math
@@ -15,12 +15,12 @@ from metaexp.models.transformer import TokenNorm
 
 
 def perceptron(inputs: int, width: int, outputs: int, layers: int) -> MLP:
-    """So many linear layers, with ReLU between them."""
+    """`layers` linear layers with ReLU between them."""
     return MLP((inputs,), outputs, hidden=[width] * (layers - 1))
 
 
 def means(h: Tensor, member: Tensor) -> Tensor:
-    """Mean over each set: [n, width], [n, sets] -> [sets, width]; of an empty set 0."""
+    """Mean over each set: [n, width], [n, sets] -> [sets, width]; 0 for an empty set."""
     return member.T @ h / torch.clamp(member.sum(0), min=1.0).unsqueeze(-1)
 
 
@@ -31,7 +31,7 @@ def attention(query: Tensor, key: Tensor, member: Tensor) -> Tensor:
     """
     scores = query @ key.mT / math.sqrt(key.shape[-1])  # [heads, m, n]
     inside = member.T.unsqueeze(1) > 0  # [sets, 1, n]
-    lowest = torch.finfo(scores.dtype).min  # not -inf: an empty set has no NaN
+    lowest = torch.finfo(scores.dtype).min  # not -inf: an empty set must not give NaN
     return torch.softmax(torch.where(inside, scores.unsqueeze(1), lowest), -1) * inside
 
 
@@ -48,7 +48,7 @@ class CrossAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(0, 1)  # [n, width] -> [heads, n, width / heads]
 
     def memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """What is kept of a support set: keys and values, [heads, n, width / heads] each, from [n, width]."""
+        """Keys and values of a support set, each [heads, n, width / heads], from [n, width]."""
         return self._split(self.key(key)), self._split(self.value(value))
 
     def weights(self, query: Tensor, keys: Tensor, member: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class CrossAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """What ends a transformer's layer: r <- norm(r + W q), r <- norm(r + f(r)), norms over the width."""
+    """The end of a transformer layer: r <- norm(r + W q), r <- norm(r + f(r)), with norms over the width."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -71,14 +71,14 @@ class ResidualBlock(nn.Module):
         self.norm, self.norm_net = TokenNorm(width), TokenNorm(width)
 
     def forward(self, read: Tensor, query: Tensor) -> Tensor:
-        """What was read [m, sets, width] and the queries' embedding [m, 1, width] -> [m, sets, width]."""
+        """Attention's output [m, sets, width] and the queries' embedding [m, 1, width] -> [m, sets, width]."""
         r: Tensor = self.norm(read + self.skip(query))
         r = self.norm_net(r + self.net(r.flatten(0, 1)).view_as(r))
         return r
 
 
 class GaussianDecoder(nn.Module):
-    """A representation and a query to a Gaussian: mean, and deviation = floor + (1 - floor) softplus(raw)."""
+    """Maps a representation and a query to a Gaussian: mean, standard deviation = floor + (1 - floor) softplus(raw)."""
 
     def __init__(self, inputs: int, width: int, y_dim: int, layers: int, floor: float):
         super().__init__()
@@ -91,9 +91,9 @@ class GaussianDecoder(nn.Module):
 
 
 class ClassDecoder(nn.Module):
-    """One logit per class, by one network: of the class's representation, the mean of all classes', and the query.
+    """One network for the logit of each class, from its representation, the mean of all classes', and the query.
 
-    Renaming the classes renames the logits, and their number may change.
+    Permuting the classes permutes the logits, and the number of classes may change.
     """
 
     def __init__(self, inputs: int, width: int, layers: int):
@@ -108,10 +108,10 @@ class ClassDecoder(nn.Module):
 
 
 class SetEncoder(nn.Module):
-    """A set of examples -> one vector, whatever their number and order: rho(mean_j phi(x_j, y_j)).
+    """A set of examples of any number and order -> one vector: rho(mean_j phi(x_j, y_j)).
 
     Args:
-        inputs: elements of one x and y together.
+        inputs: number of elements of one x and y together.
         hidden, out: width of phi and dimension of the vector; rho is linear.
     """
 
@@ -121,13 +121,13 @@ class SetEncoder(nn.Module):
         self.head = nn.Linear(hidden, out)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x [n, *x_shape], y [n, y_dim] -> [out]; of no examples the mean is 0."""
+        """x [n, *x_shape], y [n, y_dim] -> [out]; without examples the mean is 0."""
         z = F.silu(self.second(F.silu(self.first(torch.cat((x.flatten(1), y), -1)))))
         return self.head(z.sum(0) / max(len(z), 1))
 
 
 class Judges(nn.Module):
-    """For each of `children` a network of its own, [inputs] -> one number, all computed at once."""
+    """A separate network [inputs] -> one number for each of `children`, all computed at once."""
 
     def __init__(self, children: int, inputs: int, hidden: int):
         super().__init__()

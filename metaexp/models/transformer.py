@@ -1,4 +1,4 @@
-"""A transformer over a set of tokens that queries read without being read: attention to a memory made once."""
+"""A transformer over a set of tokens whose memory is computed once; queries attend to it but not to each other."""
 
 import math
 
@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Memory = tuple[Tensor, Tensor]  # keys and values, [heads, n, width / heads] each
+Memory = tuple[Tensor, Tensor]  # keys and values, each [heads, n, width / heads]
 
 
 class TokenNorm(nn.Module):
     """Mean 0 and variance 1 over the width of a token, then scale and shift, in elementary operations.
 
-    Right to any order under vmap, as the library's kernel is not; and faster there than a function with a gradient of
-    its own, as in `metaexp.models.norms`, which halves the speed of a step.
+    Its derivatives of any order are correct under vmap, unlike those of torch's kernel. A function with a custom
+    gradient, as in `metaexp.models.norms`, would halve the speed of a step here.
     """
 
     def __init__(self, width: int, eps: float = 1e-5):
@@ -29,7 +29,7 @@ class TokenNorm(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention to a memory, then a GELU network: t + attend(norm(t)), then t + mlp(norm(t)).
 
-    Attention is written as products and a softmax, which have derivatives of any order and map under vmap.
+    Attention is written as matrix products and a softmax, which have derivatives of any order and work under vmap.
     """
 
     def __init__(self, width: int, heads: int, hidden: int):
@@ -49,12 +49,12 @@ class Block(nn.Module):
         return self._split(self.key(t)), self._split(self.value(t))
 
     def attention(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """Weights of tokens [m, width] over the memory: [heads, m, n], rows sum to 1."""
+        """Attention weights of tokens [m, width] over the memory: [heads, m, n], rows sum to 1."""
         queries = self._split(self.query(self.norm(tokens)))
         return torch.softmax(queries @ memory[0].mT / math.sqrt(queries.shape[-1]), dim=-1)
 
     def forward(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """[m, width] -> [m, width]; over an empty memory attention gives 0."""
+        """[m, width] -> [m, width]; with an empty memory, attention gives 0."""
         found = (self.attention(tokens, memory) @ memory[1]).transpose(-2, -3).flatten(-2)  # [m, width]
         tokens = tokens + self.out(found)
         hidden: Tensor = self.up(self.norm_mlp(tokens))
@@ -62,18 +62,18 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Layers through which a set passes once and leaves its keys and values; then any tokens can be asked of them.
+    """A set passes through the layers once, which stores its keys and values; then any tokens can query them.
 
-    Tokens of the set attend to the set, asked tokens to the set alone: the same numbers as one transformer over both
-    whose attention mask shows every token the set and nothing else. There is no positional encoding, so the order of
+    Tokens of the set attend to the set, and query tokens attend to the set only. The result is that of one transformer
+    over both whose attention mask lets every token see only the set. There is no positional encoding, so the order of
     the set has no effect.
 
     Args:
-        width, heads, layers: of the transformer; width is divided among the heads.
+        width, heads, layers: width of a token, which is divided among the heads, number of heads and of layers.
         hidden: width of the network in each layer; None: 4 times the width.
 
     Raises:
-        ValueError: a number below 1, a width that the heads do not divide.
+        ValueError: a number is below 1, or the width is not a multiple of the heads.
     """
 
     def __init__(self, width: int, heads: int, layers: int, hidden: int | None = None):
@@ -97,13 +97,13 @@ class Transformer(nn.Module):
         return memories
 
     def ask(self, tokens: Tensor, memories: list[Memory]) -> Tensor:
-        """[m, width] -> [m, width], each token by itself."""
+        """Output of query tokens: [m, width] -> [m, width], independently for each token."""
         for block, memory in zip(self.blocks, memories, strict=True):
             tokens = block(tokens, memory)
         return self.norm(tokens)
 
     def attention(self, tokens: Tensor, memories: list[Memory]) -> list[Tensor]:
-        """Attention weights of asked tokens [m, width] in each layer, [heads, m, n] each."""
+        """Attention weights of query tokens [m, width] in each layer, each [heads, m, n]."""
         weights = []
         for block, memory in zip(self.blocks, memories, strict=True):
             weights.append(block.attention(tokens, memory))  # type: ignore[operator]

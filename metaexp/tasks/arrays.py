@@ -20,21 +20,22 @@ log = logging.getLogger(__name__)
 class Arrays(TaskFamily):
     """Tasks from npz files with x [n, *x_shape], y [n] or [n, y_dim] and optionally task [n] and split [n].
 
-    An episode draws one of the split's tasks, and support and query rows of it without replacement. `task` holds any
-    integers or strings; `split` holds train, val, test (or 0, 1, 2), one for each task. Without a task column a whole
-    file is one task: the first file for training, further files are new tasks, for testing. With a split column only,
-    the rows of each split are a task. Tasks without a split are divided by fractions. A split that has no task of its
-    own among val and test uses the other's tasks, with a warning. For class labels use `task=dataset`.
+    An episode draws one task of the split and, without replacement, support and query rows of that task. `task` holds
+    any integers or strings; `split` holds train, val or test (or 0, 1, 2), the same for all rows of a task. Without a
+    task column, each file is one task: the first file is for training, further files are new tasks for testing. With
+    only a split column, the rows of each split form one task. Tasks without a split are divided by fractions. If val
+    or test has no task, it uses the other's tasks, with a warning. For class labels use `task=dataset`.
 
     Args:
-        files: the npz files; a task may stand in one file only.
-        split: fractions of the tasks for train, val and test where no split is given, drawn by `eval_seed`.
-        standardise: none | x | xy: to mean 0 and standard deviation 1 by the rows of the training split. Losses and
-            metrics are then in standardised units; `x_mean, x_std, y_mean, y_std` convert.
+        files: the npz files; a task may be in one file only.
+        split: fractions of the tasks for train, val and test where no split is given; the assignment is drawn with
+            `eval_seed`.
+        standardise: none | x | xy: scale to mean 0 and standard deviation 1, computed on the rows of the training
+            split. Losses and metrics are then in standardised units; `x_mean, x_std, y_mean, y_std` convert them back.
 
     Raises:
-        ValueError: a setting out of range, or more shots and queries than rows.
-        DataError: a file missing, damaged or inconsistent.
+        ValueError: a setting is out of range, or shots and queries together exceed the rows of a task.
+        DataError: a file is missing, damaged or inconsistent.
     """
 
     @checked
@@ -101,7 +102,7 @@ class Arrays(TaskFamily):
             )
 
     def _standardise(self, data: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and standard deviation over the training rows (0 and 1 where not wanted), and the data by them."""
+        """Mean and standard deviation over the training rows (0 and 1 if not wanted), and the standardised data."""
         if not wanted:
             one = torch.ones(data.shape[1:], dtype=torch.float64)
             return 0 * one, one, data
@@ -126,9 +127,9 @@ class Arrays(TaskFamily):
         queries: int | None = None,
         ways: int | None = None,
     ) -> Episode:
-        """See TaskFamily.sample; info holds task [tasks] (a number into `names`) and rows [tasks, shots + queries].
+        """See TaskFamily.sample; info holds task [tasks] (an index into `names`) and rows [tasks, shots + queries].
 
-        Raises ValueError where the split's smallest task has not so many rows.
+        Raises ValueError if the split's smallest task does not have that many rows.
         """
         shots, queries = self.size(split, "shots", shots), self.size(split, "queries", queries)
         self._check(split, shots, queries)
@@ -142,15 +143,15 @@ class Arrays(TaskFamily):
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """Minibatches of all the split's rows in epochs: x [batches, n, *x_shape], y [batches, n, y_dim].
 
-        The rows stand in an endless sequence, one random permutation of all of them per epoch; batch i is its elements
-        i n ... i n + n - 1. So 10 epochs of 1,000 rows in batches of 32 are the batches 0 ... 312 (the last one begins
-        the next epoch). A batch costs a sort of the rows of its epochs.
+        The rows form an endless sequence, one random permutation of all of them per epoch; batch i consists of elements
+        i n ... i n + n - 1. For example, 10 epochs of 1,000 rows in batches of 32 are batches 0 ... 312 (the last one
+        begins the next epoch). A batch costs a sort of the rows for each epoch that it touches.
         """
         count = len(self.rows[split])
         key = fold(self.keys(split, torch.zeros_like(indices)), 2)  # [batches], one key for all
         position = indices.unsqueeze(-1) * n + torch.arange(n, device=indices.device)
-        epoch = indices * n // count  # in which each batch begins
-        epochs = (count + n - 2) // count + 1  # the most that n elements in a row can touch
+        epoch = indices * n // count  # the epoch in which each batch begins
+        epochs = (count + n - 2) // count + 1  # the most epochs that n consecutive elements can touch
         each = epoch.unsqueeze(-1) + torch.arange(epochs, device=indices.device)
         order = permutation(fold(key.unsqueeze(-1), each), 0, count).flatten(1)  # [batches, epochs * count]
         rows = self.rows[split][order.gather(1, position - (epoch * count).unsqueeze(-1))]

@@ -1,4 +1,4 @@
-"""What every task family is: a distribution over tasks from which a whole meta-batch is drawn at once."""
+"""The base class of task families: distributions over tasks from which a whole meta-batch is drawn at once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,37 +14,37 @@ from metaexp.types import Episode, Examples
 
 
 class Varying(NamedTuple):
-    """A number of support examples that differs between tasks; `sizes["shots"]` is then the most."""
+    """A number of support examples that differs between tasks; `sizes["shots"]` is then the largest number."""
 
     fewest: int
     most: int
-    bucket: int  # tasks 0 ... bucket - 1 have one number, the next `bucket` tasks another: a meta-batch has one shape
+    bucket: int  # tasks 0 ... bucket - 1 share one number, the next `bucket` tasks another: a meta-batch has one shape
 
 
 class TaskFamily(ABC):
-    """A family of tasks. A task is a pure function of (seed, split, index), whatever the batch, chunk or rank.
+    """A family of tasks. A task is a pure function of (seed, split, index), independent of batch, chunk and rank.
 
     Args:
         shots: support examples per task (regression) or per class (classification).
-        queries: query examples, counted likewise.
+        queries: query examples, per task or per class in the same way.
         ways: classes per episode; None for regression.
-        test: the settings among shots, queries, ways that differ at validation and test.
-        seed: of the training tasks.
-        eval_seed: of the validation and test tasks.
+        test: those of shots, queries and ways that differ at validation and test.
+        seed: seed of the training tasks.
+        eval_seed: seed of the validation and test tasks.
 
     Raises:
-        ValueError: a number out of range; the message starts with the argument's name.
+        ValueError: a number is out of range; the message starts with the argument's name.
     """
 
-    x_shape: tuple[int, ...]  # of one input
+    x_shape: tuple[int, ...]  # shape of one input
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: ClassVar[bool] = False
-    bytes: bool = False  # inputs are kept as bytes, of which 255 is 1
-    # Of data from files: SHA-256 of the names or contents of what is for training; None: nothing can change.
+    bytes: bool = False  # inputs are stored as bytes; 255 means 1
+    # For data from files: SHA-256 of the names or contents of the training data; None: the data cannot change.
     trained_on: str | None = None
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
-    larger_is_better: bool | None = None  # the direction of a first metric that is a plain function
-    queries_in_support: bool = False  # the queries are no examples of their own
+    larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
+    queries_in_support: bool = False  # the queries are not separate examples but rows of the support set
     # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: not known.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None
@@ -78,29 +78,29 @@ class TaskFamily(ABC):
 
     @property
     def metrics(self) -> Mapping[str, metrics.Metric | metrics.Function]:
-        """Metrics of one task by name; the first is the one that selects the best checkpoint.
+        """Metrics of one task by name; the first one selects the best checkpoint.
 
-        Each is a `metaexp.metrics.Metric`, with its direction; the first may be a plain function where the family
+        Each is a `metaexp.metrics.Metric`, with its direction; the first may be a plain function if the family
         declares `larger_is_better`.
         """
         return {"accuracy": metrics.accuracy} if self.classification else {"mse": metrics.mse}
 
     def varying(self, split: str) -> Varying | None:
-        """How the number of support examples varies between the tasks of a split; None: it does not."""
+        """How the number of support examples varies between the tasks of a split; None if it does not."""
         return None
 
     @property
     def pool_dim(self) -> int:
-        """Number of outputs that a network trained on the pooled data needs: all training classes, or y_dim."""
+        """Number of outputs of a network trained on the pooled data: the number of training classes, or y_dim."""
         return self.y_dim
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "TaskFamily":
-        """Draw on this device, in this floating type, from now on; returns self. Data moves along."""
+        """Draw tasks on this device and in this floating-point type from now on, and move the data; returns self."""
         self.device, self.dtype = torch.device(device), dtype
         return self
 
     def keys(self, split: str, indices: Tensor) -> Tensor:
-        """int64 [tasks] -> the tasks' keys, int64 [tasks]."""
+        """Task indices, int64 [tasks] -> the tasks' keys, int64 [tasks]."""
         return task_keys(self.seed if split == "train" else self.eval_seed, split, indices)
 
     @abstractmethod
@@ -114,16 +114,16 @@ class TaskFamily(ABC):
     ) -> Episode:
         """The tasks `indices` of a split ("train", "val", "test") as one meta-batch on the device.
 
-        None takes the family's setting for the split. The support set of k shots is the first k of one stream per
-        task or class, queries come from another: 1 shot is nested in 5.
+        None means the family's setting for the split. A support set of k shots is the first k examples of one stream
+        per task or class, and the queries come from another stream: the 1-shot set is part of the 5-shot set.
         """
 
     @abstractmethod
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """Minibatches of the pooled data of all tasks: x [batches, n, *x_shape], y [batches, n, pool_dim].
 
-        Batch i is a pure function of (seed, split, indices[i]); each example comes from a task of its own, and
-        classes are numbered over the whole split.
+        Batch i is a pure function of (seed, split, indices[i]); each example comes from a different task, and classes
+        are numbered over the whole split.
         """
 
     def size(self, split: str, name: str, value: int | None) -> int:

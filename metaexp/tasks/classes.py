@@ -14,7 +14,7 @@ Rotation = Literal["none", "per_class", "as_classes"]
 
 
 class Sizes(TypedDict, total=False):
-    """What may differ at validation and test; None: as at training."""
+    """Settings that may differ at validation and test; None: as in training."""
 
     shots: Natural | None
     queries: Natural | None
@@ -23,7 +23,7 @@ class Sizes(TypedDict, total=False):
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Images [*n, ..., H, H] turned counter-clockwise by `turns` [*n] times 90 degrees, like numpy.rot90."""
+    """Images [*n, ..., H, H] rotated counter-clockwise by `turns` [*n] times 90 degrees, like numpy.rot90."""
     turns = turns.view(*turns.shape, *(1,) * (x.dim() - turns.dim()))
     x = torch.where((turns & 1) == 1, x.transpose(-1, -2).flip(-2), x)
     return torch.where((turns & 2) == 2, x.flip(-1, -2), x)
@@ -33,20 +33,21 @@ class Classes(TaskFamily):
     """Episodes of `ways` classes, `shots` support and `queries` query examples per class, class after class.
 
     "Matching Networks for One Shot Learning", Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, 2016.
-    The classes of an episode come in random order, so labels are shuffled. The support set is the beginning and the
-    query set the end of one random order of the class's examples: they are disjoint, fewer shots are nested in more,
-    and changing the one leaves the other as it is.
+    The classes of an episode are in random order, so labels are shuffled. The support set is the beginning and the
+    query set the end of one random order of the class's examples: they are disjoint, a support set with fewer shots is
+    part of one with more, and changing the size of one set does not change the other.
 
     Args:
-        data: uint8 (served as floats in [0, 1]) or float [rows, *x_shape], the rows of a class together.
-        counts: rows of every class, in the order of `data`.
+        data: uint8 (returned as floats in [0, 1]) or float [rows, *x_shape], with the rows of a class together.
+        counts: number of rows of each class, in the order of `data`.
         splits: class numbers of "train", "val", "test".
-        rotation: none | per_class (each class of each episode turned by a random multiple of 90 degrees) |
-            as_classes (turned copies are classes of their own: four times as many).
-        test: what differs at validation and test among shots, queries, ways, rotation.
+        rotation: none | per_class (each class of each episode is rotated by a random multiple of 90 degrees) |
+            as_classes (rotated copies are separate classes: four times as many).
+        test: those of shots, queries, ways and rotation that differ at validation and test.
 
     Raises:
-        ValueError: a number out of range, more ways than classes, more shots and queries than examples.
+        ValueError: a number is out of range, there are fewer classes than ways, or fewer examples in a class than
+            shots and queries together.
     """
 
     classification = True
@@ -96,7 +97,7 @@ class Classes(TaskFamily):
             )
 
     def count(self, split: str) -> int:
-        """Number of classes of a split, turned copies included where they are classes."""
+        """Number of classes of a split, including rotated copies if they are classes of their own."""
         return len(self.splits[split]) * (4 if self.rotation[split] == "as_classes" else 1)
 
     @property
@@ -105,7 +106,7 @@ class Classes(TaskFamily):
         return self.count("train")
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Classes":
-        """See TaskFamily.to; the table moves as it is (bytes stay bytes)."""
+        """See TaskFamily.to; the table keeps its type (bytes stay bytes)."""
         super().to(device, dtype)
         self.data, self.counts, self.starts = (t.to(device) for t in (self.data, self.counts, self.starts))
         self.splits = {split: members.to(device) for split, members in self.splits.items()}
@@ -123,16 +124,15 @@ class Classes(TaskFamily):
 
         Classes are numbered over all splits, from 0.
 
-        Raises ValueError where there are not so many classes or examples.
+        Raises ValueError if there are not enough classes or examples.
         """
         shots, queries = self.size(split, "shots", shots), self.size(split, "queries", queries)
         ways = self.size(split, "ways", ways)
         self._check(split, shots, queries, ways)
         key = self.keys(split, indices)
-        drawn = permutation(key, 0, self.count(split), ways)  # [tasks, ways] places in the split
-        own = fold(
-            fold(key, 1).unsqueeze(-1), drawn
-        )  # a key per class of the episode: more ways keep the first classes
+        drawn = permutation(key, 0, self.count(split), ways)  # [tasks, ways] positions in the split
+        # One key per class of the episode: with more ways, the first classes stay the same.
+        own = fold(fold(key, 1).unsqueeze(-1), drawn)
         classes, turns = self._classes(split, drawn, own)
         equal = self._least[split] == self._most[split]
         first, last = ends(own, 0, self._most[split], shots, queries, None if equal else self.counts[classes])
@@ -146,7 +146,7 @@ class Classes(TaskFamily):
         return Episode(examples(first), examples(last), key, {"classes": classes, "rotation": turns})
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See TaskFamily.pool: n examples, each of a random class, turned as in the split's episodes.
+        """See TaskFamily.pool: n examples, each of a random class, rotated as in the split's episodes.
 
         y is one-hot over the split's classes: [batches, n, count(split)].
         """
@@ -159,7 +159,7 @@ class Classes(TaskFamily):
         return Examples(x, (drawn.unsqueeze(-1) == every).to(self.dtype))
 
     def _classes(self, split: str, drawn: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Places among the split's (turned) classes -> class numbers and quarter turns, both int64 of that shape."""
+        """Positions among the split's (rotated) classes -> class numbers and quarter turns, int64 of the same shape."""
         members = self.splits[split]
         if self.rotation[split] == "as_classes":
             return members[drawn % len(members)], drawn // len(members)
@@ -167,7 +167,7 @@ class Classes(TaskFamily):
         return members[drawn], turns
 
     def _inputs(self, split: str, rows: Tensor, turns: Tensor) -> Tensor:
-        """Rows of the table [a, b, k] with turns [a, b] -> float [a, b, k, *x_shape]; turned while still bytes."""
+        """Rows of the table [a, b, k] with turns [a, b] -> float [a, b, k, *x_shape]; rotated while still bytes."""
         x = self.data.index_select(0, rows.flatten()).view(*rows.shape, *self.x_shape)
         if self.rotation[split] != "none":
             x = rotate(x, turns)

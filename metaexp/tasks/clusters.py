@@ -14,22 +14,23 @@ from metaexp.types import Episode, Examples
 class Clusters(TaskFamily):
     """N-way episodes of points in `dim` dimensions: a class is a centre c ~ N(0, spread^2 I), an example c + noise e.
 
-    e is standard normal; only spread / noise matters to the difficulty. Examples stand class after class. Every
-    episode has classes of its own: there are infinitely many, so 1 shot is nested in 5, 5 ways in 20, and nothing runs
-    out. The best possible classifier (`oracle`) knows the centres.
+    e is standard normal; the difficulty depends only on spread / noise. Examples are ordered by class. Every episode
+    has new classes, of which there are infinitely many, so the 1-shot support set is part of the 5-shot one, the 5-way
+    episode part of the 20-way one, and no size is too large. The best possible classifier (`oracle`) knows the centres.
 
     A network trained on pooled data (`joint`) needs a fixed list of classes. `pool` draws from `pool_classes` classes
-    per split, the same in every batch, drawn like those of the episodes but met in none of them.
+    per split. They are the same in every batch and have the distribution of the episodes' classes, but no episode
+    contains them.
 
     Args:
         ways, shots, queries: classes per episode, support and query examples per class.
         dim: dimensions of a point.
         spread: standard deviation of the centres, per dimension.
         noise: standard deviation of the examples around their centre, per dimension.
-        pool_classes: classes of the pooled data.
+        pool_classes: number of classes in the pooled data.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     classification = True
@@ -54,7 +55,7 @@ class Clusters(TaskFamily):
 
     @property
     def pool_dim(self) -> int:
-        """Number of classes of the pooled data."""
+        """Number of classes in the pooled data."""
         return self.pool_classes
 
     def sample(
@@ -67,7 +68,7 @@ class Clusters(TaskFamily):
     ) -> Episode:
         """See TaskFamily.sample; info holds centres, [tasks, ways, dim]."""
         key, ways = self.keys(split, indices), self.size(split, "ways", ways)
-        own = fold(fold(key, 0)[:, None], torch.arange(ways, device=key.device))  # [tasks, ways], a key per class
+        own = fold(fold(key, 0)[:, None], torch.arange(ways, device=key.device))  # [tasks, ways], one key per class
         centres = self._centres(own)
         target = torch.eye(ways, dtype=self.dtype, device=key.device)
 
@@ -81,7 +82,7 @@ class Clusters(TaskFamily):
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """See TaskFamily.pool: n examples, each of one of `pool_classes` classes."""
-        no_task = torch.full_like(indices[:1], -1)  # the index of no task: the key of the split's own classes
+        no_task = torch.full_like(indices[:1], -1)  # -1 is not a task: its key gives the split's pooled classes
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         drawn = integers(key, 0, (), self.pool_classes)
         centres = self._centres(fold(fold(self.keys(split, no_task), 0), drawn))  # [batches, n, dim]
@@ -94,7 +95,7 @@ class Clusters(TaskFamily):
         return self._logits(x, episode.info["centres"])
 
     def _centres(self, key: Tensor) -> Tensor:
-        """[*n, dim] for keys of classes [*n]."""
+        """Keys of classes [*n] -> their centres [*n, dim]."""
         return self.spread * normal(key, 0, self.x_shape, dtype=self.dtype)
 
     def _logits(self, x: Tensor, centres: Tensor) -> Tensor:

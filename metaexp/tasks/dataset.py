@@ -15,10 +15,13 @@ from metaexp.tasks.data.splits import by_fractions, digest
 
 
 def _input(x: Any) -> Tensor:
-    """One input as a tensor: an image [height, width(, channels)] becomes [channels, height, width]; so does an array
-    of bytes whose last dimension alone can be one of channels."""
+    """One input as a tensor.
+
+    An image [height, width(, channels)] becomes [channels, height, width], and so does an array of bytes whose last
+    dimension is the only one that can be the channels.
+    """
     if isinstance(x, Image.Image):
-        grey_or_colour = {"1": "L", "P": "RGB"}.get(x.mode)  # numbers of a palette are no colours
+        grey_or_colour = {"1": "L", "P": "RGB"}.get(x.mode)  # palette indices are not colours
         pixels = torch.from_numpy(np.array(x.convert(grey_or_colour) if grey_or_colour else x))
         return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
     colours = (1, 3, 4)
@@ -31,7 +34,7 @@ def _input(x: Any) -> Tensor:
 def read(dataset: Any) -> tuple[Tensor, list[Any], list[int]]:
     """All items (x, label), read once and sorted by label: x [rows, *x_shape], the distinct labels, rows per label.
 
-    Raises DataError for a data set that is not map-style, empty, or whose inputs differ in shape.
+    Raises DataError for a data set that is not map-style or is empty, or whose inputs differ in shape.
     """
     name = type(dataset).__name__
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -45,7 +48,7 @@ def read(dataset: Any) -> tuple[Tensor, list[Any], list[int]]:
             rows.setdefault(label, []).append(x)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"task.dataset: item {i} of {name} is not (input, label): {error}") from error
-        except (OSError, SyntaxError, LookupError) as error:  # what Pillow raises of damaged files, among others
+        except (OSError, SyntaxError, LookupError) as error:  # raised by Pillow for damaged files, among others
             raise DataError(f"task.dataset: item {i} of {name} cannot be read: {error}") from error
         if x.is_floating_point() and not x.isfinite().all():
             raise DataError(f"task.dataset: item {i} of {name} has values that are inf or NaN")
@@ -70,13 +73,13 @@ class DatasetTasks(Classes):
     values that sort. Classes may differ in size.
 
     Args:
-        dataset: the data set, e.g. by `dataset: {_target_: package.MyDataset, root: folder}`.
-        split: fractions of the classes for train, val and test, drawn by `eval_seed`.
-        classes: labels of the classes of "train", "val", "test" instead of the fractions.
+        dataset: the data set, e.g. from `dataset: {_target_: package.MyDataset, root: folder}`.
+        split: fractions of the classes for train, val and test; the assignment is drawn with `eval_seed`.
+        classes: labels of the classes of "train", "val" and "test", instead of the fractions.
         ways, shots, queries, rotation, test: see `Classes`.
 
     Raises:
-        ValueError: a setting out of range, a class named twice or not in the data.
+        ValueError: a setting is out of range, or a class is listed twice or is not in the data.
         DataError: the data set cannot be read.
     """
 
@@ -96,7 +99,7 @@ class DatasetTasks(Classes):
     ):
         if dataset is None:
             raise ValueError("dataset=null: name a map-style data set, dataset: {_target_: package.MyDataset, ...}")
-        fractions = by_fractions(1, split, eval_seed)  # checks the setting before the data are read
+        fractions = by_fractions(1, split, eval_seed)  # checks the setting before reading the data
         data, self.names, counts = read(dataset)
         listed = {name: list(members) for name, members in (classes or {}).items() if members is not None}
         fractions = by_fractions(len(counts), split, eval_seed)
@@ -112,10 +115,10 @@ class DatasetTasks(Classes):
                 raise ValueError(f"classes.{part}=null: where classes are listed, list them for train, val and test")
             for label in listed[part]:
                 if label not in place:
-                    raise ValueError(f"classes.{part}: {label!r} is no label of the data; it has {self.names[:10]}...")
-                if label in seen:
                     raise ValueError(
-                        f"classes.{part}: {label!r} stands in {seen[label]} already; splits must be disjoint"
+                        f"classes.{part}: {label!r} is not a label of the data; it has {self.names[:10]}..."
                     )
+                if label in seen:
+                    raise ValueError(f"classes.{part}: {label!r} is already in {seen[label]}; splits must be disjoint")
                 seen[label] = part
         return {part: [place[label] for label in members] for part, members in listed.items()}

@@ -1,4 +1,4 @@
-"""Functions drawn from Gaussian processes: the regression benchmark of neural processes, whose best answer is known."""
+"""Functions drawn from Gaussian processes: neural processes' regression benchmark, with a known best prediction."""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from metaexp.types import Episode, Examples
 Kernel = Literal["eq", "matern52", "periodic"]
 KERNELS = get_args(Kernel)
 FIRST = 16  # support points that are always drawn, before the queries
-PIECE = 256  # tasks whose covariances stand in memory at once
-TEST_BUCKET = 10  # of validation and test tasks: they must not depend on meta_batch
+PIECE = 256  # tasks whose covariances are in memory at once
+TEST_BUCKET = 10  # bucket size of validation and test tasks: they must not depend on meta_batch
 
-Number = Positive | Annotated[tuple[Positive, Positive], Ordered()]  # or [low, high], between which it is drawn
+Number = Positive | Annotated[tuple[Positive, Positive], Ordered()]  # a number, or [low, high] to draw it from
 Shots = Natural | Annotated[tuple[Natural, Natural], Ordered()]
 
 
 class Sizes(TypedDict, total=False):
-    """What may differ at validation and test; None: as at training."""
+    """Settings that may differ at validation and test; None: as in training."""
 
     shots: Shots | None
     queries: Natural | None
@@ -32,36 +32,37 @@ class Sizes(TypedDict, total=False):
 class GP(TaskFamily):
     """y = f(x) + noise, f drawn from a Gaussian process of mean 0; x ~ U[x_range].
 
-    With scale s, length l, period p and d = x - x' the covariance is
+    With scale s, length l, period p and d = x - x', the covariance is
     eq: s^2 exp(-d^2 / (2 l^2)); matern52: s^2 (1 + r + r^2 / 3) exp(-r), r = sqrt(5) |d| / l;
     periodic: s^2 exp(-2 sin^2(pi d / p) / l^2).
 
-    "Conditional Neural Processes", Garnelo et al., 2018, section 4.1. The defaults of kernel and range are the data
-    "eq" of the NeuralProcesses.jl package (its noise has variance 1e-8, its context 0 to 50 points in training and 0
-    to 10 in its tests); the CNP authors' notebook has length 0.4, noise 0.02 and 3 to 9 points.
+    "Conditional Neural Processes", Garnelo et al., 2018, section 4.1. The defaults of kernel and range are those of
+    the "eq" data of the NeuralProcesses.jl package (with noise of variance 1e-8, and a context of 0 to 50 points in
+    training and 0 to 10 in its tests); the CNP authors' notebook has length 0.4, noise 0.02 and 3 to 9 points.
 
-    The number of support points may vary: `shots=[0, 50]`. It is one for each bucket of consecutive tasks and runs
-    through the range in steps of the golden ratio from a place drawn for each seed and split, so that any stretch of
-    buckets has every number nearly equally often; queries stay as many.
+    The number of support points may vary: `shots=[0, 50]`. All tasks of a bucket (consecutive tasks) have the same
+    number. From bucket to bucket it runs through the range in steps of the golden ratio, starting at a position drawn
+    for each seed and split, so that in any sequence of buckets every number is nearly equally frequent. The number of
+    queries does not vary.
 
-    All points of a task are drawn from one covariance, in the order: the first 16 support points, the queries, further
-    support points up to the most that any split has; what was not asked for is left out. So fewer shots are the first
-    of more, the queries do not depend on the number of shots (beyond the most of any split but for rounding), and up
-    to 16 shots the support set does not depend on the number of queries. Covariances are computed in float64 wherever
-    the device has it.
+    All points of a task are drawn from one covariance, in this order: the first 16 support points, the queries, further
+    support points up to the largest number of any split; points that were not requested are dropped. As a result, a
+    support set with fewer shots is the beginning of one with more. The queries do not depend on the number of shots
+    (above the largest number of any split, they differ by rounding only). Up to 16 shots, the support set does not
+    depend on the number of queries. Covariances are computed in float64 wherever the device supports it.
 
     Args:
-        shots: support points: a number, or (fewest, most) between which it varies; 0 is allowed.
+        shots: support points: a number, or the range (fewest, most) in which it varies; 0 is allowed.
         queries: query points.
         kernel: eq | matern52 | periodic.
-        length, scale, period: numbers, or (low, high) between which each task draws its own.
-        noise: standard deviation of the noise on y; at least the jitter is always there: variance 1e-8 scale^2 (1e-4
-            in float32, on devices without float64).
-        bucket: consecutive training tasks with one number of support points, a multiple of the meta-batch; at
+        length, scale, period: numbers, or ranges (low, high) from which each task draws its own.
+        noise: standard deviation of the noise on y; the noise variance is never below the jitter, 1e-8 scale^2
+            (1e-4 scale^2 in float32, on devices without float64).
+        bucket: consecutive training tasks with the same number of support points, a multiple of the meta-batch; at
             validation and test it is 10.
 
     Raises:
-        ValueError: a number out of range; a meta-batch over the border of a bucket.
+        ValueError: a number is out of range, or a meta-batch crosses the boundary of a bucket.
     """
 
     x_shape, y_dim = (1,), 1
@@ -110,7 +111,7 @@ class GP(TaskFamily):
     ) -> Episode:
         """See TaskFamily.sample; info holds length, scale and period, each [tasks].
 
-        Raises ValueError where the tasks are of more than one bucket and no number of shots is given.
+        Raises ValueError if the tasks belong to more than one bucket and no number of shots is given.
         """
         shots, queries = self._count(split, indices) if shots is None else shots, self.size(split, "queries", queries)
         key = self.keys(split, indices)
@@ -128,7 +129,7 @@ class GP(TaskFamily):
         return Episode(support, Examples(query_x, y[:, FIRST : FIRST + queries]), key, info)
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See TaskFamily.pool: n points, each of a function of its own, so that y is s times a normal number."""
+        """See TaskFamily.pool: n points, each of a different function, so that y is s times a normal number."""
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         x = uniform(key, 3, (1,), *self.x_range, dtype=self.dtype)
         scale = self._hyperparameters(key)["scale"]
@@ -138,7 +139,7 @@ class GP(TaskFamily):
     def oracle(self, episode: Episode, x: Tensor) -> Tensor:
         """The exact posterior of ONE task at x [m, 1]: [m, 2], mean and standard deviation of y, noise included.
 
-        The task's own kernel is known to it, and each target stands by itself (the diagonal of the covariance).
+        It knows the task's own kernel, and predicts each target separately (the diagonal of the covariance).
         """
         info = {name: value.to(self._precise) for name, value in episode.info.items()}
         given, y, at = (t.to(self._precise) for t in (*episode.support, x))
@@ -157,7 +158,7 @@ class GP(TaskFamily):
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _variance(self, scale: Tensor) -> Tensor:
-        """Of the noise on y: what is set, or the jitter without which a covariance has no root in finite precision."""
+        """Variance of the noise on y: at least the jitter that a Cholesky factor needs in finite precision."""
         jitter = 1e-8 if self._precise == torch.float64 else 1e-4
         return torch.clamp(jitter * scale**2, min=self.noise**2)
 
@@ -171,19 +172,19 @@ class GP(TaskFamily):
         if place != last // varying.bucket:
             raise ValueError(
                 f'shots=[{varying.fewest}, {varying.most}]: tasks {first} to {last} of split "{split}" have different '
-                f"numbers of support points; draw at most {varying.bucket} tasks at once, of one bucket, or say shots"
+                f"numbers of support points; draw at most {varying.bucket} tasks at once, of one bucket, or pass shots"
             )
-        start = self.keys(split, torch.tensor([-1]))  # the key of no task
+        start = self.keys(split, torch.tensor([-1]))  # a key that no task has
         turn = ((start + place * torch.tensor([GAMMA])) >> 32) & 0xFFFFFFFF  # steps of the golden ratio, modulo 1
         return varying.fewest + int((turn * (varying.most - varying.fewest + 1)) >> 32)
 
     def _hyperparameters(self, key: Tensor) -> dict[str, Tensor]:
-        """length, scale and period, [*key.shape] each."""
+        """length, scale and period, each [*key.shape]."""
         ranges = {"length": self.length, "scale": self.scale, "period": self.period}
         return {name: uniform(key, i, (), *ranges[name], dtype=self.dtype) for i, name in enumerate(ranges)}
 
     def _draw(self, x: Tensor, z: Tensor, info: dict[str, Tensor]) -> Tensor:
-        """Values [tasks, n, 1] of the functions at x [tasks, n, 1] from standard normal numbers z [tasks, n]."""
+        """Values [tasks, n, 1] of the functions at x [tasks, n, 1], from standard normal numbers z [tasks, n]."""
         parts = []
         for start in range(0, len(x), PIECE):
             at = x[start : start + PIECE].to(self._precise)
@@ -191,7 +192,7 @@ class GP(TaskFamily):
             covariance = self._covariance(at, at, own)
             covariance.diagonal(dim1=-2, dim2=-1).add_(self._variance(own["scale"]).unsqueeze(-1))
             root = torch.linalg.cholesky(covariance)
-            # Not a matrix product: a task's bytes must not depend on the size of the batch.
+            # Not a matrix product: a task's exact values must not depend on the size of the batch.
             parts.append((root * z[start : start + PIECE].unsqueeze(-2)).sum(-1, keepdim=True))
         return torch.cat(parts)
 

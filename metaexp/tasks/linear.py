@@ -10,7 +10,7 @@ from metaexp.types import Episode, Examples
 
 
 class Linear(TaskFamily):
-    """y = x W + b with W [inputs, outputs] and b [outputs] drawn for every task, x ~ U[x_range].
+    """y = x W + b, with W [inputs, outputs] and b [outputs] drawn for every task and x ~ U[x_range].
 
     Args:
         inputs, outputs: dimensions of x and y.
@@ -21,7 +21,7 @@ class Linear(TaskFamily):
         noise: standard deviation of the Gaussian noise on y.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     @checked
@@ -65,7 +65,7 @@ class Linear(TaskFamily):
         return self._values(x, episode.info["weight"], episode.info["bias"])
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See TaskFamily.pool: n points, each of a map of its own."""
+        """See TaskFamily.pool: n points, each of a different map."""
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         x, y = self._examples(key, 2, 1, *self._maps(key))
         return Examples(x.squeeze(-2), y.squeeze(-2))
@@ -89,7 +89,7 @@ class Linear(TaskFamily):
         return Examples(x, y)
 
     def _values(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        # One input after the other, not a matrix product: a task's bytes must not depend on the size of the batch.
+        # Summed input by input, not as a matrix product: a task's exact values must not depend on the batch size.
         y = bias.unsqueeze(-2).expand(*bias.shape[:-1], x.shape[-2], self.y_dim)
         for i in range(self.x_shape[0]):
             y = y + x[..., i : i + 1] * weight[..., i : i + 1, :]

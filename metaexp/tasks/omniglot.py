@@ -13,18 +13,18 @@ from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data import omniglot as files
 from metaexp.tasks.data.splits import by_counts, digest
 
-SPLIT_SEED = 1623  # of the fixed shuffle of `random1200`
+SPLIT_SEED = 1623  # seed of the fixed shuffle of `random1200`
 
 
 def random1200(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
-    """1100 / 100 / 423 of all 1623 characters in a fixed shuffle, alphabets mixed, as in MAML's code (2017)."""
+    """A fixed shuffle of all 1623 characters into 1100 / 100 / 423, alphabets mixed, as in MAML's code (2017)."""
     count = sum(map(len, names.values()))
     if count != 1623:
         raise DataError(f"{root}: {count} characters; split=random1200 needs all 1623, split=lake takes any")
     return by_counts(count, (1100, 100, 423), SPLIT_SEED)
 
 
-# Of Vinyals' split: whole alphabets, and the last four characters of Gurmukhi to the test; all others are for training.
+# Vinyals' split: whole alphabets, and for test also the last four characters of Gurmukhi; all others are for training.
 VINYALS = {
     "val": ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"),
     "test": (
@@ -38,7 +38,7 @@ def vinyals(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
     """1028 / 172 / 423 characters of Vinyals et al. (2016), as the authors of prototypical networks published them.
 
     A file `splits_vinyals.json` in the folder, which maps "train", "val", "test" to lists of "Alphabet/characterNN",
-    goes before.
+    takes precedence.
     """
     path = root / "splits_vinyals.json"
     place = {name: i for i, name in enumerate(name for part in names.values() for name in part)}
@@ -53,7 +53,7 @@ def vinyals(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
         raise DataError(f"{path}: damaged ({error}); get a fresh copy") from error
     members = [c for part in parts.values() for c in part]
     if len(members) != len(set(members)):
-        raise DataError(f"{path}: a character stands in it twice; splits must be disjoint")
+        raise DataError(f"{path}: a character is listed twice; splits must be disjoint")
     return parts
 
 
@@ -71,9 +71,9 @@ def _vinyals(place: dict[str, int], root: Path) -> dict[str, list[int]]:
 
 
 def lake(names: dict[str, list[str]], root: Path) -> dict[str, list[int]]:
-    """The authors' split by alphabet: background to train, evaluation to test.
+    """The authors' split by alphabet: the background set for training, the evaluation set for test.
 
-    Validation: every 6th background alphabet in alphabetical order (5 of 30) is held out from training.
+    For validation, every 6th background alphabet in alphabetical order (5 of 30) is held out from training.
     """
     alphabets = sorted({name.split("/")[0] for name in names["background"]})
     held_out = set(alphabets[5::6])
@@ -88,9 +88,11 @@ SPLITTERS = {"random1200": random1200, "vinyals": vinyals, "lake": lake}
 
 
 def find_root(root: str | None, download: bool) -> Path:
-    """The data folder: the given one, else $METAEXP_DATA/omniglot, else data/omniglot; fetched if asked and missing.
+    """The data folder: the given one, else $METAEXP_DATA/omniglot, else data/omniglot.
 
-    Raises DataError with the ways to get the data.
+    If the data are missing and `download` is set, they are downloaded into the first of these.
+
+    Raises DataError, which lists the ways to get the data.
     """
     if root is None:
         places = [Path(os.environ["METAEXP_DATA"], "omniglot")] if os.environ.get("METAEXP_DATA") else []
@@ -118,17 +120,17 @@ class Omniglot(Classes):
     Args:
         root: folder with the data (see `metaexp.tasks.data.omniglot`); None: see `find_root`.
         split: random1200 | vinyals | lake, see the functions of this module.
-        resize: lanczos (grey) | nearest (binary: what code gets that resizes the 1-bit files, as the authors of MAML,
-            Reptile and ProtoNet did, whatever filter they named).
+        resize: lanczos (grey) | nearest (binary: the result of resizing the 1-bit files, as the authors of MAML,
+            Reptile and ProtoNet did, whichever filter they specified).
         size: pixels per side, at most 105.
-        invert: ink is 1 on 0; False: ink is 0 on 1, as in the files and in Reptile's code.
-        download: fetch the data where it is missing.
-        verify: refuse an incomplete or changed copy.
+        invert: ink is 1 on a background of 0; False: ink is 0 on 1, as in the files and in Reptile's code.
+        download: fetch the data if they are missing.
+        verify: reject an incomplete or changed copy.
         ways, shots, queries, rotation, test: see `Classes`.
 
     Raises:
-        ValueError: a setting out of range.
-        DataError: data missing, incomplete or damaged.
+        ValueError: a setting is out of range.
+        DataError: the data are missing, incomplete or damaged.
     """
 
     @checked

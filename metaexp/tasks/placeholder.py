@@ -1,4 +1,4 @@
-"""A family whose data are elsewhere: what a checkpoint keeps of it is enough to adapt a learner and to predict."""
+"""A family without its data: what a checkpoint stores about the family is enough to adapt a learner and to predict."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ UNITS = ("x_mean", "x_std", "y_mean", "y_std")  # of families that standardise
 
 
 def keep(family: TaskFamily) -> dict[str, Any] | None:
-    """Sizes and units of a family, plain containers and tensors; None where its loss or metrics are its own."""
+    """Sizes and units of a family as plain containers and tensors; None if it defines its own loss or metrics."""
     if type(family).loss is not TaskFamily.loss or type(family).metrics is not TaskFamily.metrics:
         return None
     return {
@@ -28,28 +28,28 @@ def keep(family: TaskFamily) -> dict[str, Any] | None:
 
 
 def check_data(family: TaskFamily, saved: dict[str, Any]) -> None:
-    """Refuse data other than those that a checkpoint was trained on: what was for training might now be for testing.
+    """Reject data that differ from a checkpoint's training data: classes trained on might now be used for testing.
 
     Args:
-        saved: the checkpoint's own state; one of an older version says nothing of its data.
+        saved: the checkpoint's own state; one of an older version has no record of its data and is accepted.
 
     Raises:
-        DataError: the classes or tasks for training are not those of then.
+        DataError: the training classes or tasks are not those that the checkpoint was trained on.
     """
     before = saved.get("trained_on")
     if before is not None and family.trained_on != before:
         raise DataError(
-            "task: the classes or tasks for training are not those that this run was trained on, so what it has seen "
-            "might be tested on; give it the data that it had, or train anew"
+            "task: the classes or tasks for training are not those that this run was trained on, so it might be tested "
+            "on what it has seen; use the original data, or train again"
         )
 
 
 class Absent(TaskFamily):
-    """Has the sizes and units of the family that `kept` came from, and no task.
+    """A family with the sizes and units of the one that `kept` came from, but without tasks.
 
     Args:
-        kept: what `keep` gave.
-        why: the reason that the data are not here; what `sample` and `pool` raise, as a DataError.
+        kept: the return value of `keep`.
+        why: the reason why the data are not available: the message of the DataError that `sample` and `pool` raise.
     """
 
     def __init__(self, kept: dict[str, Any], why: str):
@@ -73,20 +73,20 @@ class Absent(TaskFamily):
         queries: int | None = None,
         ways: int | None = None,
     ) -> Episode:
-        """Raises DataError: there is no task here."""
+        """Raises DataError: there are no tasks."""
         raise DataError(self._why)
 
     def pool(self, split: str, indices: torch.Tensor, n: int) -> Examples:
-        """Raises DataError: there are no data here."""
+        """Raises DataError: there are no data."""
         raise DataError(self._why)
 
 
 class AbsentClasses(Absent):
-    """The same for classification."""
+    """`Absent` for classification."""
 
     classification = True
 
 
 def absent(kept: dict[str, Any], why: str) -> Absent:
-    """The one of the two that `kept` describes."""
+    """An `Absent` or `AbsentClasses` family, whichever `kept` describes."""
     return (AbsentClasses if kept["classification"] else Absent)(kept, why)

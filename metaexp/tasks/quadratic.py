@@ -12,33 +12,33 @@ from metaexp.types import Episode, Examples
 
 
 class Quadratic(TaskFamily):
-    """A task is the function f(theta) = |W theta - y|^2, W [rows, dim] and y [rows]: to adapt is to minimise it.
+    """A task is the function f(theta) = |W theta - y|^2, W [rows, dim] and y [rows]; adapting means minimising it.
 
     "Learning to learn by gradient descent by gradient descent", Andrychowicz et al., 2016, section 3.1: dim = rows =
     10, all elements of W and y standard normal. (The authors' code draws them from U[0, 1): `elements="uniform"`.)
 
     It is a regression task like any other: x are the rows of W, y their targets, and the network is the optimisee,
-    which is theta itself where it is a linear map without bias (model=linear, whose bias is off for this family). The
-    loss, a mean over rows, is f / rows, and every method that descends a gradient runs.
+    which is theta itself if it is a linear map without bias (model=linear, whose bias is off for this family). The
+    loss, a mean over rows, is f / rows, so every gradient-based method runs on it.
 
-    An optimiser is judged by the function that it was given, not by other data. So, UNLIKE every other family, the
-    queries are no examples of their own: support and queries are the beginnings of ONE list of rows. The queries are
+    An optimiser is judged by the function that it was given, not by other data. So, UNLIKE in every other family, the
+    queries are not separate examples: support and query set are the beginnings of ONE list of rows. The queries are
     the objective: mse on them is f / rows. The support set holds the same rows (with fewer shots than queries, a part
-    of them: a minibatch of the objective). `fresh` serves other rows as queries, and the task is plain regression.
+    of them: a minibatch of the objective). With `fresh`, the queries are other rows, and the task is plain regression.
 
     Args:
         shots: rows of W that the method is given.
-        queries: rows of W over which f is measured; None: as many as shots, the same rows.
+        queries: rows of W on which f is measured; None: as many as shots, the same rows.
         dim: length of theta.
-        elements: "normal" or "uniform" (in [0, 1)), the distribution of the elements of W and of a y of its own.
+        elements: "normal" or "uniform" (in [0, 1)), the distribution of the elements of W and, without `noise`, of y.
         condition: column j of W is multiplied by condition^(-j / (2 dim - 2)), j = 0 ... dim - 1: with normal elements
             the mean Hessian then has this condition number. 1 is the paper's W (whose own W^T W varies a lot).
         noise: None: y is drawn like W, independently of it, as in the paper. A number: y = W theta* + noise e with
             theta* and e standard normal, so that f is small at theta*.
-        fresh: queries are rows of a stream of their own; needs `noise`, without which nothing could be known of them.
+        fresh: queries are rows from a separate stream; needs `noise`, without which they could not be predicted.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting is out of range.
     """
 
     y_dim = 1
@@ -76,9 +76,10 @@ class Quadratic(TaskFamily):
         queries: int | None = None,
         ways: int | None = None,
     ) -> Episode:
-        """See TaskFamily.sample, but the class for the queries; with `noise`, info holds theta* as theta [tasks, dim].
+        """See TaskFamily.sample, and the class for the queries; with `noise`, info holds theta* as theta [tasks, dim].
 
-        The setting `queries` counts, not the shots of this call: shots=1 is one row of the same objective.
+        The number of queries is the setting `queries`, not the shots of this call: shots=1 gives one row of the same
+        objective.
         """
         key = self.keys(split, indices)
         theta = self._theta(key)
@@ -87,13 +88,13 @@ class Quadratic(TaskFamily):
         return Episode(support, query, key, {} if theta is None else {"theta": theta})
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See TaskFamily.pool: n rows, each of a function of its own."""
+        """See TaskFamily.pool: n rows, each of a different function."""
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         x, y = self._rows(key, 1, 1, self._theta(key))
         return Examples(x.squeeze(-2), y.squeeze(-2))
 
     def oracle(self, episode: Episode, x: Tensor) -> Tensor:
-        """x [m, dim] -> [m, 1] at the minimum of f (least squares over the query rows); for fresh rows at theta*."""
+        """x [m, dim] -> [m, 1] at the minimum of f (least squares over the query rows); with `fresh`, at theta*."""
         if self.fresh:
             return x @ episode.info["theta"].unsqueeze(-1)
         return x @ (torch.linalg.pinv(episode.query.x) @ episode.query.y)
@@ -115,7 +116,7 @@ class Quadratic(TaskFamily):
             return Examples(w, self._elements(key, stream + 1, (n, 1)))
         assert self.noise is not None
         y = self.noise * normal(key, stream + 1, (n, 1), dtype=self.dtype)
-        # One column after the other, not a matrix product: a task's bytes must not depend on the size of the batch.
+        # Summed column by column, not as a matrix product: a task's exact values must not depend on the batch size.
         for j in range(self.x_shape[0]):
             y = y + w[..., j : j + 1] * theta[..., None, j : j + 1]
         return Examples(w, y)

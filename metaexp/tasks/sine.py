@@ -65,7 +65,7 @@ class Sine(TaskFamily):
         return amplitude * torch.sin(x + self.phase_sign * phase)
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See TaskFamily.pool: n points, each of a sinusoid of its own."""
+        """See TaskFamily.pool: n points, each of a different sinusoid."""
         batch = self.keys(split, indices)
         key = fold(batch[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         x, y = self._examples(key, 2, 1, *self._functions(key))

@@ -10,8 +10,8 @@ from metaexp.random import fold, normal, uniform
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
 
-# The functions of a batch of tasks: which are lines (bool), then a and b of the lines, A and phase of the sinusoids,
-# each [*tasks, 1, 1]
+# The functions of a batch of tasks: whether each is a line (bool), a and b of the lines, A and phase of the sinusoids,
+# each [*tasks, 1, 1].
 Functions = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -21,19 +21,19 @@ class SineLine(TaskFamily):
     The 5-shot regression of "Probabilistic Model-Agnostic Meta-Learning", Finn, Xu, Levine, 2018, section 5: half of
     the tasks are lines with a and b ~ U[-3, 3], half sinusoids with A ~ U[0.1, 5] and phase ~ U[0, pi]; x ~ U[-5, 5].
     The Gaussian noise on y, standard deviation 0.3, is that of public implementations. The sinusoids are those of
-    `Sine`: a task that is no line has, at the same seed and without noise, the same bytes there.
+    `Sine`: with the same seed and without noise, a task that is not a line is bit-identical to the task there.
 
-    The noise is on the query targets too, so that no prediction has an expected mse below noise^2.
+    The noise is also on the query targets, so no prediction has an expected mse below noise^2.
 
     Args:
-        line: probability that a task is a line: 0 leaves sinusoids alone, 1 lines.
+        line: probability that a task is a line: 0 gives sinusoids only, 1 lines only.
         amplitude, phase: (low, high) of the sinusoids' A and phase (radians).
         slope, intercept: (low, high) of the lines' a and b.
         x_range: (low, high) of the inputs.
         noise: standard deviation of the Gaussian noise on y.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     x_shape, y_dim = (1,), 1
@@ -68,8 +68,8 @@ class SineLine(TaskFamily):
     ) -> Episode:
         """See TaskFamily.sample.
 
-        info holds, each [tasks]: kind (int64: 0 a sinusoid, 1 a line), slope and intercept, amplitude and phase; those
-        of the other kind have no meaning.
+        info holds, each [tasks]: kind (int64: 0 a sinusoid, 1 a line), slope and intercept (meaningful for lines only),
+        amplitude and phase (for sinusoids only).
         """
         key = self.keys(split, indices)
         functions = self._functions(key)
@@ -80,7 +80,7 @@ class SineLine(TaskFamily):
         return Episode(support, query, key, {"kind": kind.long()} | dict(zip(names, numbers, strict=True)))
 
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See TaskFamily.pool: n points, each of a function of its own."""
+        """See TaskFamily.pool: n points, each of a different function."""
         key = fold(self.keys(split, indices)[:, None], torch.arange(n, device=indices.device))  # [batches, n]
         x, y = self._examples(key, 2, 1, self._functions(key))
         return Examples(x.squeeze(-2), y.squeeze(-2))
@@ -90,7 +90,7 @@ class SineLine(TaskFamily):
         return _values(x, *(episode.info[n] for n in ("kind", "slope", "intercept", "amplitude", "phase")))
 
     def _functions(self, key: Tensor) -> Functions:
-        # Streams 0 to 5 are those of `Sine`.
+        # Streams 0 to 5 are used as in `Sine`.
         def draw(stream: int, low: float, high: float) -> Tensor:
             return uniform(key, stream, (1, 1), low, high, dtype=self.dtype)
 

@@ -134,7 +134,7 @@ X = np.zeros((30, 2))
         ({"x": X[:0], "y": X[:0]}, "x has no rows"),
         ({"x": X, "y": X, "task": np.zeros((30, 1))}, r"task is \[30, 1\]"),
         ({"x": X, "y": X, "split": np.full(30, "dev")}, "split has the value dev; it must be train, val, test"),
-        ({"x": X, "y": X, "task": np.zeros(30), "split": np.arange(30) // 15}, r"stands in 2 splits \(train, val\)"),
+        ({"x": X, "y": X, "task": np.zeros(30), "split": np.arange(30) // 15}, r"is in 2 splits \(train, val\)"),
     ],
 )
 def test_bad_arrays_are_named(tmp_path, arrays, message):
@@ -158,13 +158,13 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"a row of x is \[3\], in .*good.npz \[2\]"):
         Arrays([str(good), str(other)])
     np.savez(other, x=X, y=X, task=np.arange(30) // 15)
-    with pytest.raises(DataError, match=r"other.npz: task 0 stands in .*good.npz too"):
+    with pytest.raises(DataError, match=r"other.npz: task 0 is also in .*good.npz"):
         Arrays([str(good), str(other)])
     np.savez(other, x=X, y=X, task=np.array([f"{i // 15}" for i in range(30)]))
-    with pytest.raises(DataError, match=r"other.npz: task 0 stands in .*good.npz too"):
+    with pytest.raises(DataError, match=r"other.npz: task 0 is also in .*good.npz"):
         Arrays([str(good), str(other)])
     np.savez(other, x=X, y=X)
-    with pytest.raises(DataError, match=r"other.npz: stands in task.files twice"):
+    with pytest.raises(DataError, match=r"other.npz: is in task.files twice"):
         Arrays([str(other), str(tmp_path / "x" / ".." / "other.npz")])
     with pytest.raises(ValueError, match=r"files=\[\]: name at least one npz"):
         Arrays([])

@@ -75,8 +75,8 @@ def test_listed_classes():
     family = DatasetTasks(Blobs(), 1, 2, 2, classes=listed)
     assert {split: family.splits[split].tolist() for split in SPLITS} == listed
     for change, message in (
-        ({"val": [9]}, "classes.val: 9 stands in train already"),
-        ({"val": [11]}, "classes.val: 11 is no label of the data"),
+        ({"val": [9]}, "classes.val: 9 is already in train"),
+        ({"val": [11]}, "classes.val: 11 is not a label of the data"),
         ({"val": None}, "classes.val=null: where classes are listed"),
     ):
         with pytest.raises(ValueError, match=message):

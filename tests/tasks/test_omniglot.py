@@ -170,7 +170,7 @@ def test_vinyals_reads_the_file(fake, tmp_path):
     family = Omniglot(root=str(tmp_path), split="vinyals")
     assert {s: [family.names[i] for i in family.splits[s].tolist()] for s in SPLITS} == parts
     path.write_text(json.dumps(parts | {"val": every[:9]}))
-    with pytest.raises(DataError, match="a character stands in it twice"):
+    with pytest.raises(DataError, match="a character is listed twice"):
         Omniglot(root=str(tmp_path), split="vinyals")
     path.write_text(json.dumps(parts | {"val": ["Elvish/character01"]}))
     with pytest.raises(DataError, match="'Elvish/character01' is not among the characters"):

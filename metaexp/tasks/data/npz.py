@@ -34,7 +34,9 @@ class _Table(NamedTuple):
 
 
 def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> list[Task]:
-    """All tasks of the files, each with its split; `fractions` (by `seed`) for those of a file with a task column only.
+    """All tasks of the files, each with its split.
+
+    The tasks of a file with a task column but no split column are divided by `fractions`, shuffled with `seed`.
 
     Raises DataError for a missing, damaged or inconsistent file.
     """
@@ -42,11 +44,11 @@ def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> l
     paths = [Path(file).expanduser().resolve() for file in files]
     for file, path in zip(files, paths, strict=True):
         if paths.count(path) > 1:
-            raise DataError(f"{file}: stands in task.files twice, and would be training and test data at once")
+            raise DataError(f"{file}: is in task.files twice, and would be both training and test data")
     for i, file in enumerate(files):
         whole = "train" if i == 0 else "test"
         tasks.extend(_cut(file, _table(Path(file).expanduser()), whole))
-    first: dict[str, Task] = {}  # 7 of one file is "7" of another
+    first: dict[str, Task] = {}  # task 7 in one file is the same task as "7" in another
     for task in tasks:
         for what in ("x", "y"):
             own, base = getattr(task, what).shape[1:], getattr(tasks[0], what).shape[1:]
@@ -56,7 +58,7 @@ def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> l
                 )
         other = task if task.value is None else first.setdefault(str(task.value), task)
         if other is not task:
-            raise DataError(f"{task.file}: task {task.value} stands in {other.file} too; give tasks names of their own")
+            raise DataError(f"{task.file}: task {task.value} is also in {other.file}; give every task its own name")
     free = [i for i, task in enumerate(tasks) if task.split is None]
     for split, members in by_fractions(len(free), fractions, seed).items():
         for i in members:
@@ -77,9 +79,7 @@ def _cut(file: str, table: _Table, whole: str) -> list[Task]:
     for value, rows in zip(values.tolist(), groups, strict=True):
         parts = sorted(set(split[rows].tolist())) if split is not None else [None]
         if len(parts) > 1:
-            raise DataError(
-                f"{file}: task {value} stands in {len(parts)} splits ({', '.join(map(str, parts))}), not one"
-            )
+            raise DataError(f"{file}: task {value} is in {len(parts)} splits ({', '.join(map(str, parts))}), not one")
         name = f"{file} ({value})" if task is None else f"task {value} of {file}"
         result.append(Task(name, file, None if task is None else value, x[rows], y[rows], parts[0]))
     return result
@@ -113,7 +113,7 @@ def _table(path: Path) -> _Table:
 
 
 def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
-    """The column as finite floats (double where it is double or 64-bit integer), at least two-dimensional."""
+    """The column as finite floats (double if it holds doubles or 64-bit integers), at least two-dimensional."""
     if column.dtype.kind not in "fiub":
         raise DataError(f"{path}: {name} holds {column.dtype}; it must hold numbers")
     column = column.astype(np.float64 if column.dtype.itemsize == 8 else np.float32)
@@ -123,7 +123,7 @@ def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
 
 
 def _splits(path: Path, column: np.ndarray | None) -> np.ndarray | None:
-    """Split names of the rows from names or numbers 0, 1, 2."""
+    """The split name of each row, from names or the numbers 0, 1, 2."""
     if column is None:
         return None
     names = {**{split: split for split in SPLITS}, **{str(number): split for split, number in SPLITS.items()}}

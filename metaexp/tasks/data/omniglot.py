@@ -3,8 +3,8 @@
 "Human-level concept learning through probabilistic program induction", Lake, Salakhutdinov, Tenenbaum, Science, 2015.
 A folder holds two parts, background and evaluation, each in one of these forms (tried in this order):
 `omniglot28_PART.npz` (images, only for 28 pixels by Lanczos), `omniglot105_PART.npz` (packed bits), the authors'
-folder `images_PART/Alphabet/characterNN/*.png`, or the authors' `images_PART.zip` of it. Archives are read in place,
-never extracted, and no pickle is ever loaded.
+folder `images_PART/Alphabet/characterNN/*.png`, or the authors' zip of that folder, `images_PART.zip`. Archives are
+read in place and never extracted, and no pickle is ever loaded.
 """
 
 import errno
@@ -27,7 +27,7 @@ from metaexp.errors import DataError, SpaceError
 
 PARTS = {"background": 964, "evaluation": 659}  # characters
 DRAWERS, SIDE = 20, 105  # drawings per character, pixels
-# sha256 of the packed bits of all drawings (background before evaluation, each by name, then by drawer)
+# sha256 of the packed bits of all drawings (background before evaluation, sorted by name, then by drawer)
 CONTENT = "75a36f7ce605ee617d0c45021613841aec979e079f71594e885aba52a7c003ce"
 SOURCE = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -41,21 +41,21 @@ class Part(NamedTuple):
     """The characters of one part, sorted by name."""
 
     names: list[str]  # "Alphabet/characterNN"
-    packed: bool  # whether the pixels are bits or images
-    # images: uint8 [characters, 20, 28, 28], ink bright on 0
-    # bits: uint8 [characters, 20, 1379], 105 x 105 pixels row by row, 8 to a byte, high bit first, 1 is ink
+    packed: bool  # whether the pixels are packed bits (else images)
+    # images: uint8 [characters, 20, 28, 28], bright ink on 0
+    # bits: uint8 [characters, 20, 1379], 105 x 105 pixels row by row, 8 per byte, high bit first, 1 is ink
     pixels: np.ndarray
 
 
 def read(root: Path, resize: str, size: int, verify: bool) -> tuple[dict[str, list[str]], np.ndarray]:
-    """Names by part, and all images, background first: uint8 [characters, 20, size, size], ink bright on 0.
+    """Names by part, and all images, background first: uint8 [characters, 20, size, size], bright ink on 0.
 
     Args:
         root: the folder.
         resize: nearest (of the 1-bit drawing: binary images) | lanczos (of the drawing in grey: anti-aliased).
         size: pixels per side.
-        verify: refuse a copy that has not all characters, or whose drawings differ from the authors'. Of pictures that
-            are resized already (omniglot28) the number of characters is looked at alone.
+        verify: reject a copy that lacks characters, or whose drawings differ from the authors'. For images that are
+            already resized (omniglot28), only the number of characters is checked.
 
     Raises:
         DataError: a part is missing, incomplete or damaged.
@@ -118,7 +118,7 @@ def _load(path: Path, key: str, shape: tuple[int, ...]) -> tuple[list[str], np.n
     if array.dtype != np.uint8 or array.shape != (len(names), *shape):
         raise DataError(f"{path}: {key} is {array.dtype} {list(array.shape)}, expected uint8 {[len(names), *shape]}")
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a character stands in it twice; get a fresh copy")
+        raise DataError(f"{path}: a character appears twice; get a fresh copy")
     order = sorted(range(len(names)), key=names.__getitem__)
     return [names[i] for i in order], array[order]
 
@@ -143,13 +143,13 @@ def _zip_pngs(path: Path) -> Iterator[tuple[str, str, bytes]]:
         for member in archive.infolist():
             name = member.filename
             if name.startswith("/") or "\\" in name or ".." in name.split("/") or member.file_size > 1 << 16:
-                raise DataError(f"{path}: refused, its member {name!r} ({member.file_size} bytes) is no drawing")
+                raise DataError(f"{path}: refused, its member {name!r} ({member.file_size} bytes) is not a drawing")
             if match := _PNG.fullmatch(name):
                 yield match[1], match[2], archive.read(member)
 
 
 def _read_pngs(path: Path, files: Iterator[tuple[str, str, bytes]]) -> Part:
-    """(character, file name, content) of every drawing, in any order -> the part."""
+    """Build a part from (character, file name, content) of every drawing, in any order."""
     found: dict[str, dict[str, np.ndarray]] = {}
     name, file = "", ""
     try:
@@ -185,10 +185,10 @@ def _shrink(bits: np.ndarray, resize: str, size: int) -> np.ndarray:
 
 
 def download(root: Path, source: str = SOURCE, timeout: float = 60.0) -> None:
-    """Fetch the authors' two zips (16 MB) into `root`, check every drawing, and only then give them their names.
+    """Fetch the authors' two zips (16 MB) into `root`, and give them their final names after checking every drawing.
 
     Raises:
-        DataError: no network, a broken transfer, or drawings that are not the authors' (sha256); nothing is left.
+        DataError: no network, a broken transfer, or drawings that are not the authors' (sha256); no file is kept.
         SpaceError: the folder cannot be written.
     """
     partial = {part: root / f"images_{part}.zip.part-{os.getpid()}" for part in PARTS}
@@ -208,7 +208,7 @@ def download(root: Path, source: str = SOURCE, timeout: float = 60.0) -> None:
 
 
 def _fetch(url: str, path: Path, timeout: float, most: int = 1 << 26) -> None:
-    """One file in blocks of 1 MB; OSError where the transfer ends early or exceeds `most` bytes."""
+    """Download one file in blocks of 1 MB; OSError if the transfer ends early or exceeds `most` bytes."""
     with urllib.request.urlopen(url, timeout=timeout) as response, path.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
         while block := response.read(1 << 20):

@@ -10,17 +10,18 @@ from metaexp.random import SPLITS, permutation
 
 
 def by_counts(n: int, counts: Sequence[int], seed: int) -> dict[str, list[int]]:
-    """0..n-1 shuffled by `seed` and cut: the first counts[0] are train, the next val, the next test; disjoint."""
+    """0..n-1 shuffled with `seed` and cut: the first counts[0] are train, the next val, the next test; disjoint."""
     order = permutation(torch.tensor(seed), 0, n).tolist()
     stops = [sum(counts[: i + 1]) for i in range(len(counts))]
     return {split: sorted(order[stop - count : stop]) for split, count, stop in zip(SPLITS, counts, stops, strict=True)}
 
 
 def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
-    """0..n-1 shuffled by `seed` and cut by the fractions (train, val, test).
+    """0..n-1 shuffled with `seed` and cut by the fractions (train, val, test).
 
-    Rounded by largest remainder; a part with a fraction above 0 gets at least one, in the order train, test, val.
-    Raises ValueError where the fractions are not three numbers of at least 0 with sum 1.
+    Sizes are rounded by largest remainder; each part with a fraction above 0 gets at least one element, as far as there
+    are enough, in the order train, test, val. Raises ValueError unless the fractions are three numbers of at least 0
+    with sum 1.
     """
     if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
         raise ValueError(f"split={list(fractions)}: must be three fractions (train, val, test) with sum 1")
@@ -38,6 +39,6 @@ def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, lis
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """SHA-256 (hex) of several texts or bytes, in whatever order they come."""
+    """SHA-256 (hex) of several texts or bytes, independent of their order."""
     each = sorted(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest() for part in parts)
     return hashlib.sha256(b"".join(each)).hexdigest()
