@@ -54,10 +54,7 @@ class Scoring:
         self.learner, self.split, self.diagnose, self.final, self.shots = learner, split, diagnose, final, shots
         self.modes = learner.modes(modes)
         self.tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
-        self._digests = [
-            hashlib.sha256(),
-            hashlib.sha256(),
-        ]  # of inputs and of targets: they do not depend on the chunks
+        self._digests = [hashlib.sha256(), hashlib.sha256()]  # of inputs and of targets: independent of the chunks
         self._parts: list[dict[str, Tensor]] = []
         self._indices: list[np.ndarray] = []
 

@@ -81,11 +81,7 @@ def shots_curve(
             continue
         try:
             columns[shots] = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far).arrays
-        except (
-            ValueError,
-            RuntimeError,
-            IndexError,
-        ) as error:  # a method that works only with the shots it was trained with
+        except (ValueError, RuntimeError, IndexError) as error:  # a method may need the shots it was trained with
             skipped[shots] = _line(error)
     total = tasks * len(columns)
     beside = [baselines(family, "test", tasks, shots=shots, tick=lambda _: tick(total)) for shots in columns]

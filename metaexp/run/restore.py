@@ -39,9 +39,7 @@ class Restored(NamedTuple):
     parts: Experiment
     initial: dict[str, Tensor]  # the state before any training
     checkpoints: Checkpoints
-    newest: (
-        dict[str, Any] | None
-    )  # the newest checkpoint, whose weights are loaded; None for a method that trains nothing
+    newest: dict[str, Any] | None  # the newest checkpoint, whose weights are loaded; None: the method trains nothing
     state: str  # of the run: finished, interrupted, failed, killed, running
 
 

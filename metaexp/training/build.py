@@ -16,9 +16,7 @@ from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.tasks.base import TaskFamily
 
-THREADS = (
-    torch.get_num_threads()
-)  # at the start of the process: another run of a sweep may have changed the number since
+THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 
 

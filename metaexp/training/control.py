@@ -95,9 +95,7 @@ class Control(L.Callback):
         self.progress.update(step, training.loss)
         limit = self.config["time_limit"]
         self.over_time = limit is not None and time.monotonic() - self._started > limit
-        if self._late() and not self._ends_span(
-            step
-        ):  # at the end of a span the checkpoint comes after the row and validation
+        if self._late() and not self._ends_span(step):  # there the checkpoint follows the row and the validation
             training.check()
             training.progress.reached(step)
             self._save()
