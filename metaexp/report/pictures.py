@@ -182,7 +182,7 @@ def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]]) -> None:
-    """Sets the vertical axis and labels each curve at the height of its end, moving labels apart if they would touch."""
+    """Sets the vertical axis, and labels each curve at the height of its end; labels are moved apart if they touch."""
     finite = levels[np.isfinite(levels)]
     if len(finite) and finite.min() < finite.max():
         axes.margins(y=0.06)
