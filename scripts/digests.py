@@ -48,7 +48,7 @@ def runs(omniglot: Path | None) -> dict[str, list[str]]:
 
 
 def train(arguments: list[str], out: Path, stop_at: int | None = None, **env: str) -> Path:
-    """Run one command in `out`; returns the run's folder. SIGTERM interrupts it once its metrics reach step `stop_at`."""
+    """Run one command in `out`; returns the run's folder. SIGTERM stops it once its metrics reach step `stop_at`."""
     before = set(out.glob("*/config.yaml"))
     process = subprocess.Popen(
         [sys.executable, "-m", "metaexp.train", *arguments, f"out={out}"],

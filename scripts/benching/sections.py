@@ -126,7 +126,7 @@ def framework(o: Options) -> Iterator[Point]:
 
 
 def start(o: Options) -> Iterator[Point]:
-    """Seconds from the command to the first outer step, to a configuration error, and to the result; JAX beside them."""
+    """Seconds from the command to the first outer step, to a configuration error, and to the result; also of JAX."""
     for _ in range(o.repeats):
         yield {"what": "command to first outer step, eager", "seconds": first_step()}
         error = run(metaexp("algo.iner_lr=1"))
