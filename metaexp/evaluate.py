@@ -133,7 +133,7 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         key = short.get(typed, typed)
         if key not in keys:
             hint = nearest(typed, [*keys, *short]) or f"; what may: {', '.join(keys)}"
-            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a run that is trained{hint}")
+            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a trained run{hint}")
         if found.get(key, value) != value:
             raise ConfigError(f"{typed}={show(value)}: {key}={show(found[key])} says otherwise")
         if key == "test.normalise" and isinstance(value, str):

@@ -99,7 +99,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(0)
     given = parser.parse_intermixed_args(list(argv))
     if given.experimental_rerun or given.config_path or given.config_name:
-        raise ConfigError("--config-path, --config-name and --experimental-rerun are not taken; use --config-dir DIR")
+        raise ConfigError("--config-path, --config-name, --experimental-rerun: not supported; use --config-dir DIR")
     commands = {"--run": given.run, "--cfg": given.cfg, "--multirun": given.multirun}
     commands |= {"--info": given.info, "--shell-completion": given.shell_completion}
     if sum(map(bool, commands.values())) > 1:

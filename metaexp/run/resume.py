@@ -71,7 +71,7 @@ def finished_result(path: Path, steps: int) -> dict[str, Any]:
 
     result = json.loads((path / "result.json").read_text())
     if steps > result["steps"] and not result.get("stopped"):
-        raise ConfigError(f"steps={steps}: {path} has ended with its {result['steps']} steps; begin a run of {steps}")
+        raise ConfigError(f"steps={steps}: {path} has ended after {result['steps']} steps; start a new run of {steps}")
     print_result(result, str(path), str(path.parent))
     return result
 
@@ -87,7 +87,7 @@ def continued_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)
         raise ConfigError(
-            f"resume={path}: a run's settings must stay ({lines}); steps, test, device and out may change"
+            f"resume={path}: a run's settings must stay the same ({lines}); steps, test, device and out may change"
         )
     names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
     kept = {key: config[key] for key in ("steps", "time_limit", "logger", "callbacks", "trainer") if key in names}

@@ -127,7 +127,7 @@ def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Exp
         raise CheckpointError(f"{resumed.folder}: no checkpoint yet; start over with resume=false")
     check_data(experiment.family, data["metaexp"])
     if steps < (step := data["metaexp"]["step"]):
-        raise ConfigError(f"steps={steps}: {resumed.folder} is at step {step} already; resume a checkpoint before it")
+        raise ConfigError(f"steps={steps}: {resumed.folder} is already at step {step}; resume an earlier checkpoint")
     if resumed.checkpoint is not None:
         checkpoints.cut(step)
     os.environ["METAEXP_CHECKPOINT"] = str(path)  # other processes of a distributed run continue from the same

@@ -341,14 +341,14 @@ def test_a_shorter_run_does_not_end_a_longer_one(forks: Forks, tmp_path: Path) -
     for typed in (f"resume={long}", f"resume='{long}/checkpoints/step=000000012.ckpt'"):
         ended = forks(typed, "steps=4", cwd=tmp_path)
         assert ended.code == 2
-        assert ended.err.splitlines()[-1].startswith(f"metaexp: steps=4: {long} is at step 12 already")
+        assert ended.err.splitlines()[-1].startswith(f"metaexp: steps=4: {long} is already at step 12")
     assert read(long, "status.json")["step"] == before[0]["step"] == 12
     assert ((long / "config.yaml").read_text(), sorted((long / "checkpoints").iterdir())) == before[1:]
     assert forks(*argv, "steps=40", "resume=auto", cwd=tmp_path).code == 0
     assert read(long, "result.json")["steps"] == 40
     ended = forks(f"resume={long}", "steps=50", cwd=tmp_path)
     assert ended.code == 2
-    assert ended.err == f"metaexp: steps=50: {long} has ended with its 40 steps; begin a run of 50\n"
+    assert ended.err == f"metaexp: steps=50: {long} has ended after 40 steps; start a new run of 50\n"
 
 
 def test_a_checkpoint_comes_after_its_seconds_within_a_span(forks: Forks, tmp_path: Path) -> None:
