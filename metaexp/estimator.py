@@ -17,7 +17,7 @@ from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.training.trainer import quiet
 from metaexp.types import Examples
 
-CHUNK, SINGLE = 1000, 100  # inputs predicted at once, and where each stands beside a copy of the support set
+CHUNK, SINGLE = 1000, 100  # inputs predicted at once, and the same if each comes with a copy of the support set
 
 
 def load(
@@ -30,15 +30,15 @@ def load(
 ) -> "Classifier | Regressor":
     """The trained learner of a run folder, finished or not, as an estimator with the conventions of scikit-learn.
 
-    Data that the task family reads (Omniglot, your arrays) need not be here: the checkpoint keeps their sizes and
-    units. They must where a learner chooses its fine-tuning rate on validation tasks, or a family has its own loss.
+    Data that the task family reads (Omniglot, your arrays) need not be present: the checkpoint keeps their sizes and
+    units. They are needed if a learner chooses its fine-tuning rate on validation tasks, or a family has its own loss.
 
     Args:
-        run: the run's folder. Nothing in it is run as code or changed.
-        weights: "best" (on validation) or "last"; None: those that the run's own test takes.
+        run: the run's folder. Nothing in it is executed or changed.
+        weights: "best" (on validation) or "last"; None: those that the run's own test uses.
         device: "cpu", "gpu", "mps" or "auto".
         normalise: where batch norms take their statistics when predicting: "single" (the support set and one input at
-            a time), "support" (the support set) or "queries" (all inputs of a call). Other models do not look at it.
+            a time), "support" (the support set) or "queries" (all inputs of a call). Other models ignore it.
         trust: packages outside metaexp whose classes the run's settings may name.
 
     Raises:
@@ -56,7 +56,7 @@ def load(
     try:
         restored = restore(folder, config, without_data=True)
     finally:
-        torch.set_num_threads(threads)  # of the caller's process, where a run sets those of its own
+        torch.set_num_threads(threads)  # keep the thread count of the caller's process, which restoring a run changes
     learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
     make = Classifier if restored.parts.family.classification else Regressor
     made = make(learner, restored.parts.device, str(config["device"]["precision"]), normalise)
@@ -67,10 +67,10 @@ def load(
 
 
 class Estimator(ABC):
-    """What both kinds share: `fit` adapts the learner to one task, as at test; a second `fit` forgets the first.
+    """Base of both estimators: `fit` adapts the learner to one task, as at test; a second `fit` replaces the first.
 
     Attributes:
-        x_shape: shape of one input; folder, step, choices: where it comes from.
+        x_shape: shape of one input; folder, step, choices: where the estimator comes from.
     """
 
     def __init__(self, learner: Any, device: torch.device, precision: str = "32", normalise: str = "single"):
@@ -89,13 +89,13 @@ class Estimator(ABC):
 
     @abstractmethod
     def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
-        """What the user gives as y -> float64 [n, y_dim], and the attributes that a fit to it sets."""
+        """The user's y -> targets, float64 [n, y_dim], and the attributes that a fit to them sets."""
 
     def fit(self, x: Any, y: Any) -> "Estimator":
         """Learn a task from its examples x [n, *x_shape], y [n] (or [n, y_dim]); returns self. A fit that fails changes
         nothing.
 
-        Raises ValueError for shapes, numbers of classes or values that cannot be.
+        Raises ValueError for invalid shapes, numbers of classes or values.
         """
         inputs = self._inputs(x)
         if len(inputs) == 0:
@@ -111,7 +111,7 @@ class Estimator(ABC):
         return self
 
     def _predict(self, x: Any) -> np.ndarray:
-        """[m, *x_shape] -> what the learner predicts, float64 [m, out]."""
+        """[m, *x_shape] -> the learner's predictions, float64 [m, out]."""
         if self._fitted is None:
             raise ValueError("predict before fit: call fit(x, y) with the examples of the task first")
         adapted, support = self._fitted
@@ -123,7 +123,7 @@ class Estimator(ABC):
         return made.double().cpu().numpy()
 
     def _inputs(self, x: Any) -> Tensor:
-        """An array as inputs on the device, scaled as the family's own."""
+        """An array as inputs on the device, scaled like the family's own."""
         array = _numbers("x", x)
         if array.shape[1:] != self.x_shape or array.ndim == 0:
             wanted = ", ".join(["n", *map(str, self.x_shape)])
@@ -134,7 +134,7 @@ class Estimator(ABC):
         family = self.learner.family
         values = torch.from_numpy(array.astype(np.float64))
         if family.bytes and (array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.max(initial=0) > 1)):
-            values = values / 255  # as the run's own pictures, which are bytes too
+            values = values / 255  # like the run's own images, which are bytes too
         if hasattr(family, "x_mean"):
             values = (values - family.x_mean) / family.x_std
         return values.to(self.device, family.dtype)
@@ -146,7 +146,7 @@ class Estimator(ABC):
 
 
 class Regressor(Estimator):
-    """See `load`. `predict` gives [m] where `fit` got y [n], else [m, y_dim]."""
+    """See `load`. `predict` returns [m] if `fit` got y [n], otherwise [m, y_dim]."""
 
     _flat: bool
 
@@ -160,9 +160,9 @@ class Regressor(Estimator):
         return values, {"_flat": array.ndim == 1}
 
     def predict(self, x: Any, return_std: bool = False) -> Any:
-        """Predicted values of inputs x [m, *x_shape]; with `return_std` (values, standard deviations).
+        """Predicted values for inputs x [m, *x_shape]; with `return_std`, (values, standard deviations).
 
-        Raises ValueError for a wrong shape, before `fit`, or where the run predicts no standard deviation.
+        Raises ValueError for a wrong shape, before `fit`, or if the run predicts no standard deviation.
         """
         made, y_dim = self._predict(x), self.learner.family.y_dim
         gaussian = made.shape[1] == 2 * y_dim  # means, then standard deviations
@@ -177,18 +177,18 @@ class Regressor(Estimator):
         return (mean, std) if return_std else mean
 
     def score(self, x: Any, y: Any) -> float:
-        """R squared: 1 - the squared error over that of the mean of y, averaged over the targets."""
+        """R squared: 1 - the squared error divided by that of the mean of y, averaged over the targets."""
         predicted, true = self.predict(x), _numbers("y", y).astype(np.float64)
         if true.size != predicted.size or len(true) != len(predicted):
             raise ValueError(f"y has shape {list(true.shape)}: must be {list(predicted.shape)}, as predict gives")
         predicted, true = (part.reshape(len(part), -1) for part in (predicted, true))
         error, spread = ((true - predicted) ** 2).sum(0), ((true - true.mean(0)) ** 2).sum(0)
-        constant = np.where(error == 0, 1.0, 0.0)  # targets that do not vary: right or not
+        constant = np.where(error == 0, 1.0, 0.0)  # targets that do not vary: 1 if exact, else 0
         return float(np.mean(np.where(spread > 0, 1 - error / np.where(spread > 0, spread, 1.0), constant)))
 
 
 class Classifier(Estimator):
-    """See `load`. Labels may be any values that sort; `classes_` are those of `fit`, in order."""
+    """See `load`. Labels may be any sortable values; `classes_` are those of `fit`, in order."""
 
     classes_: np.ndarray
 
@@ -221,7 +221,7 @@ class Classifier(Estimator):
             )
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Probabilities [m, classes] in the order of `classes_`: the softmax of what the learner gives.
+        """Probabilities [m, classes] in the order of `classes_`: the softmax of the learner's output.
 
         Raises ValueError for a wrong shape or before `fit`.
         """
@@ -236,7 +236,7 @@ class Classifier(Estimator):
         return best
 
     def score(self, x: Any, y: Any) -> float:
-        """The share of inputs whose label is predicted."""
+        """The share of inputs whose label is predicted correctly."""
         predicted, labels = self.predict(x), np.asarray(y).reshape(-1)
         if labels.shape != predicted.shape:
             raise ValueError(
@@ -246,7 +246,7 @@ class Classifier(Estimator):
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
-    """An array of finite numbers; tensors and lists are taken too."""
+    """An array of finite numbers; tensors and lists are accepted too."""
     value = value.detach().cpu() if isinstance(value, Tensor) else value
     try:
         array = np.asarray(value)
@@ -260,7 +260,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """What Lightning's trainer has around the test of a run."""
+    """The precision context that Lightning's trainer uses for the test of a run."""
     from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision
 
     if precision == "64-true":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from metaexp.checks import nearest, show
 
-# torch and lightning are imported only when what was typed has passed.
+# torch and lightning are imported only after the command line has been checked.
 from metaexp.config.command_line import exit_code
 from metaexp.config.overrides import parse
 from metaexp.config.schema import checked_value, kind_at
@@ -19,7 +19,7 @@ SIZES = ("shots", "queries", "ways", "rotation")
 HELP = """usage: python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]
 
 Tests the run in FOLDER again, on the same test tasks: with nothing changed the numbers are those of its result.json.
-An unfinished run is tested with the best or the newest weights that it has. The results stand in
+An unfinished run is tested with the best or the newest weights that it has. The results are written to
 FOLDER/evaluations/1, 2, ...; nothing else in FOLDER is changed.
 
 What may be changed:
@@ -30,14 +30,14 @@ What may be changed:
   task.eval_seed=1                other test tasks
   algo.test_steps=20              and other settings of the method whose names begin with test_
   device=cpu                      likewise device.precision, device.threads
-  task.root=FOLDER                where the data lie on this machine, task.download=true
+  task.root=FOLDER                where the data are on this machine, task.download=true
   out=FOLDER                      where the results go, instead of FOLDER/evaluations
   trust=[package]                 your own package, whose classes the run names
 """
 
 
 class Typed(NamedTuple):
-    """A command line, taken apart."""
+    """A parsed command line."""
 
     run: Path
     changes: dict[str, Any]  # by dotted key of the run's configuration
@@ -51,15 +51,15 @@ def main() -> None:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Do what a command line says; returns the exit code.
+    """Run a command line; returns the exit code.
 
     Raises:
         ConfigError: a key that may not be changed, a wrong value, a class that is not trusted.
-        CheckpointError: no run folder, or no usable weights in it.
+        CheckpointError: not a run folder, or no usable weights in it.
         DataError, SpaceError, Interrupted: as in training.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the user's own classes, where they are trusted
+        sys.path.insert(0, os.getcwd())  # the user's own classes, if they are trusted
     if "--help" in argv or "-h" in argv:
         print(HELP, end="")
         return 0
@@ -75,13 +75,13 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def read(argv: Sequence[str]) -> Typed:
-    """What was typed; raises ConfigError for a word that cannot be read."""
+    """Parse the arguments; raises ConfigError for one that cannot be parsed."""
     words, paths = [], {}
     for word in argv:
         key, equals, value = word.partition("=")
         if word.startswith("-"):
             raise ConfigError(f"{word}: no such flag; see --help")
-        if key in ("run", "out") and equals:  # paths may hold any sign, so Hydra does not read them
+        if key in ("run", "out") and equals:  # paths may contain any character, so Hydra does not parse them
             paths[key] = Path(value.strip("\"'")).expanduser()
         elif not equals and Path(word).is_dir():
             paths["run"] = Path(word)
@@ -123,7 +123,7 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     keys += [f"algo.{key}" for key in saved["algo"] if key.startswith("test_")]
     keys += [f"device.{key}" for key in ("accelerator", "precision", "threads") if key in device]
     short = {"weights": "test.weights", "device": "device.accelerator", "eval_seed": "task.eval_seed"}
-    for size in SIZES:  # in an evaluation there is no training for which they could be meant
+    for size in SIZES:  # an evaluation has no training that these could refer to
         if f"task.test.{size}" in keys:
             short[f"task.{size}"] = f"task.test.{size}"
         elif size in task:
@@ -133,7 +133,7 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         key = short.get(typed, typed)
         if key not in keys:
             hint = nearest(typed, [*keys, *short]) or f"; what may: {', '.join(keys)}"
-            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a run that is trained{hint}")
+            raise ConfigError(f"{typed}={show(value)}: cannot be changed in a trained run{hint}")
         if found.get(key, value) != value:
             raise ConfigError(f"{typed}={show(value)}: {key}={show(found[key])} says otherwise")
         if key == "test.normalise" and isinstance(value, str):

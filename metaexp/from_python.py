@@ -17,7 +17,7 @@ class Run:
     """A finished run.
 
     Args:
-        folder: where it is.
+        folder: the run's folder.
         result: the content of its result.json.
     """
 
@@ -42,7 +42,7 @@ class Run:
 
 
 def start(*overrides: str, config_dir: str | os.PathLike[str] | None = None) -> Run:
-    """Train and test one run, as `python -m metaexp.train` with the same arguments does, with its progress.
+    """Train and test one run and show progress, like `python -m metaexp.train` with the same arguments.
 
     Args:
         overrides: key=value settings, e.g. "algo=maml", "task=sine", "steps=2000".
@@ -50,7 +50,7 @@ def start(*overrides: str, config_dir: str | os.PathLike[str] | None = None) -> 
 
     Raises:
         ConfigError: a wrong setting; nothing is written.
-        MetaexpError: by exit code, see `metaexp.errors`; Interrupted (a KeyboardInterrupt) after Ctrl-C, when the
+        MetaexpError: by exit code, see `metaexp.errors`; Interrupted (a KeyboardInterrupt) after Ctrl-C, once the
             checkpoint is written.
     """
     for override in overrides:
@@ -59,7 +59,7 @@ def start(*overrides: str, config_dir: str | os.PathLike[str] | None = None) -> 
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # your own classes beside the notebook
     config = load_settings(list(overrides), None if config_dir is None else os.fspath(config_dir))
-    from metaexp.run.single import run  # torch is imported when the settings have passed
+    from metaexp.run.single import run  # torch is imported only after the settings have been checked
 
     folder, result = run(config)
     return Run(folder, result)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# torch and lightning are imported only when a configuration has passed: a typing error is answered at once.
+# torch and lightning are imported only after the configuration has been checked: a typo is reported at once.
 from metaexp.config.command_line import CommandLine, exit_code
 from metaexp.config.help import help_text
 from metaexp.config.settings import Settings
@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def train(argv: Sequence[str]) -> int | None:
-    """Do what a command line says; returns the exit code, None for 0. Raises what the run raises."""
+    """Run a command line; returns the exit code, None for 0. Raises whatever the run raises."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own classes, also when started as a console script
     folder = os.environ.get("METAEXP_RUN_DIR")
@@ -58,7 +58,7 @@ def _hydra(argv: Sequence[str]) -> int | None:
 
 
 def _join(folder: Path) -> None:
-    # A further process of a distributed run, started by the first with the same command line: same settings.
+    # Another process of a distributed run, started by the first with the same command line: same settings.
     from metaexp.run.single import run
     from metaexp.storage.saved_config import read_config
 

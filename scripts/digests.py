@@ -30,11 +30,11 @@ COMMON = ["device=cpu", "device.threads=1", "val.tasks=40", "test.tasks=100", "t
 SHORT = ["steps=60", "val.every=20", "log.every=10", "checkpoint.every=20"]
 SINE = ["maml", "fomaml", "reptile", "anil", "metasgd", "cavia", "imaml", "r2d2", "cnp", "hypernet", "incontext"]
 COMPILED = ["maml", "reptile", "r2d2", "cnp"]
-TIMES = ("seconds", "meta_steps_per_s", "outer_steps_per_s")  # parts of keys whose values are clocks
+TIMES = ("seconds", "meta_steps_per_s", "outer_steps_per_s")  # parts of keys whose values are times
 
 
 def runs(omniglot: Path | None) -> dict[str, list[str]]:
-    """The command line of each eager run, by name."""
+    """The command line of each eager run, by the run's name."""
     made = {f"sine {algo}": [f"algo={algo}", "task=sine", *SHORT, "compile=false"] for algo in SINE}
     small = ["steps=6", "val.every=3", "log.every=2", "checkpoint.every=3", "meta_batch=4", "compile=false"]
     made["sine l2l"] = ["algo=l2l", "task=sine", "val.tasks=5", "test.tasks=10", "test.curve_tasks=5", *small]
@@ -48,7 +48,7 @@ def runs(omniglot: Path | None) -> dict[str, list[str]]:
 
 
 def train(arguments: list[str], out: Path, stop_at: int | None = None, **env: str) -> Path:
-    """Run one command in `out`; returns the run's folder. Interrupted by SIGTERM once its status says `stop_at`."""
+    """Run one command in `out`; returns the run's folder. SIGTERM stops it once its metrics reach step `stop_at`."""
     before = set(out.glob("*/config.yaml"))
     process = subprocess.Popen(
         [sys.executable, "-m", "metaexp.train", *arguments, f"out={out}"],

@@ -1,4 +1,4 @@
-"""Small checkpoints whose content says which step they are of."""
+"""Small checkpoints whose content identifies their step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +11,12 @@ from metaexp.storage.checkpoints import Checkpoints
 
 
 def content(step: int, size: int = 1000) -> dict[str, Any]:
-    """What a checkpoint of that step holds: `size` weights of that value."""
+    """The content of a checkpoint of that step: `size` weights with the step as their value."""
     return {"state_dict": {"w": torch.full((size,), float(step))}, "metaexp": {"format": 1, "step": step}}
 
 
 def value_of(data: dict[str, Any]) -> int:
-    """The step of the content, which must be all of one step."""
+    """The step of the content, which must all come from one step."""
     values = data["state_dict"]["w"].unique().tolist()
     assert values == [data["metaexp"]["step"]]
     return int(values[0])
@@ -28,7 +28,7 @@ def writer(step: int, size: int = 1000) -> Callable[[Path], None]:
 
 
 def saved(folder: Path, *steps: int) -> Checkpoints:
-    """A folder with checkpoints of these steps, saved in turn."""
+    """A folder with checkpoints of these steps, saved in this order."""
     checkpoints = Checkpoints(folder)
     for step in steps:
         checkpoints.save(writer(step), step)

@@ -1,4 +1,4 @@
-"""What the tests share: one thread each, the folder of real data, and the entry points as real processes."""
+"""Shared by all tests: one thread per test, the folder of real data, and the entry points as real processes."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
 import pytest
 from forks import Forks
 
-# Started in the background of a script, a process ignores Ctrl-C and so do its children; these tests send it.
+# A process started in the background of a script ignores Ctrl-C, and so do its children; these tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Before anything imports torch: one thread, so that sums have one order and parallel test processes do not fight.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
-# Neither may leak from the caller's shell into what a test sees on a terminal that is none.
+# None of these may leak from the caller's shell into the output of tests, which have no terminal.
 for name in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """A test that sets the number of threads in this process does not change it for the next one."""
+    """Restores the number of threads after a test that sets it in this process."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The real data sets: METAEXP_DATA, else ../shared/data beside the checkout; the test is skipped without them."""
+    """The real data sets: METAEXP_DATA, or ../shared/data beside the checkout; without them the test is skipped."""
     folder = Path(os.environ.get("METAEXP_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no data folder {folder}; set METAEXP_DATA")
@@ -43,9 +43,9 @@ def data_folder() -> Path:
 
 
 class Command:
-    """`python -m metaexp.train` (or another module) as a real process, in a folder of its own, from this checkout.
+    """`python -m metaexp.train` (or another module) as a real process, in its own folder, from this checkout.
 
-    Called, it runs the command to its end within `timeout` seconds, or kills the whole process group and fails:
+    Calling it runs the command to its end within `timeout` seconds, or kills the whole process group and fails:
     `result = train("algo=maml", "steps=2"); assert result.returncode == 0, result.stderr`. `start` returns the running
     process, for tests that send signals; it leads its own process group, and is killed if it outlives the test.
     """
@@ -64,7 +64,7 @@ class Command:
             stdout=PIPE,
             stderr=PIPE,
             text=True,
-            start_new_session=True,  # launched from a shell's background job it would inherit an ignored SIGINT
+            start_new_session=True,  # in a shell's background job it would inherit an ignored SIGINT
         )
         self._started.append(process)
         return process
@@ -84,12 +84,12 @@ class Command:
 
     @staticmethod
     def kill(process: Popen[str]) -> None:
-        """SIGKILL for the process and all its children. Only before its end is known: later its id may be another's."""
+        """SIGKILL for the process and all its children. Only before it is waited for: later its id may be reused."""
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Ends whatever still runs."""
+        """Kills everything that is still running."""
         for process in self._started:
             self.kill(process)
             process.wait()
@@ -108,7 +108,7 @@ def train(tmp_path: Path) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def module_train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """The same for module-scoped fixtures: one run that several tests of a file look at."""
+    """The same for module-scoped fixtures: one run that several tests of a file inspect."""
     command = Command(tmp_path_factory.mktemp("runs"))
     yield command
     command.close()

@@ -1,4 +1,4 @@
-"""Made-up copies of Omniglot for tests: every drawing tells its character and drawer, so episodes can be read back."""
+"""Fake copies of Omniglot for tests: every image encodes its character and drawer, so episodes can be decoded."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ PARTS = {"background": (30, 964), "evaluation": (20, 659)}  # alphabets and char
 
 
 def names(part: str) -> list[str]:
-    """ "Alphabet/characterNN" of every character of a part, sorted; alphabets are about equal in size."""
+    """ "Alphabet/characterNN" of every character of a part, sorted; alphabets have about equal sizes."""
     alphabets, count = PARTS[part]
     cuts = np.linspace(0, count, alphabets + 1).astype(int)
     return [f"{part}{a:02d}/character{i + 1:02d}" for a in range(alphabets) for i in range(cuts[a + 1] - cuts[a])]
@@ -24,7 +24,7 @@ def write_packed(folder: Path) -> Path:
         number = first + np.arange(count)
         images[:, :, 0, 0], images[:, :, 0, 1] = (number // 64)[:, None], (number % 64)[:, None]
         images[:, :, 0, 2] = np.arange(20) + 1
-        images[:, :, 1, 0] = 255  # with the corner it tells how the image is turned
+        images[:, :, 1, 0] = 255  # together with the corner it shows how the image is rotated
         np.savez_compressed(folder / f"omniglot28_{part}.npz", images=images, names=np.array(names(part)))
         first += count
     return folder

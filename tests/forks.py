@@ -1,6 +1,6 @@
-"""Real processes without the price of their imports: one process imports torch and Lightning, then forks each run.
+"""Real processes without the cost of their imports: one process imports torch and Lightning, then forks each run.
 
-Every run is a process of its own that is started, signalled and waited for like any other, with the entry point's
+Every run is its own process, which is started, signalled and waited for like any other, with the entry point's
 arguments, exit code and output; only the five seconds of imports are shared. `Forks` is the tests' side; this file
 run as a script is the server.
 """
@@ -29,7 +29,7 @@ class Fault(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a run ended; `code` is negative where a signal killed it, as in subprocess."""
+    """How a run ended; `code` is negative if a signal killed it, as in subprocess."""
 
     code: int
     out: str
@@ -43,7 +43,7 @@ class Run:
         self.forks, self.pid, self.log = forks, pid, log
 
     def wait(self, timeout: float = 120) -> Ended:
-        """Its end; kills it and fails after `timeout` seconds."""
+        """Waits for its end; kills it and fails after `timeout` seconds."""
         code = self.forks.ask({"wait": self.pid, "timeout": timeout})["code"]
         out, err = (self.log.with_suffix(end).read_text() for end in (".out", ".err"))
         assert code is not None, f"still ran after {timeout} s\n{out[-2000:]}\n{err[-4000:]}"
@@ -51,7 +51,7 @@ class Run:
 
 
 class Forks:
-    """Starts runs: `forks("algo=maml", "steps=2", cwd=folder)` runs one to its end."""
+    """Starts runs: `forks("algo=maml", "steps=2", cwd=folder)` executes a run to its end."""
 
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
@@ -77,9 +77,9 @@ class Forks:
         """Starts `python -m metaexp.train *argv` in `cwd`.
 
         Args:
-            fault: when it signals itself.
+            fault: when it sends a signal to itself.
             file_size: a limit in bytes on every file it writes.
-            pictures: whether pictures are drawn, which takes most of the time of a tiny run.
+            pictures: whether pictures are drawn, which takes most of a tiny run's time.
         """
         self.count += 1
         log = self.folder / f"run{self.count}"
@@ -91,7 +91,7 @@ class Forks:
         return self.start(*argv, cwd=cwd, **how).wait(timeout)
 
     def close(self) -> None:
-        """Ends the server; it ends what still runs."""
+        """Ends the server, which ends all runs that are still active."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.close()

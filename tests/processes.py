@@ -13,10 +13,10 @@ from metaexp.storage.run_folder import RunFolder
 
 
 def start(work: Callable[[], Any]) -> Callable[[], tuple[int, Any]]:
-    """Starts `work` in a real process of its own.
+    """Starts `work` in a separate real process.
 
-    Calling the result waits for it: (exit status, negative for a signal; what `work` returned or raised, None if it was
-    killed).
+    Calling the result waits for the process and returns (exit status, negative for a signal; what `work` returned or
+    raised, None if it was killed).
     """
     read, write = os.pipe()
     pid = os.fork()
@@ -40,7 +40,7 @@ def start(work: Callable[[], Any]) -> Callable[[], tuple[int, Any]]:
 
 
 def forked(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The same; calling the result gives only what `work` returned or raised."""
+    """The same, but calling the result gives only what `work` returned or raised."""
     wait = start(work)
     return lambda: wait()[1]
 
@@ -51,7 +51,7 @@ def run_forked(work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def holder(open_folder: Callable[[], RunFolder]) -> int:
-    """A process that opens a folder and keeps it until killed; returns its pid once it has it."""
+    """Starts a process that opens a folder and holds it until killed; returns its pid once it holds the folder."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -67,6 +67,6 @@ def holder(open_folder: Callable[[], RunFolder]) -> int:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL for a child, and its end awaited."""
+    """Kills a child with SIGKILL and waits for its end."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

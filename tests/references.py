@@ -98,7 +98,7 @@ families = pytest.mark.parametrize("family", [sines, partial(pictures, shots=3)]
 
 
 def made(make, family):
-    """A learner away from the start, where shifts are 0 and scales 1."""
+    """A learner away from its initial values, where shifts are 0 and scales 1."""
     learner = new(make, family)
     with torch.no_grad():
         for p in learner.parameters():
@@ -118,7 +118,7 @@ def answers(learner, episodes, queries=None):
 
 
 def reported() -> list[str]:
-    """The lines that the package logs from here on."""
+    """The lines that the package logs from now on."""
     lines: list[str] = []
 
     class Lines(logging.Handler):
@@ -140,7 +140,7 @@ PROCESSES = {
 
 
 class Parabola:
-    """mean (w x - y)^2 = s w^2 - 2 c w + ... of every task, [tasks] each."""
+    """mean (w x - y)^2 = s w^2 - 2 c w + ... for every task, [tasks] each."""
 
     def __init__(self, examples):
         x, y = examples.x[..., 0], examples.y[..., 0]
@@ -158,7 +158,7 @@ class Parabola:
 
 
 def train_with_torch(params: dict[str, Tensor], optimiser, support, rows) -> list[Tensor]:
-    """torch.optim in place on the given minibatches; the losses before each step."""
+    """Trains in place with torch.optim on the given minibatches; returns the losses before each step."""
     losses = []
     for row in rows:
         optimiser.zero_grad()
@@ -175,7 +175,7 @@ def batches(key: Tensor, n: int, size: int | None, steps: int) -> list:
 
 
 def shaken(learner):
-    """Away from the start, where biases and shifts are 0 and scales 1."""
+    """The learner away from its initial values, where biases and shifts are 0 and scales 1."""
     with torch.no_grad():
         for p in learner.model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=F64))

@@ -1,4 +1,4 @@
-"""A configuration and a look into folders, for tests of what is stored."""
+"""A configuration, and helpers that inspect folders, for tests of what is stored."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def files(folder: Path) -> list[str]:
 
 
 def only_run(cwd: Path) -> Path:
-    """The one run folder; nothing else was left in the working folder."""
+    """The only run folder; checks that nothing else is left in the working folder."""
     assert [entry.name for entry in cwd.iterdir()] == ["outputs"]
     (run,) = (cwd / "outputs").iterdir()
     return run

@@ -1,4 +1,4 @@
-"""Small real runs, made in this process: what the tests of report, evaluate and load look at."""
+"""Small real runs, made in this process, for the tests of report, evaluate and load."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from metaexp.run.single import run
 
 TINY = "device=cpu device.threads=1 compile=false meta_batch=4 steps=6 val.every=3 val.tasks=5 test.tasks=40".split()
 
-# A package of the user's own: a learner with Gaussian predictions, and data sets of vectors and of pictures.
+# A user's package: a learner with Gaussian predictions, and data sets of vectors and of images.
 OWN = '''
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ GAUSS = "# Mean and deviation of the support\n_target_: {package}.parts.Gauss\n_
 
 
 def train(out: Path, *typed: str, extra: Path | None = None) -> Path:
-    """A finished run under `out`, without pictures, which take most of the time: its folder."""
+    """The folder of a finished run under `out`, made without pictures, which take most of the time."""
     before = set(out.glob("*/config.yaml"))
     with patch.object(TensorBoard, "figure"):
         run(load([*TINY, *typed, f"out={out}"], None if extra is None else str(extra)))
@@ -81,7 +81,7 @@ def train(out: Path, *typed: str, extra: Path | None = None) -> Path:
 
 
 def own_package(folder: Path) -> tuple[str, Path]:
-    """A package of the user's own, and its folder for --config-dir: task=vectors, task=pictures, algo=gauss."""
+    """A user's package, and its folder for --config-dir: task=vectors, task=pictures, algo=gauss."""
     package = "own_" + re.sub(r"\W", "_", folder.name)
     (folder / package).mkdir(parents=True)
     (folder / package / "parts.py").write_text(OWN)
@@ -95,6 +95,6 @@ def own_package(folder: Path) -> tuple[str, Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but its evaluations."""
+    """The content of every file of a run except its evaluations."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if "evaluations" not in path.parts}

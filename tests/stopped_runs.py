@@ -1,4 +1,4 @@
-"""Runs that are stopped and resumed, and how they are compared with runs that never were."""
+"""Runs that are stopped and resumed, and their comparison with runs that never stopped."""
 
 import json
 import signal
@@ -39,13 +39,13 @@ def status(run: Path) -> tuple[str, int | None]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without its columns of time."""
+    """metrics.jsonl without its time columns."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: row[key] for key in row if key not in ("seconds", "meta_steps_per_s")} for row in found]
 
 
 def state(run: Path, name: str | None = None) -> dict[str, Any]:
-    """What a checkpoint says of learner, optimiser, schedule and clock; the newest one by default."""
+    """Learner, optimiser, schedule and clock from a checkpoint, by default the newest."""
     path = run / "checkpoints" / name if name else max((run / "checkpoints").glob("step=*.ckpt"))
     data = torch.load(path, weights_only=True)
     own = {key: value for key, value in data["metaexp"].items() if key not in OF_THE_MACHINE}
@@ -53,7 +53,7 @@ def state(run: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal to the last bit, tensors and containers alike."""
+    """Whether two trees of tensors and containers are equal, to the last bit."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
@@ -82,7 +82,7 @@ def assert_same_run(run: Path, reference: Path) -> None:
     assert not list(run.rglob(".*")), "a temporary file was left"
 
 
-# Ways of training: of each there is one reference run, with which every stopped run is compared.
+# Kinds of training: each has one reference run, with which every stopped run is compared.
 KINDS = {
     "7/11/13": [*MAML, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13"],
     "accumulate": [*MAML, "steps=110", "log.every=50", "val.every=50", "checkpoint.every=50", "accumulate=2"],
@@ -99,7 +99,7 @@ INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 
 
 class References:
-    """By kind, a run that was never stopped; made when it is first asked for."""
+    """For each kind, a run that was never stopped, made on first use."""
 
     def __init__(self, forks: Forks, folders: pytest.TempPathFactory):
         self.forks, self.folders = forks, folders

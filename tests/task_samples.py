@@ -10,11 +10,11 @@ from torch.func import vmap
 
 from metaexp.tasks.classes import Classes
 
-ROWS = [30, 12, 41, 25, 33, 12, 20, 50, 19, 60]  # of the tasks of `many.npz`
+ROWS = [30, 12, 41, 25, 33, 12, 20, 50, 19, 60]  # rows of each task in `many.npz`
 
 
 def many(folder: Path) -> str:
-    """Ten tasks of different sizes; x tells the task and the row, y is x reversed."""
+    """Ten tasks of different sizes; x encodes the task and the row, y is x reversed."""
     task = np.repeat(np.arange(10), ROWS)
     row = np.concatenate([np.arange(n) for n in ROWS])
     x = np.stack([task, row], -1).astype(np.float32)
@@ -24,7 +24,7 @@ def many(folder: Path) -> str:
 
 
 def table(**settings: Any) -> Classes:
-    """12 classes of 9 to 20 float vectors that tell the class and the example."""
+    """12 classes of 9 to 20 float vectors that encode the class and the example."""
     counts = [9 + c % 12 for c in range(12)]
     data = torch.tensor([[c, e, 0.5] for c, n in enumerate(counts) for e in range(n)])
     splits = {"train": [0, 2, 4, 6, 8, 10], "val": [1, 3, 5], "test": [7, 9, 11]}
@@ -32,7 +32,7 @@ def table(**settings: Any) -> Classes:
 
 
 def uniform_on(values: torch.Tensor, low: float, high: float) -> None:
-    """Range, and the largest distance from the distribution function (Kolmogorov-Smirnov, 4 sigma)."""
+    """Checks the range and the largest distance from the distribution function (Kolmogorov-Smirnov, 4 sigma)."""
     values = values.flatten().sort().values.double()
     n = len(values)
     assert low <= values[0]

@@ -1,6 +1,6 @@
-"""Everything in conf/ takes two outer steps, and every algorithm, family and network keeps its contract.
+"""Everything in conf/ makes two outer steps, and every algorithm, family and network fulfils its contract.
 
-A new file in conf/ needs a row here: the last test says which is missing.
+A new file in conf/ needs a row here: the last test reports which one is missing.
 """
 
 import itertools
@@ -56,7 +56,7 @@ from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
 from metaexp.types import Examples
 
-# What makes each choice small. {root} and {files} are made-up data.
+# Settings that make each choice small. {root} and {files} are fake data.
 ALGOS = {
     "maml": ["algo.test_steps=2"],
     "fomaml": ["algo.test_steps=2"],
@@ -100,7 +100,7 @@ NOT = {("boil", "linear model")}
 NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "quadratic", "gp")}
 NOT |= {("oracle", "arrays"), ("oracle", "omniglot"), ("oracle", "dataset")}
 
-NETWORKS = {  # of each task: its own network first
+NETWORKS = {  # networks of each task, its default first
     "sine": ("mlp", "linear"),
     "linear": ("mlp", "linear"),
     "gp": ("mlp", "linear"),
@@ -111,8 +111,8 @@ NETWORKS = {  # of each task: its own network first
     "quadratic": ("linear", "mlp"),
     "clusters": ("mlp", "linear"),
 }
-# algo, task, model: every triple that makes sense; of those that differ in the network alone, MAML takes all and each
-# other algorithm the first (what it does with networks does not depend on the task).
+# algo, task, model: every triple that makes sense. Of those that differ only in the network, MAML is tested with all
+# and every other algorithm with the first (what it does with networks does not depend on the task).
 SENSE = [
     (algo, task, model)
     for algo in ALGOS
@@ -155,7 +155,7 @@ class Pictures:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Made-up data, and a folder of the user's own groups: (settings, places)."""
+    """Fake data, and a folder with a user's own groups: (settings, places)."""
     folder = tmp_path_factory.mktemp("world")
     write_packed(folder / "omniglot")
     draw = np.random.default_rng(0)
@@ -182,7 +182,7 @@ def made(world, *overrides: str) -> Experiment:
 
 
 def two_steps(parts: Experiment) -> None:
-    """They change the parameters, all stays finite, and validation tasks can be scored."""
+    """Two steps change the parameters, everything stays finite, and validation tasks can be scored."""
     learner = parts.learner
     before = parameters(learner)
     if learner.trains:
@@ -278,7 +278,7 @@ def test_model(world, model):
     task = "sine" if model != "cnn4" else "dataset"
     overrides = [f"task={task}", f"model={model}", "algo=scratch", *TASKS[task], *MODELS[model]]
     if model == "cnn4":
-        overrides.append("model.norm=layer")  # a batch norm takes away the gradient of the biases before it
+        overrides.append("model.norm=layer")  # a batch norm removes the gradient of the biases before it
     parts = made(world, *overrides)
     check_model(lambda x_shape, out: parts.learner.model, parts.family.x_shape, parts.family.y_dim)
 
@@ -359,7 +359,7 @@ def test_learner_on_pictures_as_vectors(learner):
     ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", *CLASSIFIERS],
 )
 def test_feature_learner_on_pictures(learner):
-    cnn = partial(CNN, filters=3)  # of two, none lives where the running averages have not begun
+    cnn = partial(CNN, filters=3)  # two would both be dead before the running averages have begun
     check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, cnn), pictures(side=17), tasks=40)
 
 
@@ -373,7 +373,7 @@ def test_feature_learner_on_pictures_as_vectors(learner):
 
 
 def test_nan_is_no_agreement():
-    """In any leaf, on either side, in the loss or the gradient: Python's `max` would pass over it."""
+    """In any leaf, on either side, in the loss or the gradient: Python's `max` would ignore it."""
     good = {"a": torch.zeros(2), "b": torch.ones(3), "c": torch.zeros(1)}
     assert largest_difference(good, good) == 0
     for name in good:
@@ -416,7 +416,7 @@ class Ordered(Base):
 
 
 class Divides(Base):
-    """Not finite where a task's first target is small: on few tasks of many."""
+    """Not finite if a task's first target is small, which is true for few tasks."""
 
     def meta_loss(self, episode):
         loss, logs = super().meta_loss(episode)
@@ -432,7 +432,7 @@ class Global(Base):
 
 
 class Forgets(Base):
-    """A number that decides, and that no checkpoint holds."""
+    """Depends on a number that no checkpoint holds."""
 
     def __init__(self, family):
         super().__init__(family)
@@ -462,7 +462,7 @@ def test_a_learner_that_breaks_its_contract(make, message):
 
 
 class ByBatch(Sine):
-    """The first task of a meta-batch is another."""
+    """The first task of a meta-batch depends on the batch."""
 
     def sample(self, split, indices, *sizes, **more):
         return super().sample(split, torch.cat([indices[:1] + (len(indices) > 1), indices[1:]]), *sizes, **more)

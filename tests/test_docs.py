@@ -50,7 +50,7 @@ SCRIPTS = [name for name in FILES if name.endswith(".py") and "/" not in name]
 
 
 class Line(NamedTuple):
-    """A command line of `python -m metaexp.train`, taken apart."""
+    """A parsed command line of `python -m metaexp.train`."""
 
     overrides: list[str]
     extra: str | None
@@ -58,7 +58,7 @@ class Line(NamedTuple):
 
 
 def parsed(line: str) -> Line | None:
-    """None for a command that is another program's."""
+    """The parsed line; None for a command of another program."""
     words = shlex.split(line)
     if words[0] != "scripts/run.sh" and words[1:3] != ["-m", "metaexp.train"]:
         return None
@@ -79,7 +79,7 @@ OWN = [line for line in TRAINING if "--config-dir" in line]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A reader's folder, which is the working folder: every file of the pages, example data, pictures of 15 classes."""
+    """A reader's folder as the working folder: every file from the pages, example data, images of 15 classes."""
     folder = tmp_path_factory.mktemp("reader")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def test_the_library_example_learns_with_a_frozen_body(place: Path) -> None:
     assert set(learner.meta_parameters()) == {f"model.head.{n}.{p}" for n in (0, 2) for p in ("weight", "bias")}
     assert all(p.grad is None for p in body.parameters())
     norm = learner.model.body[1]
-    assert (norm.mean == 0).all()  # the running statistics of a norm that has seen nothing
+    assert (norm.mean == 0).all()  # the initial running statistics of a norm
     assert (norm.variance == 1).all()
     torch.manual_seed(0)
     untrained: dict[str, Any] = {}
@@ -250,7 +250,7 @@ def test_the_shipped_run_fits_a_sine(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert float(capsys.readouterr().out.split()[-1]) > 0.999
 
 
-# --- what it points at, what it claims
+# --- links and claims
 
 
 def without_code(path: Path) -> str:
@@ -300,7 +300,7 @@ def test_pictures_are_small_and_used() -> None:
 
 
 def table(head: str, text: str = TEXT) -> list[list[str]]:
-    """The cells of the table whose first row begins so, without that row and backticks."""
+    """The cells of the table whose first row begins with `head`, without that row and backticks."""
     (found,) = re.findall(rf"^\| {re.escape(head)} \|.*?\n(?=\n)", text, re.M | re.S)
     _, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in found.strip().splitlines()]
     return rows
@@ -336,7 +336,7 @@ def test_the_headline_numbers_are_on_the_pages() -> None:
     intervals = re.findall(r"(-?\d+\.\d+) ± (\d+\.\d+)", README)
     assert len(intervals) > len(rows)
     for mean, half in intervals:
-        fractions = f"{float(mean) / 100:.4f} ± {float(half) / 100:.4f}"  # of what README has in percent
+        fractions = f"{float(mean) / 100:.4f} ± {float(half) / 100:.4f}"  # README gives percent
         assert f"{mean} ± {half}" in pages or fractions in pages, mean
     for number in re.findall(r"(\d\.\d+)\s+ms", README):
         assert f"| {number} |" in PAGES[ROOT / "docs/speed.md"]

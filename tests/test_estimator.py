@@ -34,7 +34,7 @@ def sine() -> Regressor:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder with a package of the user's own, on the Python path: (package, groups, folder)."""
+    """A folder with a user's package, on the Python path: (package, groups, folder)."""
     folder = tmp_path_factory.mktemp("own")
     package, groups = own_package(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def classes(place: Any) -> dict[str, Classifier]:
-    """Runs on classes by the name of their method, loaded."""
+    """Loaded classification runs by the name of their method."""
     package, groups, folder = place
     made = {}
     for algo in ("protonet", "r2d2", "maml", "joint"):
@@ -57,7 +57,7 @@ def classes(place: Any) -> dict[str, Classifier]:
 
 
 def unequal(seed: int, counts: dict[Any, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Examples in random order, so many of each label, around points of the plane that are far from each other."""
+    """Examples in random order, `counts` of each label, around points of the plane that are far apart."""
     random = np.random.default_rng(seed)
     labels = random.permutation(np.repeat(np.array(list(counts)), list(counts.values())))
     centres = {label: 4 * np.array([np.cos(2.5 * i), np.sin(2.5 * i)]) for i, label in enumerate(counts)}
@@ -148,7 +148,7 @@ def test_further_refusals(sine: Regressor) -> None:
 
 def test_weights_are_chosen(sine: Regressor, tmp_path: Path) -> None:
     assert "algo=r2d2, task=sine, x_shape=(1,), step=20000" in repr(sine)
-    run = train(tmp_path, "algo=r2d2", "task=sine", "optimizer.lr=5.0", "val.every=2")  # so it only gets worse
+    run = train(tmp_path, "algo=r2d2", "task=sine", "optimizer.lr=5.0", "val.every=2")  # it only gets worse
     best, last = metaexp.load(run), metaexp.load(run, weights="last")
     assert (best.step, last.step) == (json.loads((run / "result.json").read_text())["val"]["step"], 6)
     assert best.step < 6
@@ -197,7 +197,7 @@ def test_standardised_data_go_in_and_come_out_in_their_own_units(tmp_path: Path)
 
 
 def test_data_need_not_be_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The same predictions, in the data's own units, when the files are gone; what needs tasks says what is missing."""
+    """The same predictions in the data's own units without the files; whatever needs tasks reports what is missing."""
     random = np.random.default_rng(0)
     x, tasks = random.normal(50, 20, (200, 2)), np.repeat(np.arange(10), 20)
     file = tmp_path / "data.npz"
@@ -218,7 +218,7 @@ def test_data_need_not_be_here(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_pictures_need_not_be_here(tmp_path: Path) -> None:
-    """Bytes are pictures still: 255 is 1. Ways that the network does not take are refused as before."""
+    """Bytes are still treated as images: 255 is 1. Ways that the network does not support are refused as before."""
     data = write_packed(tmp_path / "data")
     typed = ["task=omniglot", f"task.root={data}", "task.queries=1", "model.filters=4", "test.curve_shots=[]"]
     runs = [train(tmp_path, f"algo={algo}", *typed, f"name={algo}") for algo in ("protonet", "maml")]
@@ -354,7 +354,7 @@ def test_bytes_are_scaled_as_the_runs_own_pictures(place: Any) -> None:
     proba = made.fit(x, [0, 0, 1, 1, 2, 2]).predict_proba(x)  # type: ignore[union-attr]
     scaled = made.fit(x / 255, [0, 0, 1, 1, 2, 2]).predict_proba(x / 255)  # type: ignore[union-attr]
     assert np.array_equal(proba, scaled)
-    for same in (x.astype(np.int64), x.tolist()):  # whole numbers are bytes, whatever holds them
+    for same in (x.astype(np.int64), x.tolist()):  # integers are bytes, whatever their container
         assert np.array_equal(proba, made.fit(same, [0, 0, 1, 1, 2, 2]).predict_proba(same))  # type: ignore[union-attr]
     assert not np.allclose(proba, made.predict_proba(x.astype(float)))  # type: ignore[union-attr]
 

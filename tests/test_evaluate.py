@@ -31,7 +31,7 @@ SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time; the command at the end draws them."""
+    """Draws no pictures, which take most of the time; the command tested at the end draws them."""
     monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
 
 
@@ -47,7 +47,7 @@ def maml(runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A package of the user's own and a run of protonet on its data."""
+    """A user's package and a run of protonet on its data."""
     folder = tmp_path_factory.mktemp("own")
     package, groups = own_package(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -227,7 +227,7 @@ def test_a_strangers_run_runs_no_code(maml: Path, tmp_path: Path, target: str, m
 
 
 def test_no_chain_of_the_programs_own_functions_runs_code(maml: Path, tmp_path: Path) -> None:
-    """Each link is metaexp's: one that imports what it is told to, one that packs a call, one that makes it."""
+    """Every link is a function of metaexp: one imports whatever is named, one packs a call, one makes it."""
     call = {
         "_target_": "metaexp.config.instantiate.locate",
         "path": "p",
@@ -277,7 +277,7 @@ def test_ways_are_refused_where_the_method_has_an_output_per_class(
 
 
 def test_a_changed_rate_is_used(tmp_path: Path) -> None:
-    """The rate of `joint` is a buffer, which the checkpoint brings along."""
+    """The rate of `joint` is a buffer, which the checkpoint contains."""
     folder = train(tmp_path, "algo=joint", "task=sine", "algo.test_lr=0.01", "algo.test_epochs=2")
     assert evaluate([f"run={folder}", "algo.test_lr=0.0000001"]) == 0
     scores = arrays(newest(folder))["mse"]
@@ -287,7 +287,7 @@ def test_a_changed_rate_is_used(tmp_path: Path) -> None:
 
 
 def test_a_run_leaves_nothing_frozen(tmp_path: Path) -> None:
-    """Else a sweep in one process keeps every job's learner and data."""
+    """Otherwise a sweep in one process would keep every job's learner and data."""
     train(tmp_path, "algo=maml", "task=sine")
     assert gc.get_freeze_count() == 0
 
@@ -328,7 +328,7 @@ def test_the_shipped_run_names_no_machine_and_is_small() -> None:
 
 
 def test_data_that_have_changed_since_are_refused_by_test_and_resume(tmp_path: Path) -> None:
-    """One task more draws the splits anew: what was for training would be tested on."""
+    """One more task redraws the splits, so that the test would contain training tasks."""
     file, draw = tmp_path / "a.npz", np.random.default_rng(0)
     x = draw.normal(size=(31 * 12, 1))
     np.savez(file, x=x[:-12], y=x[:-12], task=np.arange(30 * 12) // 12)

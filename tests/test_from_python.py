@@ -1,4 +1,4 @@
-"""`metaexp.start`: a run from Python is the command's, twice in one process as in two."""
+"""`metaexp.start`: a run from Python equals the command's, and two runs in one process equal two processes."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_run_has_its_result_its_folder_its_figures_and_its_learner(made):
 
 
 def test_twice_in_one_process_is_as_good_as_two_processes(made, train, tmp_path):
-    """The same bits whatever ran before, in this process or in its own; nothing is left behind in the environment."""
+    """The same bits whatever ran before, in this process or a new one; nothing is left behind in the environment."""
     before, threads, kind = dict(os.environ), torch.get_num_threads(), torch.get_default_dtype()
     metaexp.start(*TINY, "algo=reptile", "seed=5", "device.precision=64-true", f"out={tmp_path / 'other'}")
     again = metaexp.start(*TINY, f"out={tmp_path / 'again'}")

@@ -20,7 +20,7 @@ def test_gaussian_losses_against_torch_distributions():
     for metric in metrics.gaussian_metrics({"mse": metrics.mse}).values():
         assert metric(prediction[:0], y[:0]) == 0
     at = torch.cat((torch.zeros(4, 1), torch.ones(4, 1)), -1)
-    edges = torch.tensor([[0.67448], [0.67450], [1.64485], [1.64486]])  # of 50 % and 90 %
+    edges = torch.tensor([[0.67448], [0.67450], [1.64485], [1.64486]])  # around the edges of 50 % and 90 %
     assert metrics.coverage(0.5)(at, edges) == 0.25
     assert metrics.coverage(0.9)(at, edges) == 0.75
     with pytest.raises(ValueError, match="level=1: must be above 0"):

@@ -46,7 +46,7 @@ def test_closed_forms():
 
 @pytest.mark.parametrize("right", range(70, 76))
 def test_an_accuracy_has_all_its_digits_in_half_precision(right):
-    """74 of 75 is 0.98667; of bfloat16 the nearest number is 0.98828."""
+    """74 of 75 is 0.98667; the nearest bfloat16 number is 0.98828."""
     target = F.one_hot(torch.zeros(75, dtype=torch.int64), 5).float()
     logits = F.one_hot((torch.arange(75) >= right).long(), 5).to(torch.bfloat16)
     assert metrics.accuracy(logits, target) == torch.tensor(right / 75)
@@ -60,7 +60,7 @@ def test_sums_of_half_precision_are_those_of_the_same_numbers_in_full():
         made = function(logits, target)
         assert made.dtype == torch.float32
         assert torch.equal(made, function(logits.float(), target))
-    assert bin_sums(logits, target)[0].sum() == 300  # bfloat16 knows no number between 256 and 258
+    assert bin_sums(logits, target)[0].sum() == 300  # bfloat16 has no number between 256 and 258
     sd = torch.full((300, 20), math.pi)
     prediction = torch.cat((logits.float(), sd), 1).to(torch.bfloat16)
     assert torch.equal(losses.gaussian_nll(prediction, target), losses.gaussian_nll(prediction.float(), target))

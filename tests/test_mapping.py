@@ -1,4 +1,4 @@
-"""Mapping over tasks: every strategy gives the same, and the same bits from run to run."""
+"""Mapping over tasks: all strategies agree, and each gives the same bits from run to run."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ MAKE = {
     "reptile": lambda family: Reptile(family, partial(MLP, hidden=[8]), inner_batch=3),
     "joint": lambda family: Joint(family, partial(MLP, hidden=[8]), batch=5),
     "maml_cnn4": lambda family: MAML(family, partial(CNN4, filters=3), inner_lr=0.3, inner_steps=2),
-    # Without a batch norm: it makes the gradient of the biases before it 0, and Adam divides that rounding by itself.
+    # No batch norm: it makes the gradient of the biases before it 0 up to rounding, which Adam would normalise.
     "reptile_cnn4": lambda family: Reptile(
         family, partial(CNN4, filters=3, norm="layer"), inner_batch=4, inner=Adam(beta1=0.0), state="carried"
     ),
@@ -43,7 +43,7 @@ def made(name: str, mapping: str | int):
 
 @pytest.mark.parametrize("mapping", ["vmap", 4, "loop"])
 def test_the_gradient_of_what_is_in_full_precision_is_too(mapping):
-    """Forwards nothing is in half precision here; the way back was, for autocast stood around it."""
+    """The forward pass uses no half precision here; the backward pass once did, since autocast was active around it."""
     draw = torch.Generator().manual_seed(0)
     episodes = Episode(*(Examples(torch.randn(10, 6, 5, generator=draw), torch.randn(10, 6, 3)) for _ in range(2)),
                        torch.arange(10), {})  # fmt: skip
@@ -61,7 +61,7 @@ def test_the_gradient_of_what_is_in_full_precision_is_too(mapping):
 
 @pytest.mark.parametrize("name", MAKE)
 def test_strategies_agree_and_repeat(name):
-    """Gradient, loss and logs to 1e-12 between the strategies; bit-identical between two runs of one."""
+    """Gradient, loss and logs agree to 1e-12 between strategies, and bit for bit between two runs of one strategy."""
     found = {}
     for mapping in MAPPINGS:
         learner = made(name, mapping)

@@ -1,4 +1,4 @@
-"""The grammar of scores' names, and directions as results record them."""
+"""The grammar of score names, and metric directions as recorded in results."""
 
 import pytest
 

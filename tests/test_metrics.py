@@ -28,7 +28,7 @@ def r2(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Plain(MetaLearner):
-    """The smallest learner there is."""
+    """The smallest possible learner."""
 
     def adapt(self, support, key):
         return support.y.mean(0)

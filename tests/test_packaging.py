@@ -1,4 +1,4 @@
-"""The project works from a wheel and from a bare checkout, from any folder, with every config file on board."""
+"""The project works from a wheel and from a bare checkout, in any folder, with every config file included."""
 
 import json
 import os
@@ -16,7 +16,7 @@ TINY = "algo=maml task=sine device=cpu steps=2 meta_batch=2 val.tasks=2 test.tas
 
 
 def sources(root: Path) -> set[str]:
-    """Every file of the package as the wheel should name it; conf/ is metaexp/conf/ there."""
+    """Every file of the package, named as in the wheel, where conf/ is metaexp/conf/."""
     files = [path for folder in ("metaexp", "conf") for path in (root / folder).rglob("*") if path.is_file()]
     names = [path.relative_to(root).as_posix() for path in files if "__pycache__" not in path.parts]
     return {f"metaexp/{name}" if name.startswith("conf/") else name for name in names}
@@ -31,7 +31,7 @@ def pip(*args: object) -> None:
 
 
 def build(root: Path, out: Path) -> Path:
-    """The wheel of a copy of the checkout: no left-over of an earlier build gets in, none is left in the checkout."""
+    """The wheel, built from a copy of the checkout so that no files of an earlier build get in or are left behind."""
     pip("wheel", root, "--wheel-dir", out, "--no-build-isolation")
     (wheel,) = out.glob("*.whl")
     return wheel
@@ -55,7 +55,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the wheel alone is installed."""
+    """A folder into which only the wheel is installed."""
     folder = tmp_path_factory.mktemp("site")
     pip("install", wheel, "--target", folder, "--no-index")
     return folder
@@ -66,7 +66,7 @@ def test_wheel_holds_every_module_and_config(wheel, checkout):
 
 
 def test_a_config_in_a_new_subfolder_travels(checkout, tmp_path):
-    """Nobody has to register a new group, however deep: the test above cannot go stale by forgetting one."""
+    """A new group, however deep, needs no registration, so the test above cannot miss one."""
     root = shutil.copytree(checkout, tmp_path / "checkout")
     (root / "conf/sweep/deep").mkdir(parents=True)
     (root / "conf/sweep/deep/new.yaml").write_text("lr: 1\n")
@@ -88,12 +88,12 @@ def test_wheel_metadata(wheel):
 
 @pytest.fixture(params=["wheel", "checkout"])
 def path(request: pytest.FixtureRequest) -> Path:
-    """What stands on PYTHONPATH: the installed wheel, or the checkout itself without any installation."""
+    """The entry on PYTHONPATH: the installed wheel, or the checkout itself without any installation."""
     return request.getfixturevalue("site") if request.param == "wheel" else ROOT
 
 
 def test_package_is_found_where_expected(path, tmp_path):
-    """So that the tests below test the wheel, although the checkout may be installed in this environment."""
+    """Ensures that the tests below use the wheel, although the checkout may be installed in this environment."""
     command = [sys.executable, "-c", "import metaexp; print(metaexp.__file__)"]
     shown = subprocess.check_output(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(path)}, text=True, timeout=60

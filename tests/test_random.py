@@ -31,7 +31,7 @@ def unsigned(values: Tensor) -> list[int]:
 
 
 def chi_square(counts: Tensor) -> float:
-    """Distance of counts from equal ones in standard deviations of chi-square."""
+    """Deviation of counts from equal ones, in standard deviations of chi-square."""
     expected = counts.sum() / counts.numel()
     freedom = counts.numel() - 1
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
@@ -56,7 +56,7 @@ def test_mix_is_splitmix64(seed):
 def test_fold_and_bits_are_splitmix64_by_counter():
     key = torch.tensor([5, -7])
     for row, start in zip(random.bits(key, 3, (4, 5)), (5, -7), strict=True):
-        stream = splitmix64(splitmix64(start, 1)[0] + 3 * 0x9E3779B97F4A7C15, 1)[0]  # number 3 of the key's own
+        stream = splitmix64(splitmix64(start, 1)[0] + 3 * 0x9E3779B97F4A7C15, 1)[0]  # number 3 of the key's own stream
         assert unsigned(row.flatten()) == splitmix64(stream, 20)
     assert torch.equal(random.fold(key, 9), random.fold(key, torch.tensor([9, 9])))
 
@@ -72,7 +72,7 @@ def test_uniform_is_uniform_over_keys_streams_and_positions():
     for u in (
         random.uniform(KEYS, 0, (50,)),  # keys and positions
         torch.stack([random.uniform(KEYS[:1], stream, (1,)) for stream in range(3000)]),
-        random.uniform(random.task_keys(0, "train", torch.arange(100_000)), 0, ()),  # first number of each task
+        random.uniform(random.task_keys(0, "train", torch.arange(100_000)), 0, ()),  # the first number of each task
         torch.stack([random.uniform(random.task_keys(s, "test", torch.zeros(1).long()), 0, ()) for s in range(3000)]),
     ):
         assert u.min() >= 0
@@ -162,7 +162,7 @@ def test_ends_of_unequal_sizes():
     both = torch.cat([first, last], -1)
     assert (both < sizes[:, None]).all()
     assert all(len(set(row)) == 4 for row in both.tolist())
-    # the same places whatever the widest size is
+    # the same positions whatever the largest size is
     wider = random.ends(KEYS, 0, 40, 2, 2, sizes)
     assert torch.equal(wider[0], first)
     assert torch.equal(wider[1], last)

@@ -1,4 +1,4 @@
-"""The structure of the package: few modules at the top, imports that run down, names that do not hide each other."""
+"""The structure of the package: few top-level modules, imports only from lower layers, no names that hide others."""
 
 import ast
 import re
@@ -44,7 +44,7 @@ def test_at_most_16_modules_beside_the_packages():
 
 
 def test_imports_run_down():
-    """Also those inside functions and for types alone: so there is no circle, and every part has its layer."""
+    """Includes imports inside functions and for types only, so there is no cycle, and every part has its layer."""
     level = layers()
     parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert set(level) == parts - {"__init__", "__pycache__", "conf"}
@@ -74,7 +74,7 @@ def test_no_public_name_is_a_submodule():
 
 
 def test_a_method_imports_no_lightning():
-    """Modules are counted, not seconds: nothing but torch, numpy, Hydra's errors and metaexp's own."""
+    """Counts modules, not seconds: only torch, numpy, Hydra's errors and metaexp's own are imported."""
     code = (
         "import sys, torch\nbefore = set(sys.modules)\nimport metaexp.algos.maml\n"
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
@@ -90,6 +90,6 @@ def test_importing_the_package_imports_no_torch():
 
 
 def test_every_module_stays_readable():
-    """A file is one thought: no longer than 400 lines."""
+    """A file has one subject and at most 400 lines."""
     long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {name: lines for name, lines in long.items() if lines > 400}

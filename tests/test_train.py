@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, Command
 
-# Stands in for metaexp.run, so that what is tested is the sweep and not the training, and torch is not imported.
-# The seed says how a run ends.
+# Replaces metaexp.run.single, so that only the sweep is tested, not the training, and torch is not imported. The seed
+# determines how a run ends.
 FAKE_RUN = """
 import json, os, sys, types
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_bad_input_exits_2_and_leaves_nothing(train: Command, args: list[str], s
 
 
 def test_a_refused_line_imports_no_torch(train: Command) -> None:
-    """What keeps the answer under a second."""
+    """This keeps the answer under a second."""
     probe = """
 import sys
 from metaexp import train
@@ -183,7 +183,7 @@ def test_help_of_choices_explains_every_setting(train: Command, own: Path) -> No
 
 
 def test_cfg_job_shows_checked_settings(train: Command) -> None:
-    result = train("steps=3", "--cfg", "job", "+seed=4")  # flags may stand anywhere
+    result = train("steps=3", "--cfg", "job", "+seed=4")  # flags may appear anywhere
     assert result.returncode == 0
     assert "\nsteps: 3\n" in f"\n{result.stdout}"
     assert "seed: 4\n" in result.stdout
@@ -213,7 +213,7 @@ def test_sweep_of_good_jobs(fake: Callable[..., Any], train: Command) -> None:
     folder = sweep_folder(train.folder)
     names = ["0_seed=0,algo=maml", "1_seed=0,algo=reptile", "2_seed=1,algo=maml", "3_seed=1,algo=reptile"]
     assert states(folder) == dict.fromkeys(names, ("finished", 0))
-    # Nothing of Hydra's but the record of the sweep: no run folders, no logs of its own.
+    # Of Hydra's files only the record of the sweep: no run folders, no logs.
     assert {path.name for path in folder.iterdir()} == {*names, "multirun.yaml"}
     config = json.loads((folder / names[3] / "config.json").read_text())
     assert (config["seed"], config["steps"], config["choices"]["algo"]) == (1, 7, "reptile")
@@ -240,7 +240,7 @@ def test_failing_jobs_take_none_with_them(fake: Callable[..., Any], train: Comma
     assert rows[0].split() == ["0_seed=10", "failed", "3", "data.npz:", "missing"]
     assert rows[4].split() == ["4_seed=1", "finished", "0", "mse", "0.5", "+-", "0.1"]
     assert "non-finite outer loss at step 3" in result.stderr
-    assert "ZeroDivisionError" in result.stderr  # a fault of the program keeps its traceback
+    assert "ZeroDivisionError" in result.stderr  # a bug keeps its traceback
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])

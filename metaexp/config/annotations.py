@@ -1,7 +1,7 @@
-"""What a constructor's parameters may be, read from its source: nothing is imported, so the answer takes no torch.
+"""The allowed values of a constructor's parameters, read from its source without importing anything, torch included.
 
 Names are followed through the imports and the simple assignments of a module (`Number = float | Sequence[float]`).
-What cannot be understood in this way counts as `Any`, of which the constructor alone knows what it allows.
+Anything that cannot be understood this way counts as `Any`; only the constructor then knows what it allows.
 """
 
 import ast
@@ -19,7 +19,7 @@ from metaexp.config.trust import is_optim, module_of
 
 _BUILTIN = {kind.__name__: kind for kind in (int, float, str, bool, dict, list, tuple)}
 _REAL = {"typing": typing, "collections.abc": collections.abc, "metaexp.constraints": constraints}
-_DEEPEST = 20  # names followed from module to module, so that circles end
+_DEEPEST = 20  # most names followed from module to module, so that cycles end
 
 
 class _Module(NamedTuple):
@@ -33,9 +33,9 @@ class _Module(NamedTuple):
 
 
 def parameters(target: Any) -> dict[str, Any]:
-    """The annotation of each parameter of the class or function that a `_target_` names; empty where it is not found.
+    """The annotation of each parameter of the class or function that a `_target_` names; empty if it is not found.
 
-    Classes of torch.optim are not looked at: their settings are typed by their defaults in conf/.
+    Classes of torch.optim are not read: their settings get their types from the defaults in conf/.
     """
     if not isinstance(target, str) or is_optim(target):
         return {}
@@ -72,7 +72,7 @@ def _annotated(node: ast.ClassDef) -> Iterator[Any]:
 
 
 def kind_of(module: _Module, node: ast.expr, depth: int = 0) -> Any:
-    """An annotation as the object that it would be at run time, as far as it speaks of plain values; else `Any`."""
+    """An annotation as its run-time object, if it consists of plain values; otherwise `Any`."""
     if depth > _DEEPEST:
         return Any
     if isinstance(node, ast.Constant):
@@ -120,7 +120,7 @@ def _is_ellipsis(node: ast.expr) -> bool:
 
 
 def _rule(module: _Module, node: ast.expr) -> Any:
-    """`Limit(above=0)` as the object, if it is one of metaexp.constraints and its arguments are constants."""
+    """The object that `Limit(above=0)` makes, if it is from metaexp.constraints and its arguments are constants."""
     if not isinstance(node, ast.Call):
         return None
     maker = _named(module, _dotted(node.func), 0)
@@ -203,7 +203,7 @@ def _follow(module: str, name: str, depth: int = 0) -> tuple[_Module, str] | Non
 
 
 def _source(module: str) -> tuple[Path, int] | None:
-    """A module's file and when it was changed; modules of torch and of the standard library are not looked at."""
+    """A module's file and modification time; modules of torch and of the standard library are not read."""
     root, *parts = module.split(".")
     if root in ("torch", "") or root in sys.stdlib_module_names:
         return None

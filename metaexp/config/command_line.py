@@ -1,4 +1,4 @@
-"""What every command of metaexp shares: its arguments, and how an error becomes one line and an exit code."""
+"""What all commands of metaexp share: reading arguments, and turning an error into one line and an exit code."""
 
 import argparse
 import importlib.metadata
@@ -19,7 +19,7 @@ from metaexp.errors import ConfigError, Interrupted, MetaexpError
 def exit_code(body: Callable[[], int | None]) -> int:
     """Call `body` and turn what it raises into the process's exit code, with one line on stderr.
 
-    A MetaexpError prints its line; anything else is a fault of the program and prints its traceback.
+    A MetaexpError prints its line; any other exception is a bug and prints its traceback.
     HYDRA_FULL_ERROR=1 prints all tracebacks.
     """
     try:
@@ -29,7 +29,7 @@ def exit_code(body: Callable[[], int | None]) -> int:
             traceback.print_exc()
         complain(str(error) or "interrupted")
         return error.exit_code if isinstance(error, MetaexpError | Interrupted) else 130
-    except BrokenPipeError:  # the reader of our output left, as `head` does
+    except BrokenPipeError:  # the reader of the output has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception:
@@ -38,7 +38,7 @@ def exit_code(body: Callable[[], int | None]) -> int:
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(f"metaexp: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
@@ -49,7 +49,7 @@ class CommandLine(NamedTuple):
         overrides: the key=value arguments.
         flags: the flags as typed.
         extra: the folder of --config-dir.
-        action: what is asked for; `show` is --cfg, `hydra` something that Hydra answers.
+        action: the requested action; `show` is --cfg, `hydra` is one that Hydra handles.
     """
 
     overrides: Overrides
@@ -59,10 +59,10 @@ class CommandLine(NamedTuple):
 
     @classmethod
     def parse(cls, argv: Sequence[str]) -> "CommandLine":
-        """Read a command line; flags may stand anywhere among the overrides.
+        """Read a command line; flags may appear anywhere among the overrides.
 
         Raises:
-            ConfigError: an unknown flag, two commands at once, a flag that this program does not take, or an argument
+            ConfigError: an unknown flag, two commands at once, a flag that metaexp does not support, or an argument
                 that is not key=value.
         """
         given = _arguments(argv)
@@ -99,7 +99,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(0)
     given = parser.parse_intermixed_args(list(argv))
     if given.experimental_rerun or given.config_path or given.config_name:
-        raise ConfigError("--config-path, --config-name and --experimental-rerun are not taken; use --config-dir DIR")
+        raise ConfigError("--config-path, --config-name, --experimental-rerun: not supported; use --config-dir DIR")
     commands = {"--run": given.run, "--cfg": given.cfg, "--multirun": given.multirun}
     commands |= {"--info": given.info, "--shell-completion": given.shell_completion}
     if sum(map(bool, commands.values())) > 1:
@@ -108,7 +108,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _quoted(override: str) -> str:
-    """Quotes a path that Hydra would not read: the folders of sweeps and the checkpoints have `=` in their names."""
+    """Quotes a path that Hydra could not parse: sweep folders and checkpoints have `=` in their names."""
     key, _, value = override.partition("=")
     path = key in ("resume", "out", "task.root") and re.fullmatch(r"[^\"'\[\]{}]*[ =][^\"'\[\]{}]*", value)
     return f'{key}="{value}"' if path else override

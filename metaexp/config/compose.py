@@ -1,4 +1,4 @@
-"""Hydra's composition of the files in conf/, with every complaint as one line.
+"""Hydra's composition of the files in conf/, with every error as one line.
 
 Uses Hydra's loader directly, so that a configuration can be composed and refused before Hydra makes folders or logs.
 """
@@ -25,12 +25,12 @@ from metaexp.errors import ConfigError
 
 
 class Group(NamedTuple):
-    """How one chooses among the files of a folder of conf/.
+    """How files are chosen from a folder of conf/.
 
     Attributes:
         saved: the choice is kept in a run's configuration, where it is compared on resume and shown in reports.
-        optional: `null` chooses none.
-        several: a list chooses several.
+        optional: `null` chooses no file.
+        several: a list chooses several files.
     """
 
     saved: bool = True
@@ -44,13 +44,13 @@ GROUPS = {
     "model": Group(),
     "device": Group(),
     "optimizer": Group(),
-    "kind": Group(saved=False),  # of tasks: says which pair file is read, whose settings are saved
+    "kind": Group(saved=False),  # kind of tasks: selects the pair file, whose settings are saved
     "logger": Group(saved=False, optional=True, several=True),
     "callbacks": Group(saved=False, optional=True, several=True),
     "experiment": Group(optional=True, several=True),
 }
 VERSION_BASE = "1.3"
-# Run folders are claimed by metaexp.storage.run_folder; Hydra would make its own, shared by runs of one second.
+# Run folders are claimed by metaexp.storage.run_folder; Hydra's own would be shared by runs of the same second.
 _FOLDERS = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
 
 
@@ -64,30 +64,30 @@ def config_dir() -> Path:
 
 
 class File(NamedTuple):
-    """A file that took part in a composition: where its settings go, its plain content, its text."""
+    """A file used in a composition: where its settings go, its plain content, its text."""
 
     name: str  # e.g. task/sine
-    package: str  # e.g. task; empty: the top
+    package: str  # e.g. task; empty: the top level
     content: dict[str, Any]
     text: str
 
     @property
     def is_pair(self) -> bool:
-        """Settings of a method on a kind of tasks or a family."""
+        """Whether the file holds settings of a method on a kind of tasks or a family."""
         return self.name.startswith("pair/")
 
     @property
     def is_experiment(self) -> bool:
-        """A row of a published table."""
+        """Whether the file describes a row of a published table."""
         return self.name.startswith("experiment/")
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
-        """(dotted key, value) of its single settings."""
+        """(dotted key, value) of each of its settings."""
         return leaves(self.content, self.package)
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of the single settings of a tree of dicts."""
+    """(dotted key, value) of each setting in a tree of dicts."""
     if isinstance(node, dict) and (node or not path):
         for key, value in node.items():
             yield from leaves(value, f"{path}.{key}" if path else str(key))
@@ -131,17 +131,17 @@ class Composer:
         return self.repository.get_group_options(group)
 
     def is_group(self, key: str) -> bool:
-        """Whether a key names a group of files, not a setting."""
+        """Whether a key names a group of files rather than a setting."""
         return self.repository.group_exists(key)
 
     def content(self, name: str) -> dict[str, Any]:
-        """One file's settings, e.g. of task/sine, unresolved."""
+        """The unresolved settings of one file, e.g. task/sine."""
         loaded = self.repository.load_config(name)
         content = OmegaConf.to_container(loaded.config, resolve=False) if loaded else None
         return {str(k): v for k, v in content.items() if k != "defaults"} if isinstance(content, dict) else {}
 
     def text(self, name: str) -> str:
-        """One file's text; empty where it lies in no folder."""
+        """The text of one file; empty if it is not in a folder on disk."""
         for source in self.repository.get_sources():
             if source.is_config(name):
                 file = Path(source.path) / f"{name}.yaml"
@@ -149,12 +149,12 @@ class Composer:
         return ""
 
     def prepare(self, override: Override) -> Override:
-        """An override as Hydra shall apply it, once its group, choice or key is known to be allowed.
+        """An override in the form in which Hydra applies it, after its group, choice or key has been checked.
 
-        Settings get `++`: whether a setting exists is for the schema to say, which knows the nearest name.
+        Settings get `++`: the schema checks later whether a setting exists, and suggests the nearest name.
 
         Raises:
-            ConfigError: an unknown choice, several values outside a sweep, a folder setting of Hydra.
+            ConfigError: an unknown choice, several values outside a sweep, a setting of Hydra that metaexp controls.
         """
         line, key = str(override.input_line), override.key_or_group
         if key.startswith("hydra.") or key == "hydra":
@@ -164,7 +164,7 @@ class Composer:
             if self.is_group(key):
                 raise ConfigError(f"{line}: a group cannot be removed; choose one of {', '.join(self.options(key))}")
             return override
-        group_or_choice = self.is_group(key) or key in GROUPS  # one of GROUPS may have no file yet
+        group_or_choice = self.is_group(key) or key in GROUPS  # a group in GROUPS may have no file yet
         if not group_or_choice or (not override.is_sweep_override() and isinstance(override.value(), dict)):
             return forced(override)
         group = GROUPS.get(key, Group(several=True))
@@ -191,9 +191,9 @@ class Composer:
             )
 
     def files(self, overrides: Sequence[str]) -> list[File]:
-        """The files that such a composition reads, in the order in which they are laid over each other."""
+        """The files that this composition reads, in the order in which they are applied (later ones override)."""
         choices = tuple(line for line in overrides if not line.startswith(("++", "hydra.")))
-        if choices not in self._files:  # settings choose no file, so the jobs of a sweep share the answer
+        if choices not in self._files:  # settings choose no files, so the jobs of a sweep share the result
             with one_line():
                 lines = [*choices, *self.search_path]
                 defaults = self.loader.compute_defaults_list(self.name, lines, RunMode.RUN).defaults
@@ -203,8 +203,8 @@ class Composer:
         return self._files[choices]
 
     def kept(self, overrides: Sequence[str]) -> list[str]:
-        """Overrides that keep what a task file sets which builds on another: a pair file may change the settings of a
-        family, not those of somebody's file on top of it. An experiment may."""
+        """Overrides that keep the settings of a task file that builds on another one: a pair file may change the
+        settings of a family, but not those of a file on top of it. An experiment may change both."""
         files = self.files(overrides)
         paired = {key for file in files if file.is_pair for key, _ in file.leaves()}
         paired -= {key for file in files if file.is_experiment for key, _ in file.leaves()}
@@ -214,7 +214,7 @@ class Composer:
 
 
 def _written(value: Any) -> str:
-    """A value of a YAML file in Hydra's grammar."""
+    """A value from a YAML file, written in Hydra's grammar."""
     if isinstance(value, list):
         return f"[{','.join(_written(item) for item in value)}]"
     if isinstance(value, dict):

@@ -1,7 +1,8 @@
-"""The settings of conf/train.yaml, conf/device and their like: those that no constructor takes, with their types.
+"""Types of the settings that no constructor takes: those of conf/train.yaml, conf/device and the like.
 
-The names and defaults are those of the YAML files (a test compares them). What a class takes, `algo.inner_lr`, is typed
-by its constructor. `NotRequired`: a run of version 0.1.0 has no such setting, and is still tested and continued.
+The names and defaults are those of the YAML files (a test compares them). Settings that a class takes, such as
+`algo.inner_lr`, get their types from its constructor. `NotRequired`: runs of version 0.1.0 lack the setting, and can
+still be tested and continued.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ Mode = Literal["queries", "single", "support"]  # where batch statistics come fr
 
 
 class Clip(TypedDict):
-    """Largest norm and element of the meta-gradient."""
+    """Limits on the norm and the elements of the meta-gradient."""
 
     norm: Positive | None
     value: Positive | None
@@ -64,13 +65,13 @@ class Device(TypedDict):
 
 
 class Optimizer(TypedDict):
-    """conf/optimizer: what every optimiser has beside the arguments of its class."""
+    """conf/optimizer: settings of every optimiser besides the arguments of its class."""
 
     schedule: NotRequired[dict[str, Any] | None]
 
 
 class Train(TypedDict):
-    """A run's configuration, as far as it is not a class's arguments."""
+    """A run's configuration, without the arguments of classes."""
 
     seed: Annotated[int, Limit(least=-(2**63), most=2**63 - 1)]
     steps: Natural
@@ -101,7 +102,7 @@ TRAIN: dict[str, Any] = get_type_hints(Train, include_extras=True)
 
 
 def settings(kinds: Mapping[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """(dotted key, annotation, whether every run has it) of each single setting that is declared here."""
+    """(dotted key, annotation, whether every run has it) of each setting declared here."""
     for name, kind in (TRAIN if kinds is None else kinds).items():
         inside = fields(kind)
         if inside and "*" not in inside:
@@ -111,7 +112,7 @@ def settings(kinds: Mapping[str, Any] | None = None, path: str = "") -> Iterator
 
 
 def check_ranges(config: dict[str, Any]) -> None:
-    """Refuse a value of a declared setting that is not allowed; what a run of an older version lacks is passed over.
+    """Refuse a value of a declared setting that is not allowed; settings that an older run lacks are ignored.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.

@@ -1,4 +1,4 @@
-"""Every setting in words: its default, what it may be, what it means. For --help and docs/settings.md."""
+"""A description of every setting: default, allowed values, meaning. For --help and docs/settings.md."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ _HIDDEN = ("_target_", "_partial_", "gives", "needs")
 
 
 class Setting(NamedTuple):
-    """One setting as a reader sees it."""
+    """One setting as described to a reader."""
 
     key: str
     default: str
@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
 
 def comments(text: str) -> dict[str, str]:
-    """The comment behind each setting of a YAML text, by dotted key; of several on one line the outermost."""
+    """The comment after each setting of a YAML text, by dotted key; the outermost if a line has several settings."""
     lines, found = text.splitlines(), {}
 
     def walk(node: yaml.Node | None, path: str, line: int) -> None:
@@ -45,7 +45,7 @@ def comments(text: str) -> dict[str, str]:
 
 
 def summary(text: str) -> str:
-    """The first comment of a file, which says what it is."""
+    """The first comment of a file, which describes it."""
     lines = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     return next((line for line in lines if line and not line.startswith("@package")), "")
 

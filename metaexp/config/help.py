@@ -1,4 +1,4 @@
-"""What --help prints: in short all choices, or every setting of the choices that are typed."""
+"""What --help prints: an overview of all choices, or every setting of the typed choices."""
 
 import textwrap
 
@@ -52,7 +52,7 @@ def _short(settings: Settings) -> str:
 
 
 def _of_choices(settings: Settings, line: CommandLine, typed: list[str]) -> str:
-    """Every setting of the typed groups, with the values that these choices give them."""
+    """Every setting of the typed groups, with its value under these choices."""
     values, files, choices = settings.forgiving(line.overrides)
     notes, texts = meanings(files), {file.name: file.text for file in files}
     parts = []

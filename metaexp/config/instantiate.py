@@ -1,4 +1,4 @@
-"""Make the objects that a configuration describes; see `metaexp.config.trust` for what it may name."""
+"""Make the objects that a configuration describes; `metaexp.config.trust` decides which classes it may name."""
 
 import importlib
 import inspect
@@ -19,7 +19,7 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
     """Import what a target names.
 
     Raises:
-        ConfigError: it is not on the list, does not exist, or comes from another package than its name says.
+        ConfigError: the target is not on the list, does not exist, or comes from another package than its name says.
     """
     check_target(path, target, trusted)
     module_name, name = module_of(target), target.rpartition(".")[2]
@@ -27,7 +27,7 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; what IT imports is not
+            raise  # the module exists; something that IT imports does not
         raise ConfigError(f"{path}={target}: no module {error.name} in this folder or on the Python path") from error
     found: Any = getattr(module, name, None)
     home = str(getattr(found, "__module__", None))
@@ -48,7 +48,7 @@ def locate(path: str, target: str, trusted: Collection[str] = ()) -> Callable[..
 
 
 def nodes(group: str, node: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, node) of each object of a group that may hold several, by name, or be a single one.
+    """(key, node) of each object of a group, which is a single object or holds several by name.
 
     Raises:
         ConfigError: an entry without `_target_`.
@@ -65,7 +65,7 @@ def nodes(group: str, node: dict[str, Any] | None) -> Iterator[tuple[str, dict[s
 class Maker:
     """What a node with `_partial_: true` becomes: call it with the remaining arguments.
 
-    Like functools.partial, but the constructor's complaints come out as ConfigError naming the setting.
+    Like functools.partial, but the constructor's errors become a ConfigError that names the setting.
     """
 
     def __init__(self, target: Callable[..., Any], group: str, args: tuple[Any, ...], settings: dict[str, Any]):
@@ -78,14 +78,14 @@ class Maker:
             return self.target(*self.args, *args, **settings)
         except (ValueError, TypeError) as error:
             raise ConfigError(_complaint(error, self.group, self.target, settings)) from error
-        except OSError as error:  # a data set of the user's whose folder is not there
+        except OSError as error:  # the folder of a user's data set is missing
             if is_full(error):
                 raise
             raise DataError(f"{self.group}: {_name(self.target)} cannot read its data: {error}") from error
 
 
 def deepcopy_plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Copies of lists and dicts; objects made by the program are passed as they are."""
+    """Copies of lists and dicts; objects made by the program are passed unchanged."""
     return {key: deepcopy(value) if isinstance(value, list | dict) else value for key, value in settings.items()}
 
 
@@ -98,7 +98,7 @@ def instantiate(node: dict[str, Any], *args: Any, group: str, trusted: Collectio
 
     Args:
         node: plain dict with `_target_`; `gives` and `needs` are descriptions and not passed on.
-        args, kwargs: further arguments; kwargs win over the node's.
+        args, kwargs: further arguments; kwargs override the node's.
         group: the node's key in the configuration, for messages.
         trusted: modules allowed besides metaexp.* and torch.optim.*.
 
@@ -146,14 +146,14 @@ def _name(target: Callable[..., Any]) -> str:
 
 
 def _complaint(error: Exception, group: str, target: Callable[..., Any], settings: dict[str, Any]) -> str:
-    """One line that starts with the setting's full key, as far as the constructor's message tells it."""
+    """One line that starts with the setting's full key, as far as the constructor's message reveals it."""
     message = " ".join(str(error).split())
-    if re.match(r"task\.[\w.]+=", message):  # a method complains of its tasks: the key is whole
+    if re.match(r"task\.[\w.]+=", message):  # a method rejects its tasks: the key is already complete
         return message
     first = re.match(r"\w+", message)
     if first and first[0] in {*settings, *_parameters(target)} and re.match(r"[\w.]+(=|:)", message):
         return f"{group}.{message}"
-    for name, value in settings.items():  # a foreign class: find the value that it quotes
+    for name, value in settings.items():  # a class from elsewhere: find the value that it quotes
         values = value if isinstance(value, list) else [value]
         if any(
             isinstance(v, int | float)

@@ -1,4 +1,4 @@
-"""The key=value arguments of a command line, parsed once and handed down."""
+"""The key=value arguments of a command line, parsed once and passed on."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ class Overrides(NamedTuple):
 
     @property
     def fixed(self) -> list[Override]:
-        """Of `own` those with one value."""
+        """Those of `own` with a single value."""
         return [o for o in self.own if not o.is_sweep_override()]
 
     @property
@@ -57,10 +57,10 @@ class Overrides(NamedTuple):
 
 
 def parse(words: "Sequence[str] | Overrides") -> Overrides:
-    """Hydra's reading of key=value arguments (those parsed already are returned).
+    """Parse key=value arguments with Hydra's parser (already parsed ones are returned unchanged).
 
     Raises:
-        ConfigError: one that cannot be read.
+        ConfigError: an argument that cannot be parsed.
     """
     if isinstance(words, Overrides):
         return words
@@ -72,14 +72,14 @@ def parse(words: "Sequence[str] | Overrides") -> Overrides:
 
 
 def forced(override: Override) -> Override:
-    """The override of a setting, with `++`: Hydra then sets it whether or not there is one."""
+    """The override of a setting, with `++`: Hydra then sets it whether or not it exists."""
     line = f"++{str(override.input_line).lstrip('+')}"
     return replace(override, type=OverrideType.FORCE_ADD, input_line=line)
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turns what Hydra, OmegaConf and YAML complain of into a ConfigError of one line."""
+    """Turns errors of Hydra, OmegaConf and YAML into a one-line ConfigError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,6 +98,6 @@ def one_line() -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    # Hydra's advice to force an unknown key with a + is left out: it makes a setting that nobody reads.
+    # Hydra's advice to force an unknown key with a + is left out: it would make a setting without effect.
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("To append")]
     return "; ".join(lines)

@@ -1,7 +1,7 @@
 """Checks a composed configuration: names come from the YAML files, types and ranges from constructors and declarations.
 
-A setting exists if the files have it. What it may be is said by the annotation of the constructor's parameter, or for
-the settings of train.yaml by `metaexp.config.declared`; where neither says anything, by the type of its default.
+A setting exists if the files have it. Its allowed values come from the annotation of the constructor's parameter, or
+for the settings of train.yaml from `metaexp.config.declared`; if neither has one, from the type of its default.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,13 +16,13 @@ from metaexp.errors import ConfigError
 
 
 class Schema(NamedTuple):
-    """What the settings may be.
+    """The allowed settings and their values.
 
     Attributes:
         defaults: the configuration without any typed value.
         trusted: modules that a `_target_` may name besides metaexp.* and torch.optim.*.
-        origin: says in brackets where a value that was not typed comes from, or nothing.
-        above: dotted keys that are typed, or set by an experiment or pair file: laid over the defaults.
+        origin: gives, in brackets, where a value that was not typed comes from, or an empty string.
+        above: dotted keys that override the defaults: typed, or set by an experiment or pair file.
     """
 
     defaults: dict[str, Any]
@@ -31,7 +31,7 @@ class Schema(NamedTuple):
     above: Collection[str] = ()
 
     def check(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The configuration, with whole numbers turned into floats where a float is meant.
+        """The configuration, with integers turned into floats where a float is expected.
 
         Raises:
             ConfigError: the first unknown name, wrong type or value out of range.
@@ -46,10 +46,10 @@ class Schema(NamedTuple):
         for key, item in value.items():
             here = f"{path}.{key}" if path else str(key)
             if other and key in default and not key.startswith("_") and here not in self.above:
-                continue  # algo.inner=Adam instead of SGD: SGD's own defaults go with it
+                continue  # algo.inner=Adam instead of SGD: SGD's own defaults disappear
             kind = kinds.get(key, kinds.get("*", Any))
             if key in default:
-                # A class put where there was another has no defaults here, only its annotations.
+                # A class that replaces another has no defaults here, only its annotations.
                 result[key] = self._value(item, item if other and not key.startswith("_") else default[key], here, kind)
             elif free:
                 result[key] = self._value(item, item, here, kind)
@@ -64,7 +64,7 @@ class Schema(NamedTuple):
         while isinstance(value, dict) and value:
             key, value = next(iter(value.items()))
             path = f"{path}.{key}"
-        names = [*_paths(self.defaults), "experiment"]  # a group that leaves no settings of its own
+        names = [*_paths(self.defaults), "experiment"]  # a group without settings of its own
         parent, _, last = path.rpartition(".")
         same = [name for name in names if name.rpartition(".")[2] == last]
         if same:
@@ -98,12 +98,12 @@ class Schema(NamedTuple):
 
 
 def kinds_of(node: Mapping[str, Any], kind: Any = Any) -> dict[str, Any]:
-    """What the settings of a node may be: as its own annotation says, and the constructor of its `_target_`."""
+    """The types of a node's settings, from its own annotation and from the constructor of its `_target_`."""
     return fields(kind) | parameters(node.get("_target_"))
 
 
 def kind_at(config: Mapping[str, Any], key: str) -> Any:
-    """What the setting of a dotted key may be, in a configuration as composed or saved."""
+    """The type of the setting with this dotted key, in a configuration as composed or saved."""
     node: Any = config
     kinds: Mapping[str, Any] = TRAIN
     kind: Any = Any
@@ -115,14 +115,14 @@ def kind_at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def checked_value(value: Any, default: Any, kind: Any) -> Any:
-    """One value in its type. The default itself is allowed whatever the annotation says; raises Misfit."""
+    """One value converted to its type; raises Misfit. The default itself is allowed whatever the annotation says."""
     if value is default or (value == default and type(value) is type(default)):
         return value
     return fitted(value, known(kind, default))
 
 
 def known(kind: Any, default: Any) -> Any:
-    """The annotation, or where it says nothing the type of the default."""
+    """The annotation, or the type of the default if there is none."""
     if described(kind):
         return kind
     if isinstance(default, list):
@@ -140,7 +140,7 @@ def _example(fault: Misfit, path: str, default: Any) -> str:
 
 
 def _free(value: dict[str, Any], default: dict[str, Any]) -> bool:
-    # Settings of torch's optimisers and of a class put where there was another are known to the constructor only.
+    # Settings of torch's optimisers and of a class that replaces another are known only to the constructor.
     return not default or is_optim(value.get("_target_")) or _other_class(value, default)
 
 

@@ -1,4 +1,4 @@
-"""From what was typed to a checked configuration: plain containers, nothing imported, nothing called yet."""
+"""From typed arguments to a checked configuration: plain containers; nothing is imported or called yet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,11 +26,11 @@ def load(overrides: Sequence[str] | Overrides, extra: str | None = None) -> dict
 
     Returns:
         The resolved settings as plain containers, and `choices` (the file chosen in each group, None for none),
-        `trusted` (modules that the user's own group files name) and `typed` (what the command line itself says, by
-        dotted key: a resumed run compares that alone with its saved settings).
+        `trusted` (modules that the user's own group files name) and `typed` (what the command line itself sets, by
+        dotted key: a resumed run compares only that with its saved settings).
 
     Raises:
-        ConfigError: an unknown key or choice, a wrong type, choices that do not fit, a class that is refused.
+        ConfigError: an unknown key or choice, a wrong type, incompatible choices, a class that is refused.
     """
     overrides = parse(overrides)
     return Settings(overrides, extra).load(overrides)
@@ -53,7 +53,7 @@ class Settings:
         return config
 
     def load_all(self, overrides: Sequence[str] | Overrides) -> tuple[dict[str, Any], DictConfig]:
-        """As `load`, with Hydra's own settings beside it."""
+        """As `load`, together with Hydra's own settings."""
         overrides = parse(overrides)
         for override in overrides.sweeps:
             raise ConfigError(f"{override.input_line}: several values need -m (a sweep); a list is written [a,b]")
@@ -73,13 +73,13 @@ class Settings:
         return made | {"typed": _typed(parsed, made, hydra.runtime.choices)}, hydra
 
     def forgiving(self, overrides: Overrides) -> tuple[dict[str, Any], list[File], Mapping[str, Any]]:
-        """For --help: the configuration unchecked, settings that must be given as null; its files; its choices."""
+        """For --help: the unchecked configuration, with required settings as null; its files; its choices."""
         lines = self.prepare(Overrides(tuple(overrides.fixed))).words
         composed = self.composer.compose(lines)
         return _forgiving(_settings(composed)), self.composer.files(lines), dict(composed.hydra.runtime.choices)
 
     def prepare(self, overrides: Overrides) -> Overrides:
-        """The overrides as Hydra shall apply them; raises ConfigError for an unknown choice."""
+        """The overrides in the form in which Hydra applies them; raises ConfigError for an unknown choice."""
         return Overrides(tuple(self.composer.prepare(override) for override in overrides.parsed))
 
     def _check_pairs(self, config: dict[str, Any], choices: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def _defaults(files: Sequence[File]) -> dict[str, Any]:
 
 
 def _typed(parsed: Sequence[Override], config: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Typed choices as `choices.GROUP`, typed values by their key, as the checked configuration has them."""
+    """Typed choices as `choices.GROUP` and typed values by their key, with the values of the checked configuration."""
     typed: dict[str, Any] = {}
     for override in parsed:
         key = override.key_or_group
@@ -134,7 +134,7 @@ def _typed(parsed: Sequence[Override], config: dict[str, Any], chosen: Mapping[s
 
 
 class _Origin:
-    """Where a value stands that was not typed: the last file that sets it."""
+    """Where a value that was not typed comes from: the last file that sets it."""
 
     def __init__(self, parsed: Sequence[Override], files: Sequence[File]):
         self.typed = [o.key_or_group for o in parsed if o.key_or_group not in GROUPS or isinstance(o.value(), dict)]
@@ -177,12 +177,12 @@ def _trusted(files: Sequence[File]) -> set[str]:
 
 
 def _settings(composed: DictConfig) -> DictConfig:
-    # Without Hydra's own node: it holds interpolations that only a running Hydra can resolve.
+    # Without Hydra's own node, whose interpolations only a running Hydra can resolve.
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
 
 
 def _plain(settings: DictConfig) -> dict[str, Any]:
-    """The settings resolved; what must be given and is not is refused."""
+    """The resolved settings; a missing required setting is refused."""
     try:
         missing = sorted(OmegaConf.missing_keys(settings))
         plain = OmegaConf.to_container(settings, resolve=True, throw_on_missing=not missing)
@@ -196,7 +196,7 @@ def _plain(settings: DictConfig) -> dict[str, Any]:
 
 
 def _forgiving(settings: DictConfig) -> dict[str, Any]:
-    """As `_plain`, where settings that must be given count as null: any value will do."""
+    """As `_plain`, but with missing required settings as null."""
     for key in OmegaConf.missing_keys(settings):
         OmegaConf.update(settings, key, None)
     return _plain(settings)

@@ -23,7 +23,7 @@ def page() -> str:
         parts.append(f"## {group}\n")
         for choice in composer.options(group):
             parts.append(f"### `{group}={choice}`\n\n{summary(composer.text(f'{group}/{choice}'))}\n")
-            # An experiment or a kind sets what others have.
+            # An experiment or a kind only sets settings of other groups.
             rows = of_choice(composer, group, choice) if properties.saved and not properties.optional else []
             parts += [_table(rows)] if rows else []
     return "\n".join(parts)

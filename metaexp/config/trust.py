@@ -1,9 +1,9 @@
 """Which classes a configuration may name.
 
-`_target_` can name anything that can be imported, so it is checked against a positive list before anything is imported:
-classes of metaexp that a configuration describes (PLACES), classes of torch.optim, and modules that the user's own
-group files name. No function of metaexp is on the list: it could be led to call something else. `instantiate` checks
-the class's own module once more, because a dotted path may lead through one module into another
+`_target_` can name anything importable, so it is checked against an allowlist before anything is imported: classes of
+metaexp that a configuration describes (PLACES), classes of torch.optim, and modules that the user's own group files
+name. No function of metaexp is on the list, since it could be made to call something else. `instantiate` checks the
+class's own module once more, because a dotted path may lead through one module into another
 (`metaexp.config.settings.os.system`).
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from metaexp.errors import ConfigError
 
-# Of metaexp: packages all of whose modules may be named, and single modules. `inner` and `outer` re-export two of them.
+# Allowed places in metaexp: packages with all their modules, and single modules; `inner` and `outer` re-export two.
 PLACES = (
     "algos", "models", "tasks", "inner", "inner.optimisers", "outer", "outer.schedules",
     "loggers.csv", "loggers.mlflow", "loggers.wandb",
@@ -42,13 +42,13 @@ def module_of(target: str) -> str:
 
 
 def trusted_modules(node: Any, packages: Collection[str], modules: Collection[str] = ()) -> set[str]:
-    """The modules that a tree of plain containers names and that lie in these packages, or are among these modules."""
+    """The modules named in a tree of plain containers that are in these packages or among these modules."""
     named = {module_of(str(target)) for _, target in targets(node)}
     return {n for n in named if n in modules or any(f"{n}.".startswith(f"{package}.") for package in packages)}
 
 
 def is_ours(module: str) -> bool:
-    """Whether a module is one of PLACES, and a file: a path THROUGH one of them (metaexp.tasks.sine.torch) is none."""
+    """Whether a module is in PLACES and is a file: a path THROUGH such a module (metaexp.tasks.sine.torch) is not."""
     root, _, inside = module.partition(".")
     parts = inside.split(".")
     if root != "metaexp" or not all(part.isidentifier() for part in parts):
@@ -69,8 +69,8 @@ def check_target(path: str, target: Any, trusted: Collection[str] = ()) -> None:
 
     Args:
         path: the key, for the message.
-        trusted: modules that may be named besides those of metaexp (PLACES) and torch.optim.*; never other ones of
-            metaexp.
+        trusted: modules that may be named besides those of metaexp (PLACES) and torch.optim.*; this never allows
+            further modules of metaexp.
 
     Raises:
         ConfigError: the target is refused.

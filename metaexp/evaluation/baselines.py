@@ -1,4 +1,4 @@
-"""What every result is compared with, on the same tasks: mean, nearest neighbour and, where there is one, oracle."""
+"""The baselines of every result, on the same tasks: mean, nearest neighbour and, where the family has one, oracle."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,7 +41,7 @@ def baselines(
     They learn nothing across tasks, so they need no run. The tasks are drawn once for all of them.
 
     Args:
-        names: which; those that do not apply to the family (`is_floor_of`) are left out.
+        names: which baselines; those that do not apply to the family (`is_floor_of`) are left out.
         shots: support examples (per class); None: the split's.
         chunk: tasks drawn at once; does not change them.
         tick: called after every chunk with the number of tasks done; may raise to stop.

@@ -1,7 +1,7 @@
 """All statistics of the project: intervals and differences of scores over tasks, over seeds, and over both at once.
 
-Imports no torch, and SciPy only where Student's t is asked for. The three intervals answer three questions and are
-never mixed:
+Imports no torch, and SciPy only when Student's t is needed. The three intervals answer three different questions and
+are never mixed:
     over_tasks   how well is ONE trained learner measured?            1.96 s / sqrt(tasks)
     over_seeds   how much would a new training differ?                Student's t over the seeds' means
     crossed      do two algorithms differ, for new seeds and tasks?   both random
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NORMAL = 1.96  # half-width of a 95 % interval over tasks, in standard errors: that of every published table
-LEAST_SEEDS = 3  # seeds per group from which a difference is a claim about algorithms
+NORMAL = 1.96  # half-width of a 95 % interval over tasks, in standard errors, as in published tables
+LEAST_SEEDS = 3  # seeds per group needed for a difference to be a claim about algorithms
 
 
 class Interval(NamedTuple):
-    """A mean and the half-width of its 95 % interval; None where the numbers do not give one."""
+    """A mean and the half-width of its 95 % interval; None if there are too few numbers."""
 
     mean: float | None
     half: float | None
@@ -29,14 +29,14 @@ class Difference(NamedTuple):
 
     mean: float
     half: float | None
-    crossed: bool  # a claim about algorithms; else about these checkpoints alone
+    crossed: bool  # True: a claim about algorithms; False: about these checkpoints only
     tasks: int
-    lost: int  # tasks left out because some run is not finite there
-    p: float | None = None  # of a mean as far from 0 as this one, were there no difference
+    lost: int  # tasks left out because some run has a non-finite score
+    p: float | None = None  # probability of a mean at least this far from 0 if there were no difference
 
 
 def t_quantile(df: float) -> float:
-    """The 97.5 % quantile of Student's t with `df` >= 1 degrees of freedom, which need not be whole."""
+    """The 97.5 % quantile of Student's t with `df` >= 1 degrees of freedom, which need not be an integer."""
     from scipy import stats  # 0.5 s to import, which a training run does not need
 
     return float(stats.t.ppf(0.975, df))
@@ -50,10 +50,10 @@ def t_tails(t: float, df: float) -> float:
 
 
 def holm(found: Sequence[float]) -> list[float]:
-    """p values for several questions asked at once, in their order: the chance of any error stays at each one's level.
+    """Adjusted p values, in the given order, of tests made at once: controls the chance of any false rejection.
 
-    "A Simple Sequentially Rejective Multiple Test Procedure", Holm, 1979: the i-th smallest of n counts n - i + 1
-    times, and no less than those before it.
+    "A Simple Sequentially Rejective Multiple Test Procedure", Holm, 1979: the i-th smallest of n is multiplied by
+    n - i + 1, and is at least as large as those before it.
     """
     adjusted, least = [0.0] * len(found), 0.0
     for i, place in enumerate(sorted(range(len(found)), key=found.__getitem__)):
@@ -63,7 +63,7 @@ def holm(found: Sequence[float]) -> list[float]:
 
 
 def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and NORMAL s / sqrt(n) over the first dimension: [n, *k] -> [*k] each; NaN of no row, 0 of a single row."""
+    """Mean and NORMAL s / sqrt(n) over the first dimension: [n, *k] -> [*k] each; NaN for no rows, 0 for one row."""
     n = len(values)
     if n == 0:
         nothing = np.full(values.shape[1:], np.nan)
@@ -79,14 +79,14 @@ def finite_tasks(values: np.ndarray) -> np.ndarray:
 
 
 def summary(values: np.ndarray, larger_is_better: bool | None = None) -> dict[str, Any]:
-    """Mean, 95 % interval over tasks, median and worst task of the last step, the mean and interval of every step.
+    """Mean, 95 % interval over tasks, median and worst task of the last step; mean and interval of every step.
 
     Tasks with a non-finite value at any step are counted in `diverged` and left out of every mean.
 
     Args:
         values: [tasks, steps + 1].
-        larger_is_better: the metric's direction; None, neither: `worst` is the smallest, as of a coverage, of which
-            too little is worse.
+        larger_is_better: the metric's direction. None: neither direction is better, as for a coverage; `worst` is
+            then the smallest value, since too little coverage is worse.
     """
     kept = values[finite_tasks(values)]
 
@@ -112,7 +112,7 @@ def summary(values: np.ndarray, larger_is_better: bool | None = None) -> dict[st
 def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Mean and half-width of the 95 % interval over tasks: [tasks, k] -> [k], [k], tasks left out.
 
-    A task with a score that is inf or NaN is left out at every step, and counted. With one task the width is 0.
+    A task with any score that is inf or NaN is left out at every step and counted. With one task the width is 0.
     """
     kept = scores[finite_tasks(scores)].astype(np.float64)
     mean, half = mean_and_half(kept)
@@ -140,8 +140,9 @@ def over_seeds(means: Sequence[float]) -> Interval:
 def difference(one: np.ndarray, two: np.ndarray) -> Difference | None:
     """The mean difference of two groups of runs, [seeds, tasks] each, over the tasks where every run is finite.
 
-    With at least LEAST_SEEDS seeds in both, the interval is the `crossed` one. Else seeds are averaged, the paired
-    differences of the tasks give 1.96 s / sqrt(tasks), and the claim is about these checkpoints. None: no such task.
+    With at least LEAST_SEEDS seeds in both groups, the interval is the `crossed` one. With fewer, seeds are averaged,
+    the paired differences of the tasks give 1.96 s / sqrt(tasks), and the claim is about these checkpoints only. None
+    if there is no task where every run is finite.
     """
     finite = np.isfinite(one).all(0) & np.isfinite(two).all(0)
     one, two, lost = one[:, finite], two[:, finite], int((~finite).sum())
@@ -162,24 +163,24 @@ def crossed(one: np.ndarray, two: np.ndarray) -> tuple[float, float, float]:
     """Mean difference of two algorithms, the half-width of its 95 % interval, its p: seeds and tasks both random.
 
     Every seed is tested on every task: scores y [n, T] of algorithm a with n_a seeds. With random effects of the seed,
-    of the task and of the two together,
+    of the task and of their interaction,
 
         y[a, s, t] = mu_a + S[a, s] + Q[a, t] + E[a, s, t],        D = mean of y[1] - mean of y[2],
         Var D = sum over a of (var S_a / n_a + var E_a / (n_a T))  +  var(Q_1 - Q_2) / T.
 
-    Three mean squares estimate it. m_a[s], the mean of seed s over tasks, has the variance
+    Three mean squares estimate it. m_a[s], the mean of seed s over tasks, has variance
     A_a = var S_a + var E_a / T. d[t], the difference of the two means over seeds on task t, has
     B = var(Q_1 - Q_2) + sum of var E_a / n_a. The residuals y - m[s] - m[t] + m, with (n_a - 1)(T - 1) degrees of
     freedom, give R_a = var E_a. The first two count E twice, so
 
         V = A_1 / n_1 + A_2 / n_2 + B / T - R_1 / (n_1 T) - R_2 / (n_2 T),
 
-    without bias. Neither the seeds' part nor the tasks' part alone can exceed Var D, so V is taken to be at least
-    each of them. The half-width is t sqrt(V), t of Welch and Satterthwaite's degrees of freedom
+    is unbiased. Neither the seeds' part nor the tasks' part alone can exceed Var D, so V is raised to at least each of
+    them. The half-width is t sqrt(V), where t has the Welch-Satterthwaite degrees of freedom
     V^2 / sum of (term^2 / its degrees of freedom).
 
-    Seeds of the two algorithms count as independent trainings, also where their numbers are equal: where they share
-    training tasks, and so err together, the interval is too wide rather than too narrow.
+    Seeds of the two algorithms count as independent trainings even if the seed numbers are equal: if the trainings
+    share tasks, so that their errors are correlated, the interval is too wide rather than too narrow.
     """
     tasks = one.shape[1]
     seeds, terms = 0.0, []

@@ -20,25 +20,25 @@ class Scores(NamedTuple):
 
     arrays: dict[str, np.ndarray]  # float64 [tasks, steps + 1] each
     indices: np.ndarray  # int64 [tasks]
-    query_sha256: str  # of the query sets: scores are paired only where it is equal
+    query_sha256: str  # of the query sets: scores are paired only if it is equal
     calibration: dict[str, np.ndarray] = {}  # suffix of the mode -> bin sums of the last step, [tasks, 3, bins]
 
     def first(self, metric: str) -> np.ndarray:
-        """The metric in the first normalisation mode that was asked for."""
+        """The metric in the first requested normalisation mode."""
         return self.arrays[forms(metric, self.arrays)[0]]
 
 
 class Scoring:
-    """Scores a split's tasks piece by piece.
+    """Scores a split's tasks chunk by chunk.
 
     Args:
         learner: a MetaLearner; its parameters are not changed.
         split: "train", "val" or "test".
         modes: normalisation modes at test (`MetaLearner.modes`).
-        diagnose: also the learner's `diagnostics`, as [tasks, 1].
-        final: only after the last step, arrays [tasks, 1].
+        diagnose: also compute the learner's `diagnostics`, as [tasks, 1].
+        final: score only after the last step, giving arrays [tasks, 1].
         shots: support examples (per class); None: the split's.
-        calibrate: also the bin sums of `metaexp.evaluation.calibration`, where there are classes.
+        calibrate: also compute the bin sums of `metaexp.evaluation.calibration`, if there are classes.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Scoring:
         self.learner, self.split, self.diagnose, self.final, self.shots = learner, split, diagnose, final, shots
         self.modes = learner.modes(modes)
         self.tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
-        self._digests = [hashlib.sha256(), hashlib.sha256()]  # of inputs and of targets: the pieces leave no trace
+        self._digests = [hashlib.sha256(), hashlib.sha256()]  # of inputs and of targets: independent of the chunks
         self._parts: list[dict[str, Tensor]] = []
         self._indices: list[np.ndarray] = []
 
     def add(self, indices: Tensor) -> None:
-        """Draw and score the tasks of these indices, int64 [tasks]."""
+        """Draw and score the tasks with these indices, int64 [tasks]."""
         with torch.no_grad(), _at_test(self.learner):
             episode = self.learner.family.sample(self.split, indices, shots=self.shots)
             for digest, tensor in zip(self._digests, episode.query, strict=True):
@@ -101,7 +101,7 @@ def evaluate(
 
     Args:
         learner, split, modes, diagnose, final, shots, calibrate: as for `Scoring`.
-        chunk: tasks drawn and mapped at once (None: by the learner's mapping); does not change the tasks.
+        chunk: tasks drawn and mapped at once (None: as the learner's mapping allows); does not change the tasks.
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
     scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate)
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def chunk_size(learner: Any) -> int:
-    """Tasks that are drawn and scored at once, by the learner's mapping."""
+    """Number of tasks drawn and scored at once, as the learner's mapping allows."""
     return 10 if learner.mapping == "loop" else 100
 
 
@@ -129,8 +129,8 @@ def score(
 
     Args:
         modes: suffix -> normalisation mode, as `MetaLearner.modes` gives them.
-        tables: further functions of the method's own last prediction and the targets, of any shape, returned under
-            their name and the mode's suffix.
+        tables: further functions of the method's own last prediction and the targets, with results of any shape,
+            returned under their name with the mode's suffix.
     """
     scores: dict[str, list[Tensor]] = {}
     last: dict[str, Tensor] = {}
@@ -151,9 +151,10 @@ def score(
 
 
 def validator(learner: Any) -> Callable[[int], float]:
-    """What `MetaLearner.finish` takes: number of validation tasks -> mean of the first metric after the last step.
+    """The function that `MetaLearner.finish` takes: number of validation tasks -> mean of the first metric after the
+    last step.
 
-    All queries are in one batch, whatever `test.normalise` says.
+    All queries are in one batch, regardless of `test.normalise`.
     """
 
     def validate(tasks: int) -> float:
@@ -165,7 +166,7 @@ def validator(learner: Any) -> Callable[[int], float]:
 
 @contextmanager
 def _at_test(learner: Any) -> Iterator[None]:
-    """Inside, modules of the user's that behave otherwise in training do so no more."""
+    """Inside, the user's modules that behave differently in training are in evaluation mode."""
     modes = {module: module.training for module in learner.modules()}
     learner.eval()
     try:
@@ -176,7 +177,7 @@ def _at_test(learner: Any) -> Iterator[None]:
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
-    """Indices 0 ... tasks - 1 in pieces to be drawn at once: at most `size`, and of one bucket where sizes vary."""
+    """Indices 0 ... tasks - 1 in chunks to be drawn at once: at most `size`, and from one bucket if sizes vary."""
     varying = family.varying(split)
     bucket = varying.bucket if varying else max(tasks, 1)
     for first in range(0, tasks, bucket):

@@ -1,4 +1,4 @@
-"""The error against the number of support examples: the same tasks and queries, supports nested in each other."""
+"""The error against the number of support examples, on the same tasks and queries, with nested support sets."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -55,16 +55,16 @@ def shots_curve(
     """The curve of a learner on the first `tasks` test tasks, with the baselines that need no run.
 
     Args:
-        wanted: numbers of support examples (per class); None: `series` up to the test's and, where the family has so
-            many, the next beyond; []: none.
-        mode: of normalisation at test.
-        tick: called now and then with the number of tasks done, over all shots; may raise to stop.
-        known: the test's own scores, [at least `tasks`, steps + 1] each: they are not computed again.
+        wanted: numbers of support examples (per class); None: `series` up to the test's number and, if the family has
+            enough examples, the next one beyond; []: none.
+        mode: normalisation mode at test.
+        tick: called from time to time with the number of tasks done, over all shots; may raise to stop.
+        known: the test's own scores, [at least `tasks`, steps + 1] each, which are not computed again.
     """
     family, own = learner.family, learner.family.sizes["test"]["shots"]
     asked = series(own) if wanted is None else sorted(set(wanted))
     skipped = {shots: reason for shots in asked if (reason := _impossible(family, shots)) is not None}
-    if wanted is None:  # nobody asked for more than the test's
+    if wanted is None:  # what the default would add but the family cannot give is not reported as skipped
         skipped = {shots: reason for shots, reason in skipped.items() if shots <= own}
         asked = [shots for shots in asked if shots <= own or _impossible(family, shots) is None]
     suffixes, metrics = learner.modes([mode]), learner.metrics
@@ -81,7 +81,7 @@ def shots_curve(
             continue
         try:
             columns[shots] = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far).arrays
-        except (ValueError, RuntimeError, IndexError) as error:  # a method that needs what it was trained with
+        except (ValueError, RuntimeError, IndexError) as error:  # a method may need the shots it was trained with
             skipped[shots] = _line(error)
     total = tasks * len(columns)
     beside = [baselines(family, "test", tasks, shots=shots, tick=lambda _: tick(total)) for shots in columns]
@@ -90,7 +90,7 @@ def shots_curve(
 
 
 def _impossible(family: Any, shots: int) -> str | None:
-    """Why the family has no such support set; None where it has."""
+    """Why the family has no such support set; None if it has."""
     try:
         support = family.sample("test", torch.zeros(1, dtype=torch.int64, device=family.device), shots=shots).support
     except ValueError as error:

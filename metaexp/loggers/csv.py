@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import CSVLogger
 
 
 class CSV(CSVLogger):
-    """Lightning's CSV logger, writing into the run's own folder; a run that is continued keeps its earlier rows.
+    """Lightning's CSV logger, writing into the run's own folder; a continued run keeps its earlier rows.
 
     Args:
-        folder: of the run.
-        resumed_at: the outer step of the checkpoint that the run goes on from; later rows are dropped.
+        folder: the run's folder.
+        resumed_at: the outer step of the checkpoint that the run continues from; later rows are dropped.
         flush_logs_every_n_steps: rows that are kept in memory before they are written.
     """
 
@@ -23,7 +23,7 @@ class CSV(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's writer; made at the first use. It removes an existing file, so earlier rows are read before."""
+        """Lightning's writer, made on first use. It removes an existing file, so earlier rows are read first."""
         if self._experiment is None:
             kept = self._kept()
             with warnings.catch_warnings():

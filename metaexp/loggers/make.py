@@ -9,13 +9,13 @@ from metaexp.loggers.tensorboard import TensorBoard
 
 
 def make_loggers(config: dict[str, Any], folder: Path, resumed_at: int | None = None, rank: int = 0) -> RunLoggers:
-    """TensorBoard and the loggers of `logger=`, writing for this run folder.
+    """TensorBoard and the loggers chosen by `logger=`, for this run folder.
 
     Args:
         config: the resolved configuration; `logger` holds a node for each further logger.
-        folder: of the run.
-        resumed_at: the outer step of the checkpoint that the run goes on from.
-        rank: of this process; only rank 0 writes.
+        folder: the run's folder.
+        resumed_at: the outer step of the checkpoint that the run continues from.
+        rank: rank of this process; only rank 0 writes.
 
     Raises:
         ConfigError: a logger whose package is missing, or that refuses its settings.

@@ -7,19 +7,19 @@ from typing import Any
 
 from lightning.pytorch.loggers import MLFlowLogger
 
-RUN_ID = "mlflow_run_id"  # file in a run's folder that says which run of MLflow is its own
+RUN_ID = "mlflow_run_id"  # file in a run's folder that names its MLflow run
 
 
 class MLflow(MLFlowLogger):
-    """Lightning's MLflow logger; a run that is continued goes on in its own MLflow run.
+    """Lightning's MLflow logger; a continued run continues its own MLflow run.
 
     Args:
-        folder: of the run.
-        resumed_at: the outer step of the checkpoint that the run goes on from; None: a new run.
-        tracking_uri: of the MLflow server or store; None: $MLFLOW_TRACKING_URI, else the file mlflow.db beside the run
-            (pictures: the folder mlflow there).
-        experiment: its name in MLflow.
-        tags: of the run.
+        folder: the run's folder.
+        resumed_at: the outer step of the checkpoint that the run continues from; None: a new run.
+        tracking_uri: URI of the MLflow server or store; None: $MLFLOW_TRACKING_URI, otherwise the file mlflow.db beside
+            the run (pictures: the folder mlflow there).
+        experiment: name of the experiment in MLflow.
+        tags: tags of the MLflow run.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class MLflow(MLFlowLogger):
         experiment: str = "metaexp",
         tags: dict[str, Any] | None = None,
     ):
-        for name in ("mlflow", "alembic"):  # they describe the making of their tables line by line
+        for name in ("mlflow", "alembic"):  # they log the creation of each database table
             logging.getLogger(name).setLevel(logging.WARNING)
         folder = Path(folder)
         known = folder / RUN_ID

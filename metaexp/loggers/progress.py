@@ -1,7 +1,7 @@
-"""What a run prints while it trains: a bar on a terminal, a line now and then elsewhere.
+"""What a run prints while it trains: a bar on a terminal, otherwise a line from time to time.
 
-Rates and times are of wall-clock time; the bar and its numbers are drawn by time, not by step, so that a step pays
-for one look at the clock.
+Rates and times are wall-clock; the bar and its numbers are redrawn by time, not by step, so that a step costs only
+one reading of the clock.
 """
 
 import logging
@@ -22,16 +22,16 @@ WINDOW = 60.0  # seconds over which the rate is taken
 
 
 class Progress:
-    """Shows the outer loop's progress on `stream`, in place on a terminal, else as a line every so often.
+    """Shows the outer loop's progress on `stream`: in place on a terminal, otherwise as a line from time to time.
 
     Args:
         total: outer steps of the whole run.
-        start: outer steps done before (a resumed run).
+        start: outer steps done before (by a resumed run).
         stream: where to print; default sys.stderr.
-        every: seconds between lines where `stream` is not a terminal.
-        larger_is_better: whether the first validation metric grows with quality.
+        every: seconds between lines if `stream` is not a terminal.
+        larger_is_better: whether larger values of the first validation metric are better.
         console: a Rich console to draw on instead of `stream`.
-        clock: seconds; for tests.
+        clock: returns seconds; tests replace it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Progress:
         self._show(self._clock())
 
     def note(self, text: str) -> None:
-        """Prints a line, above the bar where there is one."""
+        """Prints a line, above the bar if there is one."""
         if self._live is None:
             self._write(lambda: print(text, file=self._stream, flush=True))
         else:
@@ -80,7 +80,7 @@ class Progress:
             self._write(lambda: console.print(text, markup=False, highlight=False, soft_wrap=True))
 
     def close(self) -> None:
-        """Shows the last state and leaves the line; call it however the run ends. A second call does nothing."""
+        """Shows the last state and ends the line; call it however the run ends. A second call does nothing."""
         if self._live is not None:
             self._write(lambda: self._live.update(self._bar(self._clock()), refresh=True))
             self._write(self._live.stop)
@@ -88,7 +88,7 @@ class Progress:
             self._gap = self._due = math.inf
 
     def __enter__(self) -> "Progress":
-        """From here on what the package logs is shown as notes."""
+        """From here on, the package's log messages are shown as notes."""
         self._notes = _Notes(self)
         _LOG.addHandler(self._notes)
         self._level = _LOG.level
@@ -144,12 +144,12 @@ class Progress:
     def _write(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError):  # the reader went away, or the stream is closed: train on without it
+        except (OSError, ValueError):  # the reader has gone or the stream is closed: go on training without it
             self._gap = self._due = math.inf
 
 
 def _live(stream: TextIO, console: "Console | None") -> Any:
-    """A started Rich display that is drawn by hand (no thread), or None where `stream` cannot move its cursor."""
+    """A started Rich display, redrawn by explicit calls (no thread), or None if `stream` cannot move its cursor."""
     if console is None and not stream.isatty():
         return None
     from rich.console import Console
@@ -158,7 +158,7 @@ def _live(stream: TextIO, console: "Console | None") -> Any:
     console = console or Console(file=stream)
     if not console.is_terminal or console.is_dumb_terminal:
         return None
-    # Prints that go to a file or a pipe must still arrive there.
+    # Output that goes to a file or a pipe must still arrive there.
     live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
     live.start()
     return live

@@ -15,7 +15,7 @@ BASELINE, UPPER_BOUND = "baseline", "upper bound"
 
 
 def baseline_label(name: str) -> str:
-    """What a baseline is called beside results; an oracle is the upper bound."""
+    """The label of a baseline beside results; an oracle is the upper bound."""
     return f"{UPPER_BOUND if name.startswith('oracle') else BASELINE}: {name}"
 
 
@@ -26,13 +26,13 @@ def print_result(
     stream: TextIO | None = None,
     console: "Console | None" = None,
 ) -> None:
-    """Prints what a finished run reached: a Rich table on a terminal, plain aligned columns elsewhere.
+    """Prints the results of a finished run: a Rich table on a terminal, plain aligned columns elsewhere.
 
     Args:
         result: the content of result.json.
-        folder: of the run.
+        folder: the run's folder.
         logdir: the argument for `tensorboard --logdir`.
-        stream: where to print; default sys.stdout. A reader that goes away (`| head`) is not an error.
+        stream: where to print; default sys.stdout. A reader that closes the pipe (`| head`) is not an error.
         console: a Rich console to print on instead of `stream`.
     """
     stream = stream or sys.stdout
@@ -56,7 +56,7 @@ def print_result(
             lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
             print("\n".join([title, *lines, *below]), file=stream, flush=True)
     except BrokenPipeError:
-        # Python flushes stdout once more at its end: give that flush somewhere to go.
+        # Python flushes stdout once more at exit: give that flush somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

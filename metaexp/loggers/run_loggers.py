@@ -1,4 +1,4 @@
-"""All loggers of a run behind one object: TensorBoard always, and those that were asked for."""
+"""All loggers of a run behind one object: TensorBoard always, and those that were chosen."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +18,8 @@ class RunLoggers:
 
     Args:
         board: TensorBoard.
-        others: Lightning's loggers. Each gets every number. One may have `picture(tag, path, step)`, which gets the
-            pictures, and `end(status)`, called when nothing more will come.
+        others: Lightning's loggers. Each gets every number. A logger may define `picture(tag, path, step)`, which gets
+            the pictures, and `end(status)`, called when nothing more will follow.
 
     Raises (every method):
         SpaceError: a file of TensorBoard could not be written.
@@ -32,7 +32,7 @@ class RunLoggers:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Ends all loggers; an error that is under way is more important than one of a logger's end."""
+        """Ends all loggers; an exception that is already propagating takes precedence over one from ending them."""
         if kind is None:
             self.close()
             return
@@ -41,26 +41,26 @@ class RunLoggers:
 
     @property
     def active(self) -> bool:
-        """Whether this process writes: only the first does."""
+        """Whether this process writes: only rank 0 does."""
         return self.board.active
 
     def begin(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Before the first step: the run's flat settings to the other loggers, the layout of the metrics to TensorBoard
-        (which gets the settings with the result)."""
+        """Before the first step, passes the run's flat settings to the other loggers and the layout of the metrics to
+        TensorBoard (which gets the settings with the result)."""
         if self.active:
             self.board.layout(metrics)
             for logger in self.others:
                 logger.log_hyperparams(dict(settings))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers under their tags at an outer step."""
+        """Logs numbers under their tags at an outer step."""
         self.board.scalars(values, step)
         if self.active:
             for logger in self.others:
                 logger.log_metrics({tag: float(value) for tag, value in values.items()}, step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """A picture: kept as figures/<tag>.png, shown by TensorBoard and by loggers that take pictures."""
+        """Logs a picture: kept as figures/<tag>.png, shown by TensorBoard and by loggers that take pictures."""
         self.board.figure(tag, figure, step)
         if self.active:
             path = self.board.figure_path(tag)
@@ -69,11 +69,11 @@ class RunLoggers:
                     logger.picture(tag, path, step)
 
     def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Labelled points for TensorBoard's projector."""
+        """Logs labelled points for TensorBoard's projector."""
         self.board.embedding(tag, points, columns)
 
     def result(self, settings: Mapping[str, Any], test: Mapping[str, Mapping[str, Any]], step: int) -> None:
-        """The flat settings and the final test metrics with their intervals."""
+        """Logs the flat settings and the final test metrics with their intervals."""
         self.board.hparams(settings, {name: value["mean"] for name, value in test.items()}, step)
         if not self.active:
             return
@@ -86,14 +86,14 @@ class RunLoggers:
             logger.log_metrics(values, step)
 
     def flush(self) -> None:
-        """Everything given so far is on disk afterwards."""
+        """Writes everything logged so far to disk."""
         self.board.flush()
         if self.active:
             for logger in self.others:
                 logger.save()
 
     def close(self, status: str = "success") -> None:
-        """Ends all loggers; `status` as Lightning's `finalize` has it: success or failed."""
+        """Ends all loggers; `status` is that of Lightning's `finalize`: success or failed."""
         self.board.close()
         if self.active:
             for logger in self.others:

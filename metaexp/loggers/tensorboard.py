@@ -7,7 +7,7 @@ Tags, the same in metrics.jsonl:
     val/<metric>/step_00  step_01  ...       val/inner_gradient_norm
     floor/<name>/<metric>                    test/<metric>
 
-Points that a method shows of itself stand under "Projector".
+Points from a method's own views are shown under "Projector".
 """
 
 import io
@@ -53,9 +53,9 @@ class TensorBoard:
     Costs nothing between calls. Only rank 0 writes; on other ranks every method does nothing.
 
     Args:
-        folder: of the run.
-        resumed_at: the outer step of the checkpoint a run goes on from; TensorBoard forgets what stood after it.
-        rank: of this process; default: Lightning's.
+        folder: the run's folder.
+        resumed_at: the outer step of the checkpoint that a run continues from; TensorBoard drops later events.
+        rank: rank of this process; default: Lightning's.
 
     Raises (every method):
         SpaceError: a file could not be written.
@@ -81,7 +81,7 @@ class TensorBoard:
                     self.logger.experiment.add_scalar(tag, float(value), step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Shows a picture, and keeps its newest state as `figures/<tag>.png` (`/` in the tag becomes `_`)."""
+        """Shows a picture and keeps its newest version as `figures/<tag>.png` (`/` in the tag becomes `_`)."""
         if not self.active:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -99,17 +99,17 @@ class TensorBoard:
             self.logger.experiment.file_writer.add_summary(summary, step)
 
     def figure_path(self, tag: str) -> Path:
-        """Where `figure` keeps a picture of this tag."""
+        """The path where `figure` keeps the picture of this tag."""
         return self.folder / "figures" / f"{_file_name(tag)}.png"
 
     def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Shows points [n, d] with their labels in the dashboard "Projector": their newest state, by tag.
+        """Shows points [n, d] with their labels in the dashboard "Projector": the newest version for each tag.
 
         Args:
-            columns: names of the labels -> n of them.
+            columns: name of a label -> its n values.
 
-        Written by hand, not by torch's writer: that knows only what it wrote itself, so that a resumed run would lose
-        the points of before, and it makes a folder per step.
+        The files are not written by torch's writer, which knows only what it wrote itself, so that a resumed run would
+        lose earlier points, and which makes a folder per step.
         """
         if not self.active:
             return
@@ -128,7 +128,7 @@ class TensorBoard:
             _replace_text(self.folder / "projector_config.pbtxt", lines)
 
     def layout(self, metrics: Sequence[str]) -> None:
-        """Groups the scalars for the dashboard "Custom scalars"; every chart of a metric also shows its floors."""
+        """Groups the scalars for the dashboard "Custom scalars"; every chart of a metric also shows its baselines."""
         if not self.active:
             return
         charts: dict[str, dict[str, list[Any]]] = {}
@@ -137,7 +137,7 @@ class TensorBoard:
             floors = f"floor/[^/]+/{name}$"
             charts[f"validation: {metric}"] = {
                 f"{metric} before and after adaptation": ["Multiline", [f"{root}/before$", f"{root}/after$", floors]],
-                # Fifty lines of one colour tell nothing; the tags of all steps stand under "Scalars".
+                # Fifty lines of one colour are unreadable; all steps are under "Scalars".
                 f"{metric} after 0, 1, 2, 5, 10, 20, ... inner steps": [
                     "Multiline",
                     [rf"{root}/step_(00|01|02|05|\d0)$", f"{root}/after$", floors],
@@ -147,7 +147,7 @@ class TensorBoard:
                     [f"val/{metric}/after", f"val/{metric}/after_low", f"val/{metric}/after_high"],
                 ],
             }
-        # One category for each thing, the same in every run: TensorBoard merges the layouts of a tree by title.
+        # The same categories in every run: TensorBoard merges the layouts of a tree by title.
         charts["training"] = {
             "outer loss": ["Multiline", ["train/outer_loss$"]],
             "meta-gradient norm": ["Multiline", ["train/meta_gradient_norm$"]],
@@ -161,9 +161,9 @@ class TensorBoard:
     def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Writes the run's row of the HParams table: the flat config and the final test metrics.
 
-        The row stands in the sub-folder `test`, and without the message that fixes the table's columns: TensorBoard
-        then joins the columns of all runs of a tree, whatever their algorithm and metric, and takes no training
-        curve for a result. A metric that is None (every task diverged) shows as NaN.
+        The row is written to the sub-folder `test`, without the message that fixes the table's columns: TensorBoard
+        then merges the columns of all runs of a tree, whatever their algorithm and metric, and does not mistake a
+        training curve for a result. A metric that is None (every task diverged) is shown as NaN.
         """
         if not self.active:
             return
@@ -171,7 +171,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        # TensorBoard shows the first few columns that differ, by name: `algo` tells more there than a class.
+        # TensorBoard shows the first few columns that differ, by name: `algo` says more there than a class.
         shown = {
             key.removeprefix("choices."): value
             for key, value in config.items()
@@ -190,13 +190,13 @@ class TensorBoard:
                 _close(writer)
 
     def flush(self) -> None:
-        """Everything given so far is in the file afterwards."""
+        """Writes everything given so far to the file."""
         if self.active:
             with self._guard():
                 self.logger.experiment.flush()
 
     def close(self) -> None:
-        """Flushes and ends the event file; does nothing where nothing was written."""
+        """Flushes and closes the event file; does nothing if nothing was written."""
         if self.active and self.logger._experiment is not None:
             with self._guard():
                 _close(self.logger.experiment)
@@ -223,7 +223,7 @@ def _replace_text(path: Path, lines: Sequence[str]) -> None:
 
 
 def _close(writer: Any) -> None:
-    """Ends an event file. `flush` may return before its thread has noted that the last write failed: ask it again."""
+    """Closes an event file. `flush` may return before its thread has noted that the last write failed: ask again."""
     thread = None if writer.file_writer is None else writer.file_writer.event_writer._async_writer._worker
     writer.close()
     if thread is not None and thread.exception is not None:
@@ -236,7 +236,7 @@ _muted: Callable[..., Any] | None = None
 def _mute_writer_threads() -> None:
     """Keeps the traceback of an event file's own thread off the screen when it meets an OSError.
 
-    The thread hands its exception to the next call (see `TensorBoard._guard`), so it is told once, in one line.
+    The thread hands its exception to the next call (see `TensorBoard._guard`), so it is reported once, in one line.
     """
     global _muted
     if threading.excepthook is _muted:

@@ -6,16 +6,16 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
-RUN_ID = "wandb_run_id"  # file in a run's folder that says which run of Weights & Biases is its own
+RUN_ID = "wandb_run_id"  # file in a run's folder that names its Weights & Biases run
 
 
 class WandB(WandbLogger):
-    """Lightning's logger for Weights & Biases, x axis in outer steps; a run that is continued goes on in its own run.
+    """Lightning's logger for Weights & Biases, x axis in outer steps; a continued run continues its own W&B run.
 
     Args:
-        folder: of the run; what is written offline is in its folder wandb.
-        resumed_at: the outer step of the checkpoint that the run goes on from; None: a new run.
-        project: its name in Weights & Biases.
+        folder: the run's folder; offline data is written to its sub-folder wandb.
+        resumed_at: the outer step of the checkpoint that the run continues from; None: a new run.
+        project: name of the project in Weights & Biases.
         offline: write to the folder only (`wandb sync` uploads it later).
         settings: further arguments of `wandb.init`.
     """
@@ -31,7 +31,7 @@ class WandB(WandbLogger):
         folder = Path(folder)
         known = folder / RUN_ID
         run_id = known.read_text().strip() if resumed_at is not None and known.is_file() else None
-        quiet = wandb.Settings(silent=True, console="off")  # the run's own output is not theirs to keep
+        quiet = wandb.Settings(silent=True, console="off")  # do not capture the run's own output
         super().__init__(
             name=folder.name,
             save_dir=str(folder),

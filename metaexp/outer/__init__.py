@@ -11,7 +11,7 @@ __all__ = ["LinearToZero", "MetaTraining"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MetaTraining":  # not before it is used: Lightning takes seconds to import
+    if name == "MetaTraining":  # imported only when used: Lightning takes seconds to import
         from metaexp.outer.meta_training import MetaTraining
 
         return MetaTraining

@@ -1,28 +1,29 @@
-"""Training episodes drawn ahead: the meta-batches of many steps in one call, which costs a step next to nothing."""
+"""Training episodes drawn ahead: one call draws the meta-batches of many steps, which makes drawing almost free."""
 
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-TASKS, BYTES = 4096, 4 * 2**20  # most that is drawn ahead
+TASKS, BYTES = 4096, 4 * 2**20  # limits on what is drawn ahead
 
 
 class TaskBatches:
-    """The meta-batches of tasks first, ..., first + size - 1, from blocks of several.
+    """Meta-batches of the tasks first, ..., first + size - 1, cut from blocks of several meta-batches.
 
-    A task is a pure function of its index, so a meta-batch is the same whatever block it stands in.
+    A task is a pure function of its index, so a meta-batch is the same whatever block it comes from.
 
     Args:
-        learner: whose `train_batch` draws.
+        learner: the meta-learner whose `train_batch` draws the tasks.
         size: tasks per meta-batch.
-        stride: from a meta-batch's first task to that of the next, at least `size`: other processes take the rest.
-        first: of any meta-batch: what is drawn there tells how much fits.
+        stride: distance between the first tasks of successive meta-batches, at least `size`; the tasks in between
+            belong to other processes.
+        first: first task of any meta-batch; it is drawn once to find out how many meta-batches fit into a block.
     """
 
     def __init__(self, learner: Any, size: int, stride: int, first: int = 0):
         self.learner, self.size, self.stride = learner, size, stride
-        # Where tasks differ in size, or a batch is not one row per index, a block cannot be cut into meta-batches.
+        # If tasks differ in size, or a batch is not one row per index, a block cannot be cut into meta-batches.
         self.steps = 1
         if not learner.family.varying("train"):
             two = tree_flatten(self._episodes(first, 2))[0]
@@ -50,6 +51,6 @@ class TaskBatches:
             return tree_map(lambda t: t[0], self.draw(first, 1))
         place, between = divmod(first - self._start, self.stride)
         if self._block is None or between or not 0 <= place < self.steps:
-            self._block = None  # before the new one is there: never two
+            self._block = None  # freed before the new one is drawn: never two at once
             self._block, self._start, place = self.draw(first, self.steps), first, 0
         return tree_map(lambda t: t[place], self._block)

@@ -11,8 +11,8 @@ class Clip:
     """Clips gradients by value and then by norm.
 
     Args:
-        norm: largest Euclidean norm of all gradients together; None: any.
-        value: largest absolute value of an element; None: any.
+        norm: largest Euclidean norm of all gradients together; None: no limit.
+        value: largest absolute value of an element; None: no limit.
 
     Raises:
         ValueError: a limit that is not above 0.

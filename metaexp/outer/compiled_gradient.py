@@ -1,4 +1,4 @@
-"""The meta-gradient as compiled graphs of a piece of the meta-batch, spread over the threads of a CPU."""
+"""The meta-gradient from a compiled graph for a piece of the meta-batch; on a CPU, threads run pieces in parallel."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +16,16 @@ from metaexp.outer.compiler import compiled
 def compile_pieces(
     gradient: Callable[..., Any], params: Mapping[str, Tensor], buffers: dict[str, Tensor], episodes: Any, size: int
 ) -> Callable[..., Any]:
-    """gradient(params, buffers, episodes), a mean over tasks, from one graph of `size` tasks; `size` divides them.
+    """Returns gradient(params, buffers, episodes), a mean over tasks, computed by one graph for `size` tasks.
 
-    On a CPU each piece has one thread, and the pieces run side by side; bits do not depend on the number of threads.
+    `size` must divide the number of tasks. On a CPU each piece has one thread and the pieces run in parallel; the
+    result does not depend on the number of threads, to the bit.
     """
     threads = torch.get_num_threads() if episodes.key.device.type == "cpu" else 1
     workers = min(threads, len(episodes.key) // size)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else None
     example = _laid_out({name: p.detach() for name, p in params.items()})
-    with _threads(1 if pool else threads):  # their number is a constant of the graph
+    with _threads(1 if pool else threads):  # the number of threads is compiled into the graph
         graph = compiled(gradient, example, buffers, tree_map(lambda t: t[:size], episodes))
 
     def over_pieces(p: dict[str, Tensor], b: dict[str, Tensor], drawn: Any) -> Any:

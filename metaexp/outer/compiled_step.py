@@ -18,22 +18,22 @@ from metaexp.outer.outer_step import FiniteCheck, Sums
 class CompiledStep:
     """An `OuterStep` as one compiled graph that changes parameters, optimiser state, clock and sums in place.
 
-    A step whose loss or gradient is not finite changes nothing but the clock, and is counted as skipped; once there are
-    more than may be, not even the clock moves, nor does any later step change anything: `check` finds out. Tasks are
-    drawn outside the graph, the meta-batches of many steps at once: that costs a step next to nothing, and the hash of
-    the draws would take a third of the compile time.
+    A step whose loss or gradient is not finite changes only the clock and is counted as skipped. Once more steps were
+    skipped than allowed, the clock stops too and later steps change nothing; `check` detects this. Tasks are drawn
+    outside the graph, the meta-batches of many steps at once: this costs almost nothing per step, whereas the hash
+    behind the draws would take a third of the compile time.
 
     Args:
         learner: the meta-learner; its parameters are views of `flat.theta`.
-        optimizer: whose rate is read at every step; its state are views of `flat`.
+        optimizer: the torch optimiser, whose rate is read at every step; its state tensors are views of `flat`.
         flat: parameters and optimiser state.
         params: the meta-parameters by name.
         meta_batch: tasks per step.
-        clip: of the meta-gradient.
+        clip: clips the meta-gradient.
         finite: the check of loss and gradient.
         index: number of the next step.
 
-    Raises what the compiler raises.
+    Raises whatever the compiler raises.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CompiledStep:
         self.names, self.shapes = list(params), [p.shape for p in params.values()]
         self.sizes = [p.numel() for p in params.values()]
         device, dtype = flat.theta.device, flat.theta.dtype
-        self.buffers = dict(learner.named_buffers())  # among them the clock, meta_step
+        self.buffers = dict(learner.named_buffers())  # includes the clock, meta_step
         self.batches = TaskBatches(learner, meta_batch, meta_batch, index * meta_batch)
         self.steps = self.batches.steps
         self.block = self._draw(index)  # [steps, tasks, ...] each
@@ -62,8 +62,8 @@ class CompiledStep:
         self.alive = torch.ones((), dtype=torch.bool, device=device)
         self.skipped = torch.tensor(finite.skipped, device=device)
         self.form = self._form()
-        self.sums = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # of loss, norm, logs
-        self.last = torch.full_like(self.sums, torch.nan)  # those of the last step
+        self.sums = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # sums of loss, norm, logs
+        self.last = torch.full_like(self.sums, torch.nan)  # loss, norm, logs of the last step
         args = (
             flat.theta, flat.slots, flat.counts, self.buffers, self.lr, self.alive, self.skipped, self.last, self.sums,
             self.first, self.block,
@@ -84,7 +84,7 @@ class CompiledStep:
         self.count += 1
 
     def check(self) -> None:
-        """The finite check of all steps since the last call, and the count of those that were skipped."""
+        """Run the finite check for all steps since the last call, and count those that were skipped."""
         done = int(self.learner.meta_step)
         if not self.alive:
             self.finite.skipped = self.finite.limit
@@ -95,7 +95,7 @@ class CompiledStep:
             self.finite.skip(done - 1, new)
 
     def set_sums(self, sums: Sums | None) -> None:
-        """Go on from these sums; None: start anew."""
+        """Continue from these sums; None: start from zero."""
         self.count = 0 if sums is None else sums.steps
         self.sums.copy_(torch.zeros_like(self.sums) if sums is None else sums.values)
 
@@ -108,7 +108,7 @@ class CompiledStep:
         return {n: piece.view(shape) for n, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
     def _form(self) -> Any:
-        """The tree of loss, norm and logs, from one meta-gradient on fake tensors: nothing is computed."""
+        """The tree of loss, norm and logs, found by one meta-gradient on fake tensors without computing anything."""
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.no_grad(), fake:
             theta, buffers, block = tree_map(fake.from_tensor, (self.flat.theta, self.buffers, self.block))
@@ -118,7 +118,7 @@ class CompiledStep:
         return tree_flatten({"loss": loss, "norm": loss, "logs": logs})[1]
 
     def _absorb(self, logs: dict[str, Any], buffers: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The logs that are left, and the learner's buffers after the step but for the clock."""
+        """The remaining logs, and the learner's buffers after the step, without the clock."""
         new = {name: value.clone() for name, value in buffers.items()}
         tensors = {f"learner.{name}": value for name, value in new.items()}
         return functional_call(_Absorb(self.learner), tensors, (logs,)), new
@@ -128,7 +128,7 @@ class CompiledStep:
         alive: Tensor, skipped: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any,
     ) -> list[Tensor]:  # fmt: skip
         clock = buffers["meta_step"]
-        place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stands still in the end
+        place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stops after too many skips
         episode = tree_map(lambda t: t.index_select(0, place.view(1))[0], block)
         grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
         logs, absorbed = self._absorb(logs, buffers)

@@ -11,21 +11,22 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 aten = torch.ops.aten
 
-# Outer steps from which a compiled graph repays its compile time (15-60 s cold on two cores), by device and by whether
-# tasks are mapped by a loop (the graph is then that of one task: a convolutional step takes 0.4 of its eager time).
+# Number of outer steps from which a compiled graph repays its compile time (15-60 s cold on two cores), by device and
+# by whether tasks are mapped by a loop (the graph then covers one task: a convolutional step takes 0.4 of its eager
+# time).
 COMPILE_FROM = {("cpu", False): 5_000, ("cpu", True): 1_000, ("cuda", False): 5_000, ("cuda", True): 1_000}
 
 
 def decide_compile(
     wanted: bool | str, steps: int, mapping: str | int, device: torch.device, varying: bool = False
 ) -> bool:
-    """Whether to compile: `wanted` if it is true or false, else by the table; never by a timing.
+    """Whether to compile: `wanted` if it is true or false, otherwise by the table; never by a timing.
 
     Args:
-        varying: the sizes of a training task vary, which a graph cannot.
+        varying: whether the sizes of training tasks vary, which a graph does not support.
 
     Raises:
-        ValueError: not auto, true or false; true where sizes vary.
+        ValueError: `wanted` is not auto, true or false, or it is true although sizes vary.
     """
     if wanted not in ("auto", True, False):
         raise ValueError(f"compile={wanted}: must be auto, true or false")
@@ -41,11 +42,11 @@ def decide_compile(
 
 
 def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
-    """A function of trees of tensors, without gradients, as one compiled graph for arguments of the example's shapes.
+    """Compile a function of trees of tensors, without gradients, into one graph for arguments of the example's shapes.
 
-    It is first traced to plain tensor operations (make_fx), so it may use any Python, torch.func and changes of its
-    arguments in place. Tensors that are not among its arguments (a family's data) are constants of the graph. Raises
-    what the compiler raises.
+    The function is first traced to plain tensor operations (make_fx), so it may use any Python, torch.func and in-place
+    changes of its arguments. Tensors that are not among its arguments (a family's data) become constants of the graph.
+    Raises whatever the compiler raises.
     """
     from torch._inductor import compile as inductor
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -62,14 +63,14 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         # Traced on fake tensors: nothing is computed, so tracing takes no memory for a step's intermediate values.
         table: dict[Any, Callable[..., Any]] = {aten.addmm.default: _addmm, aten.mm.default: _mm}
         graph = make_fx(flat, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
-        # Pictures are kept channels-last; where products are small, the calls between them are made from C++.
+        # Images are kept channels-last; where products are small, the calls between them are made from C++.
         options = (
             {"force_layout_optimization": _on_cpu(leaves)} if _convolves(graph) else {"cpp_wrapper": _on_cpu(leaves)}
         )
         orient(graph)
         for node in graph.graph.nodes:
             node.meta.clear()  # the compiler makes its own
-        with torch.autocast(leaves[0].device.type, enabled=False):  # the graph has its casts: they must not come twice
+        with torch.autocast(leaves[0].device.type, enabled=False):  # the graph already contains its casts
             call = inductor(graph, leaves, options=options)
 
     def run(*args: Any) -> Any:
@@ -84,13 +85,13 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
-    """The sum apart from the product: a compiler fuses it with what follows."""
+    """The sum separate from the product, so that the compiler fuses it with what follows."""
     return bias + a @ b if beta == alpha == 1 else beta * bias + alpha * (a @ b)
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
-    """A product with a vector on a CPU as elementary operations: fused with what stands around it, where a call to
-    the library costs more than the work. (Inductor does so by itself for batches of products.)
+    """A product with a vector on a CPU as elementary operations, which are fused with their neighbours; a call to the
+    library would cost more than the arithmetic. (Inductor does this by itself for batches of products.)
     """
     if a.shape[1] == 1:
         return a * b
@@ -109,10 +110,11 @@ def _on_cpu(tensors: list[Tensor]) -> bool:
 
 
 def orient(graph: GraphModule) -> int:
-    """Turn products A^T B^T of transposed matrices into (B A)^T, and sums over transposed matrices into the transposed
-    sum of straight ones: on a CPU the former take six times longer in MKL, the latter ten times in compiled code.
+    """Rewrite products A^T B^T of transposed matrices as (B A)^T, and sums over transposed matrices as the transposed
+    sum of untransposed ones. On a CPU the original products take six times longer in MKL, the sums ten times longer in
+    compiled code.
 
-    Returns the number of operations turned.
+    Returns the number of operations rewritten.
     """
     turned = 0
     for node in list(graph.graph.nodes):
@@ -135,7 +137,7 @@ def orient(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
         turned += 1
     for node in graph.graph.nodes if turned else ():
-        if node.target in (aten.view.default, aten._unsafe_view.default):  # what is turned may not be viewed flat
+        if node.target in (aten.view.default, aten._unsafe_view.default):  # a transposed tensor cannot be viewed flat
             node.target = aten.reshape.default
     graph.recompile()
     return turned

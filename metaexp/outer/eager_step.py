@@ -1,4 +1,4 @@
-"""The outer step in parts: the meta-gradient, eager or as a compiled graph, then torch's own optimiser."""
+"""The outer step in separate parts: the meta-gradient, eager or compiled, then torch's own optimiser."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,16 @@ Gradient = Callable[[dict[str, Tensor], dict[str, Tensor], Any], Any]
 
 
 class EagerStep:
-    """An `OuterStep` for any optimiser, accumulation and several processes.
+    """An `OuterStep` for any optimiser, with accumulation and several processes.
 
     Args:
         learner: the meta-learner.
-        optimizer: of its meta-parameters.
-        clip: of the meta-gradient.
+        optimizer: optimises its meta-parameters.
+        clip: clips the meta-gradient.
         finite: the check of loss and gradient.
         meta_batch: tasks per meta-batch over all processes; `accumulate` meta-batches make one outer step.
         rank, world: of this process; each takes its own share of a meta-batch's tasks.
-        gradient: (parameters, buffers, episodes) -> (gradient, loss, logs); None takes the learner's.
+        gradient: (parameters, buffers, episodes) -> (gradient, loss, logs); None uses the learner's.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EagerStep:
         self.last: Tensor | None = None
         self.sums: Tensor | None = None
         self.count = 0
-        self._bad: Tensor | None = None  # on a GPU: whether a step since the last check was not finite
+        self._bad: Tensor | None = None  # on a GPU: whether any step since the last check was not finite
 
     def __call__(self, index: int) -> None:
         """Outer step number `index` (from 0)."""
@@ -78,7 +78,7 @@ class EagerStep:
             self.learner.meta_step.add_(1)
 
     def check(self) -> None:
-        """On a GPU without `skips`: the check of all steps since the last call."""
+        """On a GPU without `skips`: run the finite check for all steps since the last call."""
         if self._bad is None or not self._bad:
             return
         assert self.last is not None
@@ -91,7 +91,7 @@ class EagerStep:
         )
 
     def set_sums(self, sums: Sums | None) -> None:
-        """Go on from these sums; None: start anew."""
+        """Continue from these sums; None: start from zero."""
         self.sums, self.count = (None, 0) if sums is None else (sums.values, sums.steps)
         self.form = self.form if sums is None else sums.form
 
@@ -110,7 +110,7 @@ class EagerStep:
         return self._batches(first)
 
     def _reduce(self, total: Any) -> Any:
-        """Means over the processes, of gradient, loss and logs alike."""
+        """Means of gradient, loss and logs over the processes."""
         if self.world == 1:
             return total
         leaves, tree = tree_flatten(total)
@@ -136,7 +136,7 @@ def first_task(of: Any, index: int, part: int) -> int:
 def _laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in the memory layout of its parameter.
 
-    torch's fused optimisers take equal layouts for granted and silently go wrong without (a convolution's gradient may
-    be channels-last).
+    torch's fused optimisers assume equal layouts and silently compute wrong updates otherwise (a convolution's gradient
+    may be channels-last).
     """
     return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

@@ -29,27 +29,27 @@ log = logging.getLogger(__name__)
 class MetaTraining(L.LightningModule):
     """Meta-training: outer steps on the meta-batches of a family, validation on its validation tasks.
 
-    Lightning's `training_step` runs a span of outer steps, so that Lightning's price is paid once per span; spans end
-    where validation, logging, a checkpoint or the trainer ask for it. `trainer.global_step` is the number of outer
-    steps done. It brings its own loaders, begins at the learner's clock and ends at `steps`. A callback may define
-    `on_outer_step_end(trainer, training, step)`, called after every outer step, and may set `stopped`.
+    Lightning's `training_step` runs a span of outer steps, so that Lightning's overhead is paid once per span; spans
+    end where validation, logging, a checkpoint or the trainer require it. `trainer.global_step` is the number of outer
+    steps done. The module brings its own loaders, begins at the learner's clock and ends at `steps`. A callback may
+    define `on_outer_step_end(trainer, training, step)`, called after every outer step, and may set `stopped`.
 
     Logged: `train/outer_loss`, `train/meta_gradient_norm`, the learner's own logs and the outer rate every
     `trainer.log_every_n_steps` outer steps, and `val/METRIC` (mean over the validation tasks after adaptation).
 
     Args:
         learner: the MetaLearner; its state_dict is the module's.
-        optimizer: of its meta-parameters.
+        optimizer: optimises its meta-parameters.
         schedule: stepped after every outer step, or None.
-        steps: outer steps in all.
+        steps: total number of outer steps.
         meta_batch: tasks per meta-batch over all processes; `accumulate` meta-batches make one outer step.
-        clip_norm, clip_value: largest norm of the meta-gradient, largest absolute value of an element (taken first).
-        skips: steps with a loss or gradient that is not finite which may be left out; `skipped` counts them.
-        compiled: the step, or its meta-gradient, as a compiled graph.
+        clip_norm, clip_value: largest norm of the meta-gradient, largest absolute value of an element (clipped first).
+        skips: how many steps with a non-finite loss or gradient may be skipped; `skipped` counts them.
+        compiled: run the step, or its meta-gradient, as a compiled graph.
         rank, world: of this process; ranks take disjoint tasks.
-        every: spans also end at multiples of these outer steps.
-        val_every: outer steps between validations; None: as the trainer's `val_check_interval` says.
-        val_tasks: validation tasks.
+        every: spans also end at multiples of these numbers of outer steps.
+        val_every: outer steps between validations; None: the trainer's `val_check_interval`.
+        val_tasks: number of validation tasks.
         modes: normalisation modes of the validation, see `MetaLearner.modes`.
 
     Raises:
@@ -90,13 +90,13 @@ class MetaTraining(L.LightningModule):
         self.compiled, self.rank, self.world = compiled, rank, world
         self.finite = FiniteCheck(skips, getattr(learner, "inner_lr", None))
         self.every, self.val_every, self.val_tasks, self.modes = list(every), val_every, val_tasks, list(modes)
-        self.stopped = False  # no outer step is made any more
+        self.stopped = False  # once True, no further outer step is made
         self.stops = Stops(steps, self.every)
         self._step: OuterStep | None = None
-        self._sums: Sums | None = None  # of a checkpoint, until there is a step
+        self._sums: Sums | None = None  # from a checkpoint, until the step is built
         self._callbacks: list[Callable[..., Any]] = []
-        self._sets_validation = False  # the trainer's interval between validations is ours
-        self.scores: Scores | None = None  # of the last validation; None while it runs or where it was given up
+        self._sets_validation = False  # whether the trainer's validation interval comes from `val_every`
+        self.scores: Scores | None = None  # of the last validation; None while it runs or if it was given up
         self.validation_given_up = False
         self.last_row: tuple[int, dict[str, float]] = (0, {})  # step and values
         self._scoring: Scoring | None = None
@@ -110,15 +110,15 @@ class MetaTraining(L.LightningModule):
 
     @property
     def skipped(self) -> int:
-        """Outer steps that were left out because their loss or gradient was not finite."""
+        """Outer steps skipped because their loss or gradient was not finite."""
         return self.finite.skipped
 
     def run(self, span: Span) -> int:
-        """The span's outer steps; ends early where `stopped` is set. Returns the number of the last one.
+        """Run the span's outer steps, ending early if `stopped` is set. Returns the number of the last one.
 
         Raises:
-            NonFiniteError: the loss or the gradient of more than `skips` steps was inf or NaN. The last of them changed
-                nothing, nor did any after it; where steps are not compiled on a GPU, the weights since then are
+            NonFiniteError: the loss or the gradient of more than `skips` steps was inf or NaN. Neither the last of them
+                nor any later step changed anything, except for eager steps on a GPU: there the weights since then are
                 worthless.
         """
         if self.stopped or span.start == span.stop:
@@ -138,8 +138,8 @@ class MetaTraining(L.LightningModule):
         """Outer step number `index` (from 0): changes the learner, the optimiser, the schedule and the clock.
 
         Raises:
-            NonFiniteError: the loss or the gradient is inf or NaN, and not for one of the first `skips` times; nothing
-                was changed.
+            NonFiniteError: the loss or the gradient is inf or NaN and `skips` steps were skipped already; nothing was
+                changed.
         """
         self.advance(index)
         self.check()
@@ -147,7 +147,7 @@ class MetaTraining(L.LightningModule):
         return as_step(self._step.last, self._step.form)
 
     def check(self) -> None:
-        """The finite check of all steps since the last call, where it is not made at every step."""
+        """Run the finite check for all steps since the last call, if it is not made at every step."""
         if self._step is not None:
             self._step.check()
 
@@ -158,7 +158,7 @@ class MetaTraining(L.LightningModule):
 
     @property
     def count(self) -> int:
-        """Outer steps in `sums`."""
+        """Number of outer steps in `sums`."""
         return self._step.count if self._step is not None else self._sums.steps if self._sums is not None else 0
 
     def sums(self) -> dict[str, Any] | None:
@@ -176,7 +176,7 @@ class MetaTraining(L.LightningModule):
         return tree
 
     def set_sums(self, sums: dict[str, Any] | None = None, count: int = 0) -> None:
-        """Go on from the sums of a checkpoint, or start anew."""
+        """Continue from the sums of a checkpoint, or start from zero."""
         self._sums = None
         if sums is not None and count:
             leaves, form = tree_flatten(sums)
@@ -185,8 +185,8 @@ class MetaTraining(L.LightningModule):
             self._step.set_sums(self._sums)
 
     def advance(self, index: int) -> None:
-        """Outer step number `index` (from 0), without the check that waits for the end of a span."""
-        if self._step is None:  # not before the first step: the learner may still move to its device
+        """Outer step number `index` (from 0), without the check that is made at the end of a span."""
+        if self._step is None:  # built only now: until the first step the learner may still move to its device
             self._step = self._made(index)
             if self._sums is not None:
                 self._step.set_sums(self._sums)
@@ -195,9 +195,9 @@ class MetaTraining(L.LightningModule):
             self.schedule.step()
 
     def _made(self, index: int) -> OuterStep:
-        """The compiled step where it is wanted and possible, else the eager one.
+        """The compiled step if it is wanted and possible, otherwise the eager one.
 
-        Whatever the compiler stumbles over is reported, and the eager step, which is as right, goes on.
+        Any failure of the compiler is reported, and training continues with the eager step, which is just as correct.
         """
         if not self.compiled:
             return self._eager()
@@ -211,7 +211,7 @@ class MetaTraining(L.LightningModule):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
             log.info(f"compile: not possible here ({reason}); going on without")
             self.compiled = False
-        finally:  # validation and test are not compiled
+        finally:  # validation and test run uncompiled
             learner.set_mapping(learner.mapping, learner.family.device)
         return self._eager()
 
@@ -222,11 +222,11 @@ class MetaTraining(L.LightningModule):
         )  # fmt: skip
 
     def _compiled(self, index: int) -> OuterStep:
-        """One graph for the whole step where tasks are mapped at once; else one for the meta-gradient of a piece."""
+        """One graph for the whole step if all tasks are mapped at once, else one for the meta-gradient of a piece."""
         learner, params = self.learner, self.learner.meta_parameters()
         share = self.meta_batch // self.world
         size = piece_size(learner.mapping, share)
-        cycles = getattr(self.schedule, "cycle_momentum", False)  # in the graph all but the rate are constants
+        cycles = getattr(self.schedule, "cycle_momentum", False)  # in the graph everything but the rate is constant
         if size == share and self.world == self.accumulate == 1 and not cycles:
             flat = flatten(self.optimizer, params)
             if flat is not None:
@@ -234,7 +234,7 @@ class MetaTraining(L.LightningModule):
                     learner, self.optimizer, flat, params, self.meta_batch, self.clip, self.finite,
                     first_task(self, index, 0) // share,
                 )  # fmt: skip
-                self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch's schedules warn
+                self.optimizer._opt_called = True  # type: ignore[attr-defined]  # otherwise torch's schedules warn
                 return made
         step = self._eager()
         graph = compile_pieces(
@@ -250,17 +250,17 @@ class MetaTraining(L.LightningModule):
     # -- Lightning: training -----------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The outer optimiser and its schedule; the outer step steps them."""
+        """The outer optimiser and its schedule, both stepped by the outer step."""
         if self.schedule is None:
             return self.optimizer
         return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
 
     def train_dataloader(self) -> Spans:
-        """The spans of outer steps that are left."""
+        """The remaining spans of outer steps."""
         return Spans(self)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """No callbacks; before those of the trainer look at it, it validates every `val_every` outer steps."""
+        """Returns no callbacks; sets validation every `val_every` outer steps before the trainer's callbacks see it."""
         self._sets_validation = False
         if self.val_every is not None and self.steps and self.trainer.val_check_interval == 1.0:
             self.trainer.val_check_interval = min(self.val_every, self.steps)
@@ -268,12 +268,12 @@ class MetaTraining(L.LightningModule):
         return []
 
     def on_fit_start(self) -> None:
-        """The family draws on the trainer's device."""
+        """Makes the family draw on the trainer's device."""
         if self.learner.family.device != self.device:
             self.learner.family.to(self.device, self.learner.family.dtype)
 
     def on_train_start(self) -> None:
-        """Lightning's counters start at the clock, also after the checkpoint of another program or version."""
+        """Starts Lightning's counters at the clock, also after a checkpoint of another program or version."""
         self.progress.count(self.clock)
         self.stops = stops(self.trainer, self.steps, self.every)
         hooks = (getattr(callback, "on_outer_step_end", None) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -281,11 +281,11 @@ class MetaTraining(L.LightningModule):
 
     @property
     def progress(self) -> OuterProgress:
-        """The counters of the trainer at hand."""
+        """The counters of the current trainer."""
         return OuterProgress(self.trainer)
 
     def training_step(self, span: Span, batch_idx: int) -> None:
-        """A span of outer steps."""
+        """Runs a span of outer steps."""
         reached = self.run(span)
         self.progress.reached(max(reached, 1))
         if self.count and reached % self.trainer.log_every_n_steps == 0 and reached > span.start:  # type: ignore[attr-defined]
@@ -303,50 +303,50 @@ class MetaTraining(L.LightningModule):
         return values
 
     def log_row(self, step: int) -> None:
-        """The row to loggers and callbacks; the sums start anew."""
+        """Passes the row to loggers and callbacks, and resets the sums."""
         self.last_row = (step, self.row())
         self.record({f"train/{name}": value for name, value in self.last_row[1].items()}, step)
         self.set_sums()
 
     def record(self, values: Mapping[str, float], step: int) -> None:
-        """Values to the trainer's loggers at this outer step, and to its `callback_metrics`."""
+        """Passes values to the trainer's loggers at this outer step, and to its `callback_metrics`."""
         shown = {name: float(value) for name, value in values.items()}
         self.log_dict(shown, logger=False)
         for logger in self.trainer.loggers:
             logger.log_metrics(shown, step)
 
     def on_train_batch_end(self, outputs: Any, batch: Span, batch_idx: int) -> None:
-        """At the last outer step a validation is due in any case, and the trainer ends."""
+        """At the last outer step, makes a validation due in any case and ends the trainer."""
         if self._sets_validation and self.clock == self.steps:
             self.trainer.val_check_batch = 1
 
     def on_train_epoch_end(self) -> None:
-        """There is one epoch: all outer steps."""
+        """Ends the only epoch, which holds all outer steps."""
         if self.stopped or self.clock >= self.steps:
             self.trainer.should_stop = True
 
     # -- Lightning: validation and test --------------------------------------------------------------------------------
 
     def val_dataloader(self) -> "TaskIndices":
-        """Indices of the validation tasks, in pieces that are scored at once."""
+        """Indices of the validation tasks, in chunks that are scored at once."""
         return TaskIndices(self.learner, "val", self.val_tasks)
 
     def test_dataloader(self) -> "TaskIndices":
-        """Indices of as many test tasks."""
+        """Indices of the same number of test tasks."""
         return TaskIndices(self.learner, "test", self.val_tasks)
 
     def on_validation_epoch_start(self) -> None:
-        """Nothing is scored yet."""
+        """Starts with no scores."""
         self.scores, self._scoring = None, Scoring(self.learner, "val", self.modes, diagnose=True)
         self.validation_given_up = False
 
     def on_test_epoch_start(self) -> None:
-        """Nothing is scored yet."""
+        """Starts with no scores."""
         self.scores, self._scoring = None, Scoring(self.learner, "test", self.modes)
         self.validation_given_up = False
 
     def validation_step(self, indices: Tensor, batch_idx: int) -> None:
-        """Scores of some tasks, unless a callback has set `validation_given_up`."""
+        """Scores a chunk of tasks, unless a callback has set `validation_given_up`."""
         if not self.validation_given_up:
             assert self._scoring is not None
             with torch.inference_mode(False):  # the inner loop needs gradients
@@ -355,11 +355,11 @@ class MetaTraining(L.LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Means over the tasks as `val/METRIC`."""
+        """Logs means over the tasks as `val/METRIC`."""
         self._finish("val")
 
     def on_test_epoch_end(self) -> None:
-        """Means over the tasks as `test/METRIC`."""
+        """Logs means over the tasks as `test/METRIC`."""
         self._finish("test")
 
     def _finish(self, split: str) -> None:
@@ -377,16 +377,16 @@ class MetaTraining(L.LightningModule):
     # -- the learner's own state -----------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The learner's, under the learner's names: a checkpoint knows nothing of this module."""
+        """The learner's state under the learner's names: a checkpoint shows no trace of this module."""
         return self.learner.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Into the learner."""
+        """Loads the state into the learner."""
         return self.learner.load_state_dict(state_dict, strict=strict, assign=assign)
 
 
 class TaskIndices:
-    """Lightning's loader of a split's tasks: their indices, int64 [tasks of a piece] each."""
+    """Lightning's loader of a split's tasks: their indices, int64 [tasks of a chunk] each."""
 
     def __init__(self, learner: Any, split: str, tasks: int):
         self.pieces = list(chunks(learner.family, split, tasks, chunk_size(learner)))

@@ -1,7 +1,7 @@
 """Outer optimisers as pure functions of flat vectors, for steps that are one compiled graph.
 
-The state stays that of the torch optimiser: its tensors become views of the vectors, so checkpoints, schedules and
-`state_dict` see nothing of this.
+The state remains that of the torch optimiser: its tensors become views of the vectors, so checkpoints, schedules and
+`state_dict` do not notice.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class FlatOptimiser(NamedTuple):
 
 
 def flatten(optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter]) -> FlatOptimiser | None:
-    """Bind parameters and optimiser to vectors; None for an optimiser or an option that has no rule here."""
+    """Make parameters and optimiser state views of vectors; None for an optimiser or option that has no rule here."""
     group = optimizer.param_groups[0]
     made = RULES.get(type(optimizer))
     options = ("amsgrad", "maximize", "differentiable", "dampening")
@@ -89,7 +89,7 @@ def flatten(optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter]) -
 
 
 def make_optimizer(make: Callable[..., Any], learner: Any) -> torch.optim.Optimizer:
-    """The outer optimiser over the learner's meta-parameters; of a stand-in where there are none and nothing trains.
+    """The outer optimiser of the learner's meta-parameters; of a dummy parameter for a method that trains nothing.
 
     Raises:
         ConfigError: the learner has no parameter to train.

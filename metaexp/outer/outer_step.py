@@ -1,4 +1,4 @@
-"""What one outer step is: the protocol of the eager and the compiled form, and the check that both share."""
+"""One outer step: the protocol that the eager and the compiled form follow, and the finite check that both share."""
 
 import logging
 import math
@@ -24,9 +24,9 @@ class Step(NamedTuple):
 class Sums(NamedTuple):
     """Sums over the outer steps since the last row of metrics."""
 
-    values: Tensor  # [leaves] of loss, norm and logs
+    values: Tensor  # [leaves] sums of loss, norm and logs
     form: TreeSpec
-    steps: int  # how many
+    steps: int  # number of outer steps summed
 
 
 class OuterStep(Protocol):
@@ -44,31 +44,31 @@ class OuterStep(Protocol):
 
     @property
     def last(self) -> Tensor | None:
-        """[leaves] those of the last step."""
+        """[leaves] loss, norm and logs of the last step."""
 
     @property
     def sums(self) -> Tensor | None:
-        """[leaves] their sums over `count` steps."""
+        """[leaves] sums of loss, norm and logs over `count` steps."""
 
     def __call__(self, index: int) -> None:
         """Outer step number `index` (from 0)."""
 
     def check(self) -> None:
-        """The finite check of all steps since the last call, where it is not made at every step.
+        """Run the finite check for all steps since the last call, if it is not made at every step.
 
         Raises:
             NonFiniteError: as FiniteCheck.
         """
 
     def set_sums(self, sums: Sums | None) -> None:
-        """Go on from these sums; None: start anew."""
+        """Continue from these sums; None: start from zero."""
 
 
 class FiniteCheck:
-    """Steps with a loss or a meta-gradient that is inf or NaN: the first few may be skipped, the next is an error.
+    """Skips the first few steps whose loss or meta-gradient is inf or NaN; the next one is an error.
 
     Args:
-        limit: how many may be skipped.
+        limit: how many steps may be skipped.
         inner_lr: the learner's inner rate, for the message.
     """
 
@@ -84,7 +84,7 @@ class FiniteCheck:
             tasks: its first and last training task, for the message.
 
         Raises:
-            NonFiniteError: they are not finite, and no further step may be skipped.
+            NonFiniteError: one of them is not finite, and no further step may be skipped.
         """
         if math.isfinite(loss) and math.isfinite(norm):
             return True
@@ -99,7 +99,7 @@ class FiniteCheck:
         )
 
     def skip(self, index: int, steps: int = 1) -> None:
-        """Count skipped steps, the last of them number `index`, and say so."""
+        """Count skipped steps, the last of them number `index`, and log it."""
         self.skipped += steps
         log.info(
             f"not finite: skipped {steps} outer step{'s' * (steps > 1)} up to step {index + 1}, "

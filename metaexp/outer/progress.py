@@ -1,10 +1,10 @@
 """Lightning's counters in outer steps: one batch of Lightning is a span of many outer steps.
 
 Under manual optimisation Lightning counts the calls of its own optimiser wrapper, of which a compiled step makes none,
-and one batch per `training_step`. `OuterProgress` presents every span as its LAST outer step, as if those before had
-been batches too. So `trainer.global_step`, `batch_idx`, progress bars, `val_check_interval`, `limit_train_batches`,
-`max_steps` and the steps that loggers and callbacks see all mean outer steps. It sets counters that are private to
-Lightning: pyproject.toml pins its minor version, and the tests of this file fail where another one counts otherwise.
+and one batch per `training_step`. `OuterProgress` presents every span as its LAST outer step, as if the steps before
+had been batches too. So `trainer.global_step`, `batch_idx`, progress bars, `val_check_interval`, `limit_train_batches`,
+`max_steps` and the steps that loggers and callbacks see all mean outer steps. It sets private counters of Lightning:
+pyproject.toml pins Lightning's minor version, and the tests of this file fail if another version counts differently.
 """
 
 import math
@@ -26,7 +26,7 @@ class OuterProgress:
     """A trainer's counters, set in outer steps.
 
     Args:
-        trainer: that fits a `MetaTraining`.
+        trainer: the trainer that fits a `MetaTraining`.
     """
 
     def __init__(self, trainer: L.Trainer):
@@ -34,19 +34,19 @@ class OuterProgress:
         self._loop: Any = trainer.fit_loop.epoch_loop
 
     def begin(self, stop: int) -> None:
-        """Before a span is handed out: all its steps but the last count as done."""
+        """Called before a span is handed out: counts all its steps but the last as done."""
         self._set(ready=stop - 1, started=stop - 1, processed=stop - 1, completed=stop - 1)
         self._loop._batches_that_stepped = stop - 1
 
     def reached(self, step: int) -> None:
-        """Inside `training_step`: outer step number `step` (from 1) is the one that Lightning takes for its batch."""
+        """Called inside `training_step`: Lightning's current batch becomes outer step number `step` (from 1)."""
         self._set(ready=step, started=step, processed=step - 1, completed=step - 1)
         self._loop._batches_that_stepped = step - 1
         self._loop.batch_progress.is_last_batch = step >= self.trainer.num_training_batches
         self.count(step)
 
     def count(self, step: int) -> None:
-        """`trainer.global_step` is `step`."""
+        """Sets `trainer.global_step` to `step`."""
         done = self._loop.manual_optimization.optim_step_progress.total
         done.ready = done.completed = step
 
@@ -56,7 +56,7 @@ class OuterProgress:
                 setattr(tracker, name, value)
 
     def validate(self) -> None:
-        """Run Lightning's validation loop now, with its hooks, as it does between two batches."""
+        """Run Lightning's validation loop now, with its hooks, as between two batches."""
         trainer, first = self.trainer, self.trainer._logger_connector._first_loop_iter
         trainer.validating = True
         self._loop.val_loop.run()
@@ -74,7 +74,7 @@ def stops(trainer: Any, steps: int, every: list[int]) -> "Stops":
         if isinstance(callback, ModelCheckpoint):
             intervals.append(callback._every_n_train_steps)
         elif isinstance(callback, LearningRateMonitor) and callback.logging_interval != "epoch":
-            before.append(trainer.log_every_n_steps)  # it logs before a step: the rate with which that step is made
+            before.append(trainer.log_every_n_steps)  # it logs before a step: the rate used for that step
         intervals += [n for n in (getattr(callback, "every_n_train_steps", None),) if isinstance(n, int)]
     finite = [int(end) for end in ends if 0 <= end < math.inf]
     return Stops(min(finite), [n for n in intervals if n >= 1], [n for n in before if n > 1])
@@ -98,7 +98,7 @@ class Spans:
     """Lightning's loader of one epoch: the spans from the clock to the end. Its length is in outer steps.
 
     Args:
-        training: a `MetaTraining`, whose clock says where to begin and whose `stopped` ends it early.
+        training: a `MetaTraining`; its clock gives the beginning, and its `stopped` ends the epoch early.
     """
 
     def __init__(self, training: Any):

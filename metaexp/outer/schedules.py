@@ -16,6 +16,6 @@ class LinearToZero(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rates of the groups at the present step."""
+        """The rates of the groups at the current step."""
         left = max(0.0, 1.0 - self.last_epoch / max(self.steps, 1))
         return [base * left for base in self.base_lrs]

@@ -15,7 +15,7 @@ LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every pi
     "scratch": (GREEN, (0, (7, 1.5, 1.5, 1.5))),
 }
 OTHER: tuple[str, Any] = (GREY, (0, (4, 4)))
-FAR = 1000.0  # a baseline so many times below everything else is left off the scale
+FAR = 1000.0  # a baseline this many times below everything else is left off the scale
 
 
 def baseline_levels(baselines: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def baseline_levels(baselines: Mapping[str, float | np.ndarray]) -> dict[str, np
 
 
 def far_below(level: float | np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether a baseline above 0 lies so far below the drawn values that a scale with both would flatten them."""
+    """Whether a baseline above 0 is so far below the drawn values that a scale with both would flatten them."""
     seen = drawn[np.isfinite(drawn)]
     return bool(len(seen) and 0 < np.min(level) < seen.min() / FAR)
 
@@ -34,10 +34,10 @@ def draw_baselines(
 ) -> None:
     """Draws each baseline, a level or a curve over x (None: 0, 1, ...), as a dashed line with its last value.
 
-    One that has no place on the axis, or lies far below all the rest, is listed in the legend only.
+    A baseline that has no place on the axis, or is far below everything else, is listed in the legend only.
 
     Args:
-        drawn: the other values of the picture; with them the vertical axis is chosen, logarithmic where they are wide.
+        drawn: the other values of the picture; they determine the vertical axis, logarithmic for a wide range.
     """
     placed = {name: level for name, level in levels.items() if not far_below(level, drawn)}
     log_if_wide(axes, np.concatenate([drawn, *(level for level in placed.values() if (level > 0).all())]))

@@ -35,7 +35,7 @@ def adaptation_curve(
 
     Args:
         metric: its name, for the axis.
-        scores: [tasks, steps + 1], one row per task. Tasks with a score that is not finite are left out and counted.
+        scores: [tasks, steps + 1], one row per task. Tasks with a non-finite score are left out and counted.
         baselines: what the curve must beat, by name: one number, or a curve over steps [steps + 1].
         title: of the figure.
     """
@@ -79,7 +79,7 @@ def shots_picture(
     Args:
         metric: its name, for the axis.
         shots: numbers of support examples (per class), ascending.
-        scores: [tasks, len(shots)]. Tasks with a score that is not finite are left out and counted.
+        scores: [tasks, len(shots)]. Tasks with a non-finite score are left out and counted.
         baselines: what the curve must beat, by name: [tasks, len(shots)] each.
         title: of the figure.
     """
@@ -115,8 +115,8 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
     """Outer loss and the validation metric against outer steps.
 
     Args:
-        rows: of metrics.jsonl, of kind "train" (outer_loss) and "val" (the metric's curve and its baselines).
-        metric: name of the validation metric; where there is none of that name, what it begins with.
+        rows: rows of metrics.jsonl of kind "train" (outer_loss) and "val" (the metric's curve and its baselines).
+        metric: name of the validation metric; if there is none of that name, the one with which this name begins.
         title: of the figure.
     """
     figure, (left, right) = new_panels(2, title, height=4.6)

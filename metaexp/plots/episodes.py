@@ -53,17 +53,17 @@ def curves(
 ) -> Figure:
     """1-D regression: support points and the predicted function after each of the inner steps `shown`.
 
-    Of Gaussian predictions and truths (a mean and a standard deviation) the mean and its band +-1.96 sd are drawn, of
-    predictions that of the last step.
+    For Gaussian predictions and truths (a mean and a standard deviation), the mean and its band +-1.96 sd are drawn;
+    for predictions, the band of the last step only.
 
     Args:
         episode: x [tasks, n, 1], y [tasks, n, 1]; the first 6 tasks are drawn.
         predict: [tasks, m, 1] -> [tasks, len(shown), m, 1 or 2], see the module.
         shown: inner steps, ascending; 0 is the prediction before adaptation.
         title: of the figure.
-        truth: [tasks, m, 1] -> [tasks, m, 1 or 2], the functions themselves; without it, or where it is Gaussian, the
+        truth: [tasks, m, 1] -> [tasks, m, 1 or 2], the functions themselves; without it, or if it is Gaussian, the
             query points are drawn.
-        truth_name: what it is called.
+        truth_name: its label.
     """
     tasks = len(episode.support.x)
     (support_x, support_y), (query_x, query_y) = (map(array, part) for part in (episode.support, episode.query))
@@ -99,7 +99,7 @@ def curves(
         marker: dict[str, Any] = {"marker": "^", "linestyle": "none", "markersize": 8, "mec": "white", "zorder": 5}
         axes.plot(support_x[task], support_y[task], color=VERMILION, label="support", **marker)
         whole_numbers(axes, 6)
-        # A prediction that diverged must not squeeze the task itself into a line.
+        # A diverged prediction must not squash the task itself into a line.
         seen = [support_y[task].ravel(), query_y[task].ravel(), *([] if true is None else [true[task]])]
         if true is not None and true_band is not None:
             seen += [true[task] - true_band[task], true[task] + true_band[task]]
@@ -109,7 +109,7 @@ def curves(
 
 
 def _half_width(values: np.ndarray, gaussian: int) -> np.ndarray | None:
-    """1.96 standard deviations of predictions [..., width] of the first target, where they are Gaussian."""
+    """1.96 standard deviations of the first target's predictions [..., width], if they are Gaussian."""
     return 1.96 * values[..., gaussian // 2] if values.shape[-1] == gaussian else None
 
 
@@ -119,7 +119,7 @@ def scatter(episode: Episode, predict: Predict, shown: Sequence[int], title: str
     See `curves` for the arguments; predictions are [tasks, len(shown), m, y_dim], or Gaussian.
     """
     true, predicted = array(episode.query.y), array(predict(episode.query.x))
-    predicted = predicted[..., : true.shape[-1]]  # of Gaussian predictions the means
+    predicted = predicted[..., : true.shape[-1]]  # the means of Gaussian predictions
     ends = sorted({0, len(shown) - 1})
     figure, panels = new_panels(len(ends), title, height=4.8)
     colours = (BLUE, ORANGE, GREEN, PURPLE, VERMILION)
@@ -142,9 +142,9 @@ def scatter(episode: Episode, predict: Predict, shown: Sequence[int], title: str
 
 
 def grid(episode: Episode, predict: Predict, shown: Sequence[int], title: str = "") -> Figure:
-    """Classification of images: a row per episode, support at the left, queries with the predicted class at the right.
+    """Classification of images: a row per episode, support on the left, queries with the predicted class on the right.
 
-    A right query has a green frame, a tick and its probability; a wrong one a dashed red frame, a cross and the true
+    A correct query has a green frame, a tick and its probability; a wrong one a dashed red frame, a cross and the true
     class. See `curves` for the arguments: x [tasks, n, C, H, W], y one-hot, predictions (logits)
     [tasks, len(shown), m, ways] of which the last step is drawn, for the first 4 episodes.
     """
@@ -207,7 +207,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _spread(classes: np.ndarray, most: int, first: Sequence[int] | np.ndarray) -> list[int]:
-    """At most `most` positions, in turn one of every class, those in `first` before others; sorted by class."""
+    """At most `most` positions, taking one of every class in turn, those in `first` before others; sorted by class."""
     turn = [int((classes[:i] == c).sum()) for i, c in enumerate(classes)]
     order = sorted(range(len(classes)), key=lambda i: (classes[i] not in first, turn[i], classes[i]))
     return sorted(order[:most], key=lambda i: (classes[i], i))

@@ -14,10 +14,10 @@ from metaexp.types import Episode
 
 
 def picture_for(family: Any) -> Picture:
-    """The picture that fits a family's shapes, with what its `oracle` knows where such a picture can show it.
+    """The picture that fits a family's shapes, with what its `oracle` knows if the picture can show it.
 
-    Functions of one number are curves, other regression compares predicted and true targets; classes of points in the
-    plane are regions, of images a grid, of anything else a table of probabilities.
+    Functions of one number are drawn as curves; other regression compares predicted and true targets. Classes of points
+    in the plane are drawn as regions, of images as a grid, of anything else as a table of probabilities.
     """
     shape = tuple(family.x_shape)
     if family.classification:
@@ -28,11 +28,11 @@ def picture_for(family: Any) -> Picture:
 
 
 def _with_truth(picture: Callable[..., Figure], family: Any, **names: str) -> Picture:
-    """The picture with the family's oracle as the truth, mapped over the episode's tasks; without where none is."""
+    """The picture with the family's oracle as the truth, mapped over the episode's tasks; without it if none exists."""
 
     def draw(episode: Episode, predict: Predict, shown: Sequence[int], title: str = "") -> Figure:
         def truth(x: Tensor) -> Tensor:  # [tasks, m, *x_shape] -> [tasks, m, y_dim or 2 y_dim]
-            with torch.autocast(x.device.type, enabled=False):  # an oracle that rounds is no truth
+            with torch.autocast(x.device.type, enabled=False):  # the truth must not be rounded
                 found: Tensor = vmap(family.oracle)(episode, x)
             return found
 

@@ -1,4 +1,4 @@
-"""Classification in the plane: the regions that a learner gives to each class, before and after adaptation."""
+"""Classification in the plane: the regions that a learner assigns to each class, before and after adaptation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +28,8 @@ def points(
 ) -> Figure:
     """A column per episode: the plane coloured by predicted class, first and last of the inner steps `shown`.
 
-    Support points are large triangles, queries dots, and crosses where they are taken for another class, all in the
-    colour of their true class. A single step gives one row.
+    Support points are large triangles, correct queries dots, misclassified ones crosses, all in the colour of their
+    true class. A single step gives one row.
 
     Args:
         episode: x [tasks, n, 2], y [tasks, n, ways] one-hot; the first 3 tasks are drawn.

@@ -41,7 +41,7 @@ def tidy(axes: Axes, x: str = "", y: str = "") -> None:
 
 
 def new_panels(count: int, title: str, height: float | None = None, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes in rows of at most `columns`, as even as can be: four stand two by two."""
+    """A figure of `count` axes in rows of at most `columns`, as even as possible: four become two by two."""
     rows = -(-count // columns)
     columns = -(-count // rows)
     figure = new_figure(9, height or 0.9 + 2.6 * rows, title)
@@ -70,18 +70,18 @@ def legend(figure: Figure, axes: Axes, columns: int = 6) -> None:
 
 
 def shades(count: int) -> list[tuple[float, ...]]:
-    """`count` blues from light to dark; one alone is dark."""
+    """`count` blues from light to dark; a single one is dark."""
     light, dark = np.array([0.60, 0.80, 0.95]), np.array([0.0, 0.27, 0.55])
     return [tuple(dark + (light - dark) * share) for share in np.linspace(min(count - 1, 1), 0, count)]
 
 
 def step_name(step: int) -> str:
-    """The legend's name for the prediction after so many inner steps."""
+    """The legend's name for the prediction after `step` inner steps."""
     return "before adaptation" if step == 0 else f"after {step} step" + "s" * (step > 1)
 
 
 def limit(axes: Axes, values: np.ndarray) -> None:
-    """Vertical limits around these values, whatever else is drawn."""
+    """Sets vertical limits around these values, whatever else is drawn."""
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     margin = 0.15 * (high - low) or 1.0
@@ -89,7 +89,7 @@ def limit(axes: Axes, values: np.ndarray) -> None:
 
 
 def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic vertical axis with plain numbers where positive values span more than a factor of 10."""
+    """Makes the vertical axis logarithmic, with plain numbers, if positive values span more than a factor of 10."""
     values = values[np.isfinite(values)]
     if not len(values) or values.min() <= 0 or values.max() <= 10 * values.min():
         return

@@ -1,4 +1,4 @@
-"""Drawing what a method shows of its inside (`metaexp.algos.views`): points, tables, bars."""
+"""Drawing a method's views of its internal state (`metaexp.algos.views`): points, tables, bars."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ from metaexp.plots.style import (
 
 CLASSES = np.array([BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY, "#8B4513", "#F0E442"])
 MARKERS = "o*^sDvPX"
-TICKS = 24  # names along a side of a table; more are thinned out
-CELLS = 150  # of a table; fewer have their numbers written in
+TICKS = 24  # most names along a side of a table; of more, only some are shown
+CELLS = 150  # a table with fewer cells has its numbers written in
 
 
 def draw(view: View) -> Figure:
-    """The picture of a view; raises ValueError where its parts do not fit together."""
+    """The picture of a view; raises ValueError if its parts do not fit together."""
     if isinstance(view, Scatter):
         return scatter(view)
     return heatmap(view) if isinstance(view, Heatmap) else bars(view)
@@ -40,7 +40,7 @@ def draw(view: View) -> Figure:
 def principal(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates along the two directions of largest variance [n, 2], and the share of the variance of each [2].
 
-    A direction points to where its largest weight is positive. Points of one dimension get a second one of 0.
+    The sign of a direction makes its largest weight positive. Points of one dimension get a second coordinate of 0.
     """
     x = points.detach().cpu().double()
     if x.dim() != 2 or not len(x) or not x.isfinite().all():
@@ -57,7 +57,7 @@ def principal(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scatter(view: Scatter) -> Figure:
-    """Points in the plane, those of more than two dimensions by their principal components: a marker per kind."""
+    """Points in the plane, by principal components if they have more than two dimensions, with a marker per kind."""
     n, d = view.points.shape
     if not n == len(view.colour) == len(view.kind):
         raise ValueError(f"{n} points, {len(view.colour)} colours, {len(view.kind)} kinds: must be as many")
@@ -89,7 +89,7 @@ def scatter(view: Scatter) -> Figure:
 
 
 def _class_colours(count: int) -> np.ndarray:
-    """Of `count` classes: [count] names, or [count, 4] numbers, in which neighbours are far apart."""
+    """Colours for `count` classes: [count] names, or [count, 4] numbers in which neighbours are far apart."""
     if count <= len(CLASSES):
         return CLASSES[:count]
     return np.array([colormaps["turbo"]((i * 0.618034) % 1.0) for i in range(count)])
@@ -118,7 +118,7 @@ def _scatter_legend(figure: Figure, kinds: list[str], classes: np.ndarray, name:
 
 
 def heatmap(view: Heatmap) -> Figure:
-    """A table as colours, with its numbers where they are few; around 0 where there are both signs."""
+    """A table as colours, with its numbers if they are few; centred on 0 if both signs occur."""
     values = array(view.values)
     rows, columns = values.shape
     for names, count, what in ((view.row_names, rows, "rows"), (view.column_names, columns, "columns")):
@@ -133,7 +133,7 @@ def heatmap(view: Heatmap) -> Figure:
         {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if low < 0 < high else {"cmap": "Blues", "vmin": min(low, 0.0)}
     )
     image = axes.imshow(values, aspect="auto", interpolation="nearest", **style)
-    axes.set_facecolor("0.8")  # what is not finite
+    axes.set_facecolor("0.8")  # non-finite cells
     axes.set_xlabel(view.columns, fontsize=12)
     axes.set_ylabel(view.rows, fontsize=12)
     for axis, names, count in ((axes.xaxis, view.column_names, columns), (axes.yaxis, view.row_names, rows)):
@@ -155,7 +155,7 @@ def heatmap(view: Heatmap) -> Figure:
 
 
 def bars(view: Bars) -> Figure:
-    """A bar for each name, from top to bottom, with its number; negative ones in another colour."""
+    """A bar for each name, from top to bottom, with its number; negative bars have another colour."""
     values = array(view.values)
     if len(values) != len(view.names):
         raise ValueError(f"{len(view.names)} names for {len(values)} bars")

@@ -22,11 +22,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def report(argv: Sequence[str]) -> int:
-    """Print the comparison and write what is asked for; returns the exit code.
+    """Print the comparison and write the requested files; returns the exit code.
 
     Raises:
         ConfigError: a wrong argument, a path that does not exist, a key or metric that no run has.
-        DataError: no finished run there.
+        DataError: there is no finished run under the paths.
         SpaceError: a file could not be written.
     """
     parser = _Parser(

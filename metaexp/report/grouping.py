@@ -1,4 +1,4 @@
-"""Which runs are compared side by side: sections are equal tests, groups are runs that differ in the seed alone."""
+"""Which runs are compared: a section holds runs tested equally, a group holds runs that differ only in the seed."""
 
 import json
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from metaexp.errors import ConfigError
 from metaexp.report.reading import HERE, UNKNOWN, Run
 
 CHOICES = ("algo", "task", "model", "optimizer", "experiment")
-_OWN = ("normalise", "test_steps", "query_sha256")  # of a protocol: columns, not the test itself
+_OWN = ("normalise", "test_steps", "query_sha256")  # protocol entries that are columns, not part of the test itself
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seeds alone."""
+    """Runs that differ only in their seeds."""
 
-    values: tuple[str, ...]  # of the grouping keys, as one types them
-    label: str  # short, for differences and pictures
+    values: tuple[str, ...]  # of the grouping keys, as typed on the command line
+    label: str  # short name for differences and pictures
     runs: list[Run]  # one per seed
-    mixed: list[str]  # keys in which the runs differ nevertheless: they are not a sample of one algorithm
+    mixed: list[str]  # other keys in which the runs differ: they are not a sample of one algorithm
 
 
 class Section(NamedTuple):
-    """Groups that were tested alike, on the same query sets."""
+    """Groups tested in the same way, on the same query sets."""
 
     title: str
     task: str
     protocol: dict[str, Any]
-    queries: str | None  # SHA-256 of the query sets; None: not known, nothing is paired
+    queries: str | None  # SHA-256 of the query sets; None: unknown, nothing is paired
     groups: list[Group]
 
     @property
@@ -38,12 +38,12 @@ class Section(NamedTuple):
 
     @property
     def metrics(self) -> list[str]:
-        """In the order in which the runs name them."""
+        """The metrics, in the order in which the runs name them."""
         return list(dict.fromkeys(name for run in self.runs for name in run.result["test"]))
 
 
 class Compared(NamedTuple):
-    """Everything in its place."""
+    """All runs, sorted into sections and groups."""
 
     keys: list[str]
     sections: list[Section]
@@ -51,7 +51,7 @@ class Compared(NamedTuple):
 
 
 def compare(runs: Sequence[Run], by: Sequence[str] = ()) -> Compared:
-    """Sections and groups of the runs by the given config keys; without keys by those in which the runs differ.
+    """Sections and groups of the runs by the given config keys; without keys, by those in which the runs differ.
 
     Raises ConfigError for a key that no run has.
     """
@@ -64,7 +64,7 @@ def compare(runs: Sequence[Run], by: Sequence[str] = ()) -> Compared:
     sections = [_section(members, keys, notes) for members in places.values()]
     titles = [section.title for section in sections]
     for place, section in enumerate(sections):
-        if titles.count(section.title) > 1:  # equal settings, yet not the same numbers: another precision, say
+        if titles.count(section.title) > 1:  # equal settings but different numbers, e.g. another precision
             sections[place] = section._replace(title=f"{section.title}, query sets {str(section.queries)[:8]}")
     if len(sections) > 1:
         notes.append("runs that were tested differently are in tables of their own and are not compared")
@@ -74,7 +74,7 @@ def compare(runs: Sequence[Run], by: Sequence[str] = ()) -> Compared:
 def differing(runs: Sequence[Run]) -> list[str]:
     """The keys in which runs differ: choices first, then settings that differ between runs of the same choices.
 
-    What follows from a choice is no difference of its own: another algorithm has other settings, another optimiser.
+    Differences that follow from a choice do not count: another algorithm has other settings and another optimiser.
     """
     choices: list[str] = []
     alike: dict[tuple[str, ...], list[Run]] = {(): list(runs)}
@@ -89,7 +89,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
-    # A run that lacks a setting is older than the setting: no difference. One whose settings are unknown may differ.
+    # A run that lacks a setting is older than the setting: no difference. A run with unknown settings may differ.
     texts: dict[str, set[str]] = {}
     for run in runs:
         for key in run.config:
@@ -114,7 +114,7 @@ def _checked(by: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 
 def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
-    """One run per configuration, seed and test: equal runs are no further evidence."""
+    """One run per configuration, seed and test: repeated equal runs add no evidence."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         same = json.dumps([run.config, run.seed, _test_of(run), _weights(run)], sort_keys=True, default=str)
@@ -130,7 +130,7 @@ def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
 
 
 def _unchanged(run: Run) -> bool:
-    """Whether it is a second test of a run with nothing changed but where it was made: the run itself counts."""
+    """Whether it is a second test of a run with unchanged settings (except where it was made): only the run counts."""
     again = run.result.get("evaluation")
     return isinstance(again, dict) and all(key in HERE for key in again.get("changed") or {})
 
@@ -178,5 +178,5 @@ def _labels(keys: list[str], values: list[tuple[str, ...]]) -> list[str]:
 
 
 def scores_of(group: Group, metric: str) -> list[np.ndarray]:
-    """The group's scores of a metric after the last inner step, [tasks] per seed; of runs that have them."""
+    """The group's scores of a metric after the last inner step, [tasks] per seed, for runs that have them."""
     return [run.scores[metric][:, -1] for run in group.runs if metric in run.scores]

@@ -33,8 +33,8 @@ from metaexp.report.tables import Block
 from metaexp.storage.metrics_log import read_rows
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
-DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # when the colours are used up
-MOST = 12  # labels beside the curves; more go into a legend below, and there are no bands
+DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # line styles, changed when the colours are used up
+MOST = 12  # most labels beside the curves; with more there is a legend below, and no bands
 
 
 def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
@@ -53,9 +53,9 @@ def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
 
 
 def adaptation(block: Block) -> Figure | None:
-    """The metric against inner steps at test, a curve per group with its 95 % band; None without single scores.
+    """The metric against inner steps at test, a curve per group with its 95 % band; None without scores per task.
 
-    The band is over tasks for one run and over seeds for several. A method without inner steps is a level line.
+    The band is over tasks for one run and over seeds for several. A method without inner steps is a horizontal line.
     """
     curves = [(group, found) for group in _ordered(block) if (found := _curve(group, block.metric)) is not None]
     if not curves:
@@ -115,7 +115,7 @@ def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends
     drawn = np.concatenate(levels)
     wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
-        # One that would flatten the curves, or has no place on their axis, is named at the foot with its value.
+        # A baseline that would flatten the curves, or has no place on their axis, is named below with its value.
         if far_below(value, drawn) or (wide and value <= 0):
             ends.append((-np.inf, f"{baseline_label(name)}, {value:.2g}", GREY))
             continue
@@ -139,7 +139,7 @@ def _said(group: Group) -> str:
 
 
 def _curve(group: Group, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and half-width of the band after every step; None where scores are missing or of several lengths."""
+    """Mean and half-width of the band after every step; None if scores are missing or differ in length."""
     found = [run.scores[metric] for run in group.runs if metric in run.scores]
     if not found or len({scores.shape[1] for scores in found}) != 1:
         return None
@@ -182,7 +182,7 @@ def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]]) -> None:
-    """The vertical axis, and a label at the height where each curve ends; labels that would touch are moved apart."""
+    """Sets the vertical axis, and labels each curve at the height of its end; labels are moved apart if they touch."""
     finite = levels[np.isfinite(levels)]
     if len(finite) and finite.min() < finite.max():
         axes.margins(y=0.06)
@@ -200,9 +200,9 @@ def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[flo
 
 
 def spread(wanted: Sequence[float], gap: float = 0.055, low: float = 0.0, high: float = 1.0) -> list[float]:
-    """Heights as near as can be to the wanted ones, at least `gap` apart, within the limits where there is room."""
+    """Heights as close as possible to the wanted ones, at least `gap` apart, within the limits if there is room."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
-    # Without the gaps the heights must only not fall: isotonic regression by pooling neighbours that do.
+    # After subtracting the gaps, heights must not decrease: isotonic regression by pooling neighbours that do.
     pools: list[list[float]] = []
     for rank, i in enumerate(order):
         pools.append([wanted[i] - rank * gap])

@@ -1,4 +1,4 @@
-"""Run folders as they are on disk, finished or not, whole or damaged: damage is reported, never raised."""
+"""Reading run folders, finished or not, intact or damaged: damage is reported, never raised."""
 
 import json
 import math
@@ -15,16 +15,16 @@ from metaexp.nested import leaves
 from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.saved_config import key_of, read_config
 
-FORMAT = 1  # the newest result.json that is understood
-MOST = 2 << 30  # bytes of scores that are read at most: a small zip archive may unpack to any size
+FORMAT = 1  # the newest format of result.json that is supported
+MOST = 2 << 30  # most bytes of scores that are read: a small zip archive may unpack to any size
 UNKNOWN = "settings unknown"  # instead of the settings of a run without a readable config.yaml
-_INSIDE = ("checkpoints", "figures")  # folders of a run that hold no run
-# What says nothing of how good a run is: where its data are, on what it was computed.
+_INSIDE = ("checkpoints", "figures")  # folders inside a run that contain no runs
+# Settings that do not affect how good a run is: where its data are, on what it was computed.
 HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
 )
-_BESIDE = ("test.curve_shots", "test.curve_tasks")  # measured beside the scores, which do not depend on them
+_BESIDE = ("test.curve_shots", "test.curve_tasks")  # settings of extra measurements; the scores do not depend on them
 
 
 class Run(NamedTuple):
@@ -32,9 +32,9 @@ class Run(NamedTuple):
 
     folder: Path
     result: dict[str, Any]
-    config: dict[str, Any]  # flat, dotted keys; without what is technical and without seeds
-    scores: dict[str, np.ndarray]  # float64 [tasks, steps + 1] by metric, floors as floor_NAME_METRIC; {}: none there
-    order: tuple[str, float]  # when it began: of two equal runs the newest counts
+    config: dict[str, Any]  # flat, dotted keys; without technical settings and seeds
+    scores: dict[str, np.ndarray]  # float64 [tasks, steps + 1] by metric, baselines as floor_NAME_METRIC; {}: no scores
+    order: tuple[str, float]  # when it began: the newest of equal runs counts
 
     @property
     def seed(self) -> Any:
@@ -54,11 +54,11 @@ class Found(NamedTuple):
 
     runs: list[Run]
     unfinished: list[Unfinished]
-    damaged: list[str]  # a line each
+    damaged: list[str]  # one line each
 
 
 def find(paths: Sequence[Path]) -> Found:
-    """All runs and evaluations under the paths (folders, or files in run folders), in the order of their names.
+    """All runs and evaluations under the paths (folders, or files in run folders), sorted by name.
 
     Raises ConfigError for a path that does not exist.
     """
@@ -89,7 +89,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 class _Damaged(Exception):
-    """A file that cannot be used; its text is the line that says so."""
+    """A file that cannot be used; its text is the line that reports it."""
 
 
 def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
@@ -100,10 +100,10 @@ def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
         config = flat(read_config(folder))
     except MetaexpError as error:
         damaged.append(f"{error}; its settings are unknown")
-        config = {UNKNOWN: str(folder)}  # equal to no other run's
+        config = {UNKNOWN: str(folder)}  # differs from any other run's
     for group in ("algo", "task", "model"):
         config.setdefault(group, result.get(group))
-    config.setdefault("steps", result.get("steps"))  # as asked for: a run that ends early keeps its group
+    config.setdefault("steps", result.get("steps"))  # the requested number: a run that ends early keeps its group
     if (again := result.get("evaluation")) and isinstance(again, dict) and again.get("state") != "finished":
         config["unfinished"] = result.get("steps")
     scores: dict[str, np.ndarray] = {}
@@ -180,7 +180,7 @@ def _scores(file: Path) -> dict[str, np.ndarray]:
             }
     except _Damaged:
         raise
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds of errors on damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _Damaged(f"{file}: damaged ({reason})") from error
 
@@ -209,6 +209,6 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue
-        # Tasks of the run's own seed are no setting; those of another are.
+        # A task seed equal to the run's own seed does not distinguish groups; a different one does.
         found[key] = "as seed" if key == "task.seed" and value == config.get("seed") else value
     return found

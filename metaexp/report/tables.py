@@ -11,15 +11,15 @@ from metaexp.metric_names import Direction, metric_of, near, recorded_direction
 from metaexp.report.grouping import Compared, Group, Section, scores_of
 from metaexp.report.reading import Run
 
-MOST_PAIRS = 10  # groups are all compared with each other up to so many pairs, else each with the best
+MOST_PAIRS = 10  # up to this many pairs, all groups are compared with each other; otherwise each with the best
 UNSHOWN = "no difference shown"
 UNKNOWN_DIRECTION = "not ranked: these results do not say whether a larger value is better"
 
 
 class Row(NamedTuple):
-    """One group's, or one baseline's, numbers for one metric; None where there is none."""
+    """The numbers of one group or baseline for one metric; None if there is no number."""
 
-    names: tuple[str, ...]  # values of the grouping keys; of a baseline its name
+    names: tuple[str, ...]  # values of the grouping keys, or the name of a baseline
     floor: bool
     mean: float | None
     tasks_half: float | None
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A difference in words and numbers."""
+    """A difference between two groups, in words and numbers."""
 
     one: str
     two: str
@@ -57,14 +57,14 @@ class Block(NamedTuple):
 
     section: Section
     metric: str
-    larger: bool | None  # None: neither is better
+    larger: bool | None  # whether larger is better; None: neither direction is
     rows: list[Row]
     pairs: list[Pair]
     pairs_note: str
 
 
 def direction(metric: str, runs: Sequence[Run]) -> Direction:
-    """Which direction of a metric is better, by what the runs' results say."""
+    """Which direction of a metric is better, according to the runs' results."""
     return recorded_direction(metric, [run.result["test"][metric] for run in runs if metric in run.result["test"]])
 
 
@@ -153,7 +153,7 @@ def _floors(section: Section, metric: str, sign: float) -> list[Row]:
 
 
 def _floor_of(floor: Any, metric: str) -> dict[str, Any] | None:
-    """A baseline's summary of the metric; one that ignores the batch has a single figure for all modes."""
+    """A baseline's summary of the metric; a baseline that ignores the batch has one number for all modes."""
     if not isinstance(floor, dict):
         return None
     found = near(floor, metric)
@@ -168,12 +168,12 @@ def _floor_of(floor: Any, metric: str) -> dict[str, Any] | None:
 def _pairs(
     section: Section, groups: Sequence[Group], metric: str, larger: bool | None, every: bool
 ) -> tuple[list[Pair], str]:
-    """Differences between groups (best first) with scores on the same query sets, and what must be said of them."""
+    """Differences between groups (best first) with scores on the same query sets, and a note about them."""
     able = [group for group in groups if scores_of(group, metric)] if section.queries else []
     if len(groups) > 1 and len(able) < 2:
         return [], "no differences: the scores of single tasks are missing"
     ends = [(i, j) for i in range(len(able)) for j in range(i + 1, len(able))]
-    # All pairs count, shown or not: which group is the best was seen in the same scores.
+    # All pairs count, shown or not: the best group was selected by the same scores.
     found = {(i, j): pair for i, j in ends if (pair := _pair(able[i], able[j], metric, larger)) is not None}
     known = [place for place, pair in found.items() if pair.p is not None]
     for place, p in zip(known, holm([found[place].p or 0.0 for place in known]), strict=True):
@@ -185,7 +185,7 @@ def _pairs(
 
 
 def _judged(pair: Pair, p: float, pairs: int) -> Pair:
-    """A pair with p corrected for their number: what is shown by its interval alone is not shown among so many."""
+    """A pair with p corrected for the number of pairs: significance by its interval alone may not survive."""
     said = pair.verdict if p < 0.05 or pair.verdict == UNSHOWN else f"{UNSHOWN} among {pairs} pairs"
     return pair._replace(p=p, verdict=said)
 
@@ -194,7 +194,7 @@ def _pair(one: Group, two: Group, metric: str, larger: bool | None) -> Pair | No
     first, second = scores_of(one, metric), scores_of(two, metric)
     if len({len(scores) for scores in (*first, *second)}) != 1:
         return None
-    if one.mixed or two.mixed:  # runs of several settings are no sample of one algorithm: these checkpoints only
+    if one.mixed or two.mixed:  # runs with different settings do not sample one algorithm: these checkpoints only
         first, second = [np.mean(first, axis=0)], [np.mean(second, axis=0)]
     found = difference(np.stack(first), np.stack(second))
     if found is None:

@@ -20,7 +20,7 @@ LEGEND = {
 }
 PAIRS = {
     "algorithms": f"at least {LEAST_SEEDS} seeds each: 95 % for new seeds and new tasks (crossed, both random)",
-    "checkpoints": "fewer seeds: 95 % for new tasks, of these trained learners alone; says nothing of new trainings",
+    "checkpoints": "fewer seeds: 95 % for new tasks, of these trained learners only; says nothing about new trainings",
 }
 
 

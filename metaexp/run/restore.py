@@ -1,4 +1,4 @@
-"""A trained learner from its run folder, to be tested or used again.
+"""Restores a trained learner from its run folder, to be tested or used again.
 
 The folder may come from a stranger: its configuration is read as data and may name no class outside metaexp and
 torch.optim unless the caller trusts the package; its checkpoints hold tensors and plain containers only.
@@ -28,12 +28,12 @@ from metaexp.tasks.placeholder import absent
 from metaexp.training.build import Experiment
 
 log = logging.getLogger(__name__)
-# What the groups of every run's configuration name, since 0.1.0; single settings are in metaexp.config.declared.
+# What the groups of every run's configuration contain since 0.1.0; single settings are in metaexp.config.declared.
 _GROUPS = dict.fromkeys(("algo", "task", "model", "optimizer"), ("_target_",)) | {"choices": ("algo", "task", "model")}
 
 
 class Restored(NamedTuple):
-    """A learner with its trained weights, and what it came from."""
+    """A learner with its trained weights, and where it came from."""
 
     folder: Path
     parts: Experiment
@@ -46,8 +46,8 @@ class Restored(NamedTuple):
 def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     """The saved configuration, with `trusted` replaced by those of its modules that are in the packages of `trust`.
 
-    Raises CheckpointError if `folder` is no run folder or its configuration is damaged, ConfigError for a class that is
-    not trusted.
+    Raises CheckpointError if `folder` is not a run folder or its configuration is damaged, ConfigError for a class that
+    is not trusted.
     """
     if not (folder / "config.yaml").is_file():
         what = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
@@ -68,7 +68,7 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _check_form(config: dict[str, Any], file: Path) -> None:
-    """Raises CheckpointError where a group or setting that every run has is missing or of another type."""
+    """Raises CheckpointError if a group or setting that every run has is missing or has the wrong type."""
     for group, names in _GROUPS.items():
         for key in (group, *(f"{group}.{name}" for name in names)):
             if _at(config, key) is None:
@@ -85,7 +85,7 @@ def _check_form(config: dict[str, Any], file: Path) -> None:
         try:
             fitted(value, kind)
         except Misfit as fault:
-            if not fault.out_of_range:  # ranges are checked where the parts are made
+            if not fault.out_of_range:  # ranges are checked when the parts are made
                 raise CheckpointError(f"{file}: damaged, {key}={show(value)}: {fault}") from None
 
 
@@ -96,12 +96,12 @@ def _at(config: Any, key: str, default: Any = None) -> Any:
 
 
 def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:
-    """The parts that a configuration (of `open_config`, perhaps changed) describes, with the newest weights.
+    """The parts that a configuration (from `open_config`, possibly changed) describes, with the newest weights.
 
-    It uses one process, the run's mapping over tasks and, on a CPU, its number of threads, so that the same machine
-    gives the same bits. With `without_data` a family whose data are missing is replaced by what the checkpoint keeps of
-    it, which is enough to adapt and predict. Raises CheckpointError if there are no weights or they do not fit, and
-    what Experiment raises.
+    They use one process, the run's mapping over tasks and, on a CPU, its number of threads, so that the same machine
+    gives the same bits. With `without_data`, a family whose data are missing is replaced by what the checkpoint keeps
+    of it, which is enough to adapt and predict. Raises CheckpointError if there are no weights or they do not fit, and
+    whatever Experiment raises.
     """
     device = config["device"] | {"strategy": "auto", "devices": 1}
     if device.get("threads") is None and (threads := _threads(folder)):
@@ -138,9 +138,10 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 
 
 def load_weights(restored: Restored, kind: str) -> int | None:
-    """Loads the best weights if `kind` is "best" and there are some, else leaves the newest.
+    """Loads the best weights if `kind` is "best" and they exist, otherwise keeps the newest.
 
-    Returns the step of those in use, None for a method that trains nothing. Raises CheckpointError if they do not fit.
+    Returns the step of the weights in use, None for a method that trains nothing. Raises CheckpointError if they do not
+    fit.
     """
     if restored.newest is None:
         return None

@@ -15,7 +15,7 @@ from metaexp.storage.saved_config import differences, key_of, read_config, same_
 
 
 def find_continuation(config: dict[str, Any]) -> Continuation | None:
-    """What `resume` asks for: False, "auto", a run folder or one of its checkpoints; None to start a new run.
+    """The continuation that `resume` asks for (False, "auto", a run folder or one of its checkpoints); None: a new run.
 
     Raises CheckpointError if there is no such folder or checkpoint.
     """
@@ -38,7 +38,7 @@ def find_continuation(config: dict[str, Any]) -> Continuation | None:
 
 
 def joined_continuation(folder: Path) -> Continuation | None:
-    """The same for a further process of a distributed run: what the first process wrote into the environment."""
+    """The same for the other processes of a distributed run, from what the first process wrote into the environment."""
     path = os.environ.get("METAEXP_CHECKPOINT")
     return Continuation(folder, Path(path)) if path else None
 
@@ -46,7 +46,7 @@ def joined_continuation(folder: Path) -> Continuation | None:
 def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
     """The newest run under `out` (or in a sweep's folder there) with these settings that can be continued.
 
-    That is: unfinished, unlocked and with at least one checkpoint; a run killed before its first has nothing to offer.
+    That is, one that is unfinished, unlocked and has at least one checkpoint.
     """
     found: list[tuple[str, Path]] = []
     for pattern in ("*/config.yaml", "*/*/config.yaml"):
@@ -63,21 +63,21 @@ def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
 
 
 def finished_result(path: Path, steps: int) -> dict[str, Any]:
-    """The content of a finished run's result.json, which is also printed. Raises ConfigError if more steps are asked.
+    """The content of a finished run's result.json, also printed. Raises ConfigError if more steps are requested.
 
-    A run that an early stop ended is finished, whatever `steps` says.
+    A run that stopped early is finished, whatever `steps` is.
     """
     from metaexp.loggers.result_table import print_result
 
     result = json.loads((path / "result.json").read_text())
     if steps > result["steps"] and not result.get("stopped"):
-        raise ConfigError(f"steps={steps}: {path} has ended with its {result['steps']} steps; begin a run of {steps}")
+        raise ConfigError(f"steps={steps}: {path} has ended after {result['steps']} steps; start a new run of {steps}")
     print_result(result, str(path), str(path.parent))
     return result
 
 
 def continued_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The saved configuration, with what may change taken from the command line. Raises ConfigError for other changes.
+    """The saved configuration, updated from the command line where that is allowed; ConfigError for other changes.
 
     Modules that the saved configuration trusts are not trusted again: a run folder may come from a stranger.
     """
@@ -87,22 +87,22 @@ def continued_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     if changed:
         lines = "; ".join(f"{key}: {old} -> {new}" for key, old, new in changed)
         raise ConfigError(
-            f"resume={path}: a run's settings must stay ({lines}); steps, test, device and out may change"
+            f"resume={path}: a run's settings must stay the same ({lines}); steps, test, device and out may change"
         )
     names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
     kept = {key: config[key] for key in ("steps", "time_limit", "logger", "callbacks", "trainer") if key in names}
     kept["test"] = saved["test"] | {k: v for k, v in config["test"].items() if f"test.{k}" in config["typed"]}
     kept["device"], kept["choices"] = _device(saved, config)
-    # What the saved configuration trusts is not trusted again, but what this command line's own group files name is.
+    # Only modules that this command line's own group files name are trusted, not those of the saved configuration.
     trusted = trusted_modules(saved, config["trust"], config["trusted"])
     return saved | kept | {"resume": config["resume"], "trusted": sorted(trusted)}
 
 
 def _device(saved: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Device and choices of a run that is continued.
+    """Device and choices of a continued run.
 
-    Another device group replaces everything but the precision, which is part of what is learned; of single settings
-    those that are typed are replaced. Raises ConfigError for another precision.
+    Another device group replaces everything but the precision, which is part of what is learned; otherwise only the
+    typed device settings are replaced. Raises ConfigError for another precision.
     """
     typed, choices = config["typed"], dict(saved["choices"])
     device = dict(saved["device"])
@@ -119,9 +119,9 @@ def _device(saved: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, An
 
 
 def link_into_sweep(job: Path, run_folder: Path) -> None:
-    """Links the job's place in the sweep's folder to the older run that it continued: its state counts in the sweep.
+    """Links the job's place in the sweep's folder to the older run that it continued, whose state counts in the sweep.
 
-    Call it when that run has ended: before, its old state would be taken for one of this sweep.
+    Call it only after that run has ended: earlier, its old state would be mistaken for the state of this sweep's job.
     """
     with suppress(OSError):
         job.symlink_to(os.path.relpath(run_folder, job.parent), target_is_directory=True)

@@ -36,15 +36,15 @@ def retest(
     """Test a run with a changed configuration, write and print the result; returns the content of result.json.
 
     Args:
-        run: its folder; nothing in it is changed except that evaluations/N is added.
+        run: the run's folder; nothing in it is changed except that evaluations/N is added.
         saved: its configuration.
-        config: the same with the changes.
+        config: its configuration with the changes.
         changed: the changes by key.
         out: where the folder N goes instead of evaluations/.
 
     Raises:
-        CheckpointError, ConfigError, DataError: the run cannot be tested like this.
-        SpaceError, Interrupted. After any of them no folder N is left.
+        CheckpointError, ConfigError, DataError: the run cannot be tested this way.
+        SpaceError, Interrupted: as in training. No folder N is left after any error.
     """
     started = time.monotonic()
     keep_freed_memory()
@@ -71,7 +71,7 @@ def retest(
 
 
 def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restored) -> None:
-    """Raises ConfigError if another eval_seed moves classes or tasks from training to the test."""
+    """Raises ConfigError if a new eval_seed moves classes or tasks from training to the test."""
     if saved["task"].get("eval_seed") == config["task"].get("eval_seed"):
         return
     now = getattr(restored.parts.family, "splits", None)
@@ -85,7 +85,7 @@ def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restor
 
 
 def _claim_next(out: Path) -> RunFolder:
-    """Claims out/N, N counting from 1."""
+    """Claims the first free folder out/N, counting from 1."""
     while True:
         numbers = [int(path.name) for path in out.iterdir() if path.name.isdecimal()] if out.is_dir() else []
         try:
@@ -99,7 +99,7 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
     record = TrainingRecord() if restored.newest is None else TrainingRecord.of(restored.newest["metaexp"])
     if restored.newest is not None:
         kind = config["test"]["weights"]
-        step = load_weights(restored, kind)  # the test loads the best again; here weights that do not fit are one line
+        step = load_weights(restored, kind)  # the test loads the best again; here a misfit gives a one-line error
         if restored.state != "finished":
             far = f"{restored.state} at step {record.step} of {config['steps']}"
             print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
@@ -118,7 +118,7 @@ def _seconds(run: Path) -> float | None:
 
 
 def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any], seconds: float) -> None:
-    """`speed` and `memory` are those of the training, as far as they are known; this evaluation's own are apart."""
+    """Adds `speed` and `memory` of the training, if known, and separately those of this evaluation."""
     own = {"state": restored.state, "changed": changed, "seconds": seconds, "peak_mb": peak_mb()}
     first = _first_result(restored.folder)
     result["memory"] = first.get("memory") or {"peak_mb": None}
@@ -145,7 +145,8 @@ def _print(result: dict[str, Any], restored: Restored, path: Path, changed: dict
 
 
 def _largest_difference(old: Path, new: Path) -> float | None:
-    """Between the test scores in two folders, task by task: 0 if all are equal, None if nothing compares."""
+    """Largest difference between the test scores in two folders, task by task: 0 if all are equal, None if they cannot
+    be compared."""
     with np.load(new / "test_scores.npz") as now:
         try:
             with np.load(old / "test_scores.npz", allow_pickle=False) as then:

@@ -28,10 +28,10 @@ from metaexp.training.build import Experiment
 
 
 class Finished(NamedTuple):
-    """A run that has ended well."""
+    """A run that has finished successfully."""
 
     folder: Path
-    result: dict[str, Any]  # the content of result.json; empty in further processes of a distributed run
+    result: dict[str, Any]  # the content of result.json; empty in other processes of a distributed run
 
 
 def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
@@ -39,10 +39,10 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
 
     Args:
         config: the resolved configuration (`metaexp.config.settings.load`), with `choices` and, in a sweep, `sweep`.
-        folder: for the processes of a distributed run after the first: the claimed folder.
+        folder: the claimed folder, for processes of a distributed run other than the first.
 
     Raises:
-        MetaexpError: by exit code, see `metaexp.errors`; Interrupted, Terminated after Ctrl-C, SIGTERM.
+        MetaexpError: by exit code, see `metaexp.errors`; Interrupted after Ctrl-C, Terminated after SIGTERM.
     """
     started = time.monotonic()
     keep_freed_memory()
@@ -66,7 +66,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
     except (NonFiniteError, Interrupted):
         if first:
             raise
-        # The first process reports it; Lightning would answer another exit code by killing that process.
+        # The first process reports it; on any other exit code Lightning would kill that process.
         return Finished(run_folder.path, {})
     finally:
         if first:
@@ -92,7 +92,7 @@ def _open(config: dict[str, Any], folder: Path | None, resumed: Continuation | N
 
 @contextmanager
 def _end_in_status(folder: RunFolder) -> Iterator[None]:
-    """Writes into status.json how the run ended, if an exception ends it."""
+    """Records in status.json how the run ended, if an exception ends it."""
     try:
         yield
     except BaseException as error:
@@ -103,14 +103,14 @@ def _end_in_status(folder: RunFolder) -> Iterator[None]:
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not folder.begun and isinstance(error, ConfigError | DataError):
-            raise error  # a continuation that was refused leaves the run as it found it
-        with suppress(SpaceError):  # on a full disk the first error is the one to show
+            raise error  # a refused continuation leaves the run unchanged
+        with suppress(SpaceError):  # on a full disk, show the first error
             folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)
         raise error
 
 
 def _leave_group() -> None:
-    """Forgets this run's process group and its environment: the next job of a sweep makes its own."""
+    """Destroys this run's process group and clears its environment: the next job of a sweep makes its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     own = ("METAEXP_RUN_DIR", "METAEXP_CHECKPOINT")

@@ -32,14 +32,14 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
 
     Args:
         settings: made for these overrides.
-        overrides: as typed, comma-separated values and all.
+        overrides: as typed, including comma-separated values.
         extra: the folder given by --config-dir.
 
     Returns:
-        0 if all jobs finished, 2 if one is wrong (nothing is started or written), 130 or 143 if interrupted, else 1.
+        0 if all jobs finished, 2 if one is invalid (nothing is started or written), 130 or 143 if interrupted, else 1.
 
     Raises:
-        ConfigError: the overrides cannot be read, or no folder can be made.
+        ConfigError: the overrides cannot be parsed, or no folder can be made.
     """
     prepared = Overrides((*settings.prepare(overrides).parsed, *parse([names_by_difference(overrides)]).parsed))
     lines = prepared.words
@@ -64,7 +64,7 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
 
 @contextmanager
 def _patient(lines: Sequence[str]) -> Iterator[None]:
-    """With worker processes the first Ctrl-C is left to them, to write their checkpoints; the second ends all."""
+    """With worker processes, the first Ctrl-C lets them write their checkpoints; the second ends everything."""
     before = signal.getsignal(signal.SIGINT)
 
     def first(_number: int, _frame: FrameType | None) -> None:
@@ -102,7 +102,7 @@ def _folders(folder: Path, overrides: Overrides) -> list[str]:
 
 
 def call_hydra(argv: Sequence[str]) -> int:
-    """Let Hydra act on a command line; returns its exit code."""
+    """Run Hydra on a command line; returns its exit code."""
     before = sys.argv
     sys.argv = [before[0], *argv]
     try:
@@ -115,18 +115,18 @@ def call_hydra(argv: Sequence[str]) -> int:
 
 
 def run_job(_: DictConfig) -> float | None:
-    """One job, in whatever process the launcher chose. Returns the best validation metric, for sweepers that learn.
+    """One job, in the process that the launcher chose. Returns the best validation metric, for sweepers that optimise.
 
-    Raises what the run raises, except under Hydra's grid sweeper, which would then drop the jobs of later batches: it
-    gets None. The job's status.json says what happened in either case. An interruption ends the sweep: in this process
-    by the exception; in a worker process, whose death would kill the other workers before their checkpoints, by the
-    status that later jobs find.
+    Raises whatever the run raises, except under Hydra's grid sweeper, which would then drop the jobs of later batches:
+    it gets None. The job's status.json records what happened in either case. An interruption ends the sweep: in this
+    process by the exception; in a worker process, whose death would kill the other workers before they write their
+    checkpoints, by the status that later jobs find.
     """
     own = HydraConfig.get()
     folder, name = Path(own.sweep.dir), job_name(own.job.num, own.job.override_dirname)
     ended = [read_status(path.parent) for path in folder.glob("*/status.json")]
     if any(status.get("state") == "interrupted" and status.get("exit_code") in SIGNALLED for status in ended):
-        return None  # a job that its own time limit ended does not end the sweep
+        return None  # a job that reaches its own time limit does not end the sweep
     print(f"run {name}", flush=True)
     try:
         result = _run(own, folder, name)
@@ -158,7 +158,7 @@ def _run(own: Any, folder: Path, name: str) -> dict[str, Any]:
 
 
 def _record(folder: Path, error: BaseException) -> None:
-    """Reports the error; a job that failed before it had a folder gets one with its status."""
+    """Reports the error; a job that failed before it had a folder gets one that holds its status."""
     if isinstance(error, MetaexpError):
         code, message = error.exit_code, str(error)
         complain(f"{folder.name}: {message}")

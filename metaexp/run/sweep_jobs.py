@@ -21,14 +21,14 @@ class Job(NamedTuple):
 
 
 def job_name(number: int, values: str) -> str:
-    """A folder's name from a job's number and the values in which it differs, e.g. 0_algo=maml,seed=1."""
-    # The sign of an exponent is kept: 1e+30 is not 1e-30.
+    """A folder's name from a job's number and the values that distinguish it, e.g. 0_algo=maml,seed=1."""
+    # Keep the sign of an exponent: 1e+30 is not 1e-30.
     safe = re.sub(r"(?:[^\w.,=+-]|(?<!\de)\+)+", "-", values.replace("++", ""))[:80].rstrip("-,.")
     return f"{number}_{safe}" if safe else str(number)
 
 
 def names_by_difference(overrides: Overrides) -> str:
-    """The setting with which Hydra names a job only by the values that differ between jobs."""
+    """The setting that makes Hydra name a job only by the values that differ between jobs."""
     fixed = [o.key_or_group for o in overrides.fixed]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
 
@@ -37,8 +37,8 @@ def find_jobs(settings: Settings, overrides: Overrides) -> tuple[bool, list[Job]
     """The jobs that a command line asks for.
 
     Returns:
-        Whether they are known beforehand, as those of Hydra's own grid sweeper are; the jobs, or else one that is like
-        all of them; a line for each one that is refused.
+        Whether the jobs are known beforehand, as with Hydra's own grid sweeper; the jobs, or otherwise one example of
+        them; a line for each job that is refused.
     """
     own, fixed = overrides.own, [str(o.input_line) for o in overrides.hydra]
     composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in overrides.fixed)])
@@ -60,7 +60,7 @@ def find_jobs(settings: Settings, overrides: Overrides) -> tuple[bool, list[Job]
 
 
 def _example(override: Override) -> str:
-    """A setting whose value a sweeper draws, with the first value that it may draw."""
+    """A setting whose value a sweeper chooses, with the first value that it may choose."""
     if not override.is_sweep_override():
         return str(override.input_line)
     value = override.value()
@@ -69,13 +69,13 @@ def _example(override: Override) -> str:
 
 
 def check(jobs: Sequence[Job]) -> list[str]:
-    """A line for each job whose parts cannot be made, for a number out of range. Raises DataError for missing data."""
+    """A line for each job whose parts cannot be made, e.g. a number out of range. Raises DataError for missing data."""
     from metaexp.training.build import Experiment  # torch is imported here
 
     faults, seen = [], set()
     for job in jobs:
         settings = json.dumps({key: value for key, value in job.config.items() if key != "seed"}, sort_keys=True)
-        settings = re.sub(r'"seed": \d+', "", settings)  # a seed changes no range
+        settings = re.sub(r'"seed": \d+', "", settings)  # the seed affects no range check
         if settings in seen:
             continue
         seen.add(settings)

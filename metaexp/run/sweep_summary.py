@@ -14,8 +14,8 @@ def summarise(folder: Path, names: Sequence[str]) -> int:
     """Prints one row per job; returns the sweep's exit code.
 
     Args:
-        folder: of the sweep.
-        names: of its jobs; empty if they are known only from their folders.
+        folder: the sweep's folder.
+        names: names of its jobs; empty if they are known only from their folders.
 
     Returns:
         0 if all jobs finished, 130 or 143 if a signal ended one, else 1.

@@ -1,4 +1,4 @@
-"""The configuration that stands in a run folder: read as data only, hashed, compared."""
+"""The configuration saved in a run folder: read as data only, hashed, compared."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from metaexp.system.files import plain
 
 
 class Key(NamedTuple):
-    """What a top-level key of a configuration counts for.
+    """How a top-level key of a configuration is used.
 
     Attributes:
-        fixed: it says what is learned: hashed, and equal in a continuation of the run.
-        compared: a report tells groups of runs apart by it.
-        shown: a column of TensorBoard's HParams.
+        fixed: it determines what is learned: hashed, and equal in a continuation of the run.
+        compared: a report separates groups of runs by it.
+        shown: it is a column of TensorBoard's HParams.
     """
 
     fixed: bool = True
@@ -27,23 +27,23 @@ class Key(NamedTuple):
     shown: bool = True
 
 
-# Every key that is not a plain setting of what is learned and how, for which Key() holds.
+# Every key except plain settings of what is learned and how, for which Key() applies.
 KEYS = {
     "steps": Key(fixed=False),  # how long
     "device": Key(fixed=False),  # on what
     "test": Key(fixed=False),
     "time_limit": Key(fixed=False, compared=False),
     "name": Key(fixed=False, compared=False),
-    # How a run is watched: not what it computes. (A callback may stop it early; its result says so.)
+    # How a run is observed, not what it computes. (A callback may stop it early; its result says so.)
     "logger": Key(fixed=False, compared=False, shown=False),
     "callbacks": Key(fixed=False, compared=False, shown=False),
     "trainer": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "trust": Key(fixed=False, compared=False, shown=False),
-    "log": Key(compared=False),  # a run writes the same numbers, more or less often
+    "log": Key(compared=False),  # a run writes the same numbers, only more or less often
     "checkpoint": Key(compared=False),
-    # Not typed by anybody: written by the program.
+    # Not typed by the user: written by the program.
     "sweep": Key(fixed=False, compared=False, shown=False),
     "trusted": Key(fixed=False, compared=False, shown=False),
     "typed": Key(fixed=False, compared=False, shown=False),
@@ -51,7 +51,7 @@ KEYS = {
 
 
 def key_of(dotted: str) -> Key:
-    """The entry of KEYS for a setting, or the plain one; of `choices.device` that of the group."""
+    """The entry of KEYS for a setting, or the plain one; for `choices.device` that of the group."""
     return KEYS.get(dotted.removeprefix("choices.").split(".", 1)[0], Key())
 
 
@@ -64,7 +64,7 @@ class _NoAliases(yaml.SafeDumper):
 
 
 def dump_yaml(data: Any) -> str:
-    """YAML of plain containers; raises yaml.YAMLError for other objects."""
+    """Plain containers as YAML; raises yaml.YAMLError for other objects."""
     return yaml.dump(data, Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
 
 
@@ -79,8 +79,8 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def read_config(path: Path) -> dict[str, Any]:
     """The plain values of a run's config.yaml (`path` is the run folder or the file); runs and resolves nothing in it.
 
-    Raises CheckpointError where it is missing, damaged, or holds interpolations or aliases (a file of this
-    program has neither; they could read the environment or grow without end).
+    Raises CheckpointError if it is missing, damaged, or holds interpolations or aliases (metaexp writes neither; they
+    could read the environment or expand without limit).
     """
     file = Path(path) / "config.yaml" if Path(path).is_dir() else Path(path)
     try:
@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _canonical(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # lr=1 and lr=1.0 are one setting
+        value = int(value)  # lr=1 and lr=1.0 are the same setting
     if isinstance(value, list | tuple):
         return f"[{','.join(_canonical(item) for item in value)}]"
     return json.dumps(plain(value), sort_keys=True)
@@ -113,25 +113,25 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_sha256(config: dict[str, Any]) -> str:
-    """SHA-256 (hex) of what is learned and how: every fixed setting (KEYS), in whatever order they come."""
+    """SHA-256 (hex) of what is learned and how: every fixed setting (KEYS), regardless of their order."""
     lines = sorted(f"{key}={_canonical(value)}" for key, value in _settings(config).items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def same_run(saved: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether the saved configuration asks for what `config` asks for: also as many steps, the same test, the same
-    precision, which a continuation that is named may change or must keep."""
+    """Whether the saved configuration asks for the same run as `config`, including the number of steps, the test and
+    the precision (a run that `resume` names may change steps and test)."""
     if config_sha256(saved) != config_sha256(config) or saved.get("steps") != config["steps"]:
         return False
-    tests = saved.get("test") or {}  # a run begun before there was a setting lacks it
+    tests = saved.get("test") or {}  # runs older than a setting lack it
     alike = all(_canonical(config["test"].get(key)) == _canonical(value) for key, value in tests.items())
     return alike and str((saved.get("device") or {}).get("precision")) == str(config["device"]["precision"])
 
 
 def differences(saved: dict[str, Any], typed: dict[str, Any], partial: bool = False) -> list[tuple[str, Any, Any]]:
-    """(key, saved value, value now) of each setting that differs, those that are not fixed left out.
+    """(key, saved value, new value) of each fixed setting that differs.
 
-    `partial`: `typed` holds only what was typed, so what it lacks is no difference.
+    `partial`: `typed` holds only what was typed, so a missing setting is no difference.
     """
     old, new = _settings(saved), _settings(typed)
     keys = new if partial else old | new

@@ -1,6 +1,6 @@
 """From a resolved configuration to objects: family, learner, optimiser, outer loop. Imports Lightning last.
 
-A value out of range in the task is answered before Lightning is imported, which takes longer than torch.
+A value out of range in the task is refused before Lightning is imported, which takes longer than torch.
 """
 
 import os
@@ -16,7 +16,7 @@ from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.tasks.base import TaskFamily
 
-THREADS = torch.get_num_threads()  # of the process as it began: another run of a sweep may have changed them since
+THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 
 
@@ -24,8 +24,8 @@ class Experiment:
     """The objects that a configuration describes: family, learner, outer loop, callbacks.
 
     Args:
-        config: resolved.
-        family: instead of the one described.
+        config: resolved configuration.
+        family: used instead of the one described.
 
     Raises:
         ConfigError: a value out of range, naming its key.
@@ -49,7 +49,7 @@ class Experiment:
             )
         settings = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
         optimizer = instantiate(settings, group="optimizer", trusted=trusted)
-        optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is answered before Lightning is imported
+        optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is refused before Lightning is imported
         model = instantiate(config["model"], group="model", trusted=trusted)
         make = instantiate(config["algo"], group="algo", trusted=trusted)
         with torch.random.fork_rng(devices=[]):
@@ -93,7 +93,7 @@ class Experiment:
                 accumulate=config["accumulate"],
                 clip_norm=config["clip"]["norm"],
                 clip_value=config["clip"]["value"],
-                skips=config.get("skips", 0),  # a run begun before there was such a setting has none
+                skips=config.get("skips", 0),  # runs older than this setting lack it
                 compiled=compiled,
                 rank=self.rank,
                 world=self.world,
@@ -105,14 +105,14 @@ class Experiment:
         self.callbacks = [
             instantiate(node, group=key, trusted=trusted) for key, node in nodes("callbacks", config.get("callbacks"))
         ]
-        if config.get("trainer"):  # a wrong argument is answered before there is a folder
+        if config.get("trainer"):  # a wrong argument is refused before a folder is made
             from metaexp.training.trainer import make_trainer
 
             make_trainer(self)
 
 
 def _check_queries(family: TaskFamily, learner: Any) -> None:
-    """Scores and losses of 0 queries are 0, which would look like the best there are."""
+    """Refuse 0 queries: their scores and losses are 0, which would look like the best possible."""
     if family.sizes["test"]["queries"] == 0:
         raise ConfigError("task.test.queries=0: nothing to test on; it must be at least 1")
     if family.sizes["train"]["queries"] == 0 and learner.trains and learner.reads_queries:
@@ -135,7 +135,7 @@ def _located(group: str, make: Any) -> Any:
 
 
 def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
-    """(Lightning's accelerator, torch device); refuses a device that is not there."""
+    """(Lightning's accelerator, torch device); refuses a device that is not available."""
     wanted = settings["accelerator"]
     there = {"cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
@@ -147,7 +147,7 @@ def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
 
 
 def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> int:
-    """The tensors of small networks under vmap are too small to share: two threads are slower there than one."""
+    """The number of threads. Tensors of small networks under vmap are too small to share: two threads are slower."""
     if wanted is not None:
         return wanted
     return 1 if device.type == "cpu" and mapping != "loop" else THREADS

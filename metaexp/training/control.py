@@ -20,7 +20,7 @@ from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
 from metaexp.training.validation import Validation
 
-STATUS = 1.0  # least seconds between two writings of status.json where nothing else calls for one
+STATUS = 1.0  # least seconds between two writes of status.json when nothing else requires one
 
 
 class Control(L.Callback):
@@ -28,10 +28,11 @@ class Control(L.Callback):
 
     Args:
         config: the resolved configuration.
-        training: what is trained and how.
-        record: how far it is; part of every checkpoint.
-        rule: when it ends early.
-        folder, loggers, checkpoints, progress, flag: where things go and where a stop comes from.
+        training: the meta-training that it drives.
+        record: progress of the training; part of every checkpoint.
+        rule: decides when training ends early.
+        folder, loggers, checkpoints, progress: where files, metrics and messages go.
+        flag: set when a signal asks for a stop.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Control(L.Callback):
         self.progress, self.flag = progress, flag
         self.validation = Validation(training.learner, config["val"]["tasks"], loggers)
         self.over_time = False
-        self._opening = False  # in the validation before the first step
+        self._opening = False  # during the validation before the first step
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
         self._started = self._entered = self._saved = time.monotonic()
         self._reported = -math.inf  # when status.json was last written
@@ -59,7 +60,8 @@ class Control(L.Callback):
         self._seen = record.step  # step of the last end of a span: spans after an early end change nothing
 
     def seconds(self, since: float | None = None) -> float:
-        """Of this run up to now, over all its processes; of this one from `since` (None: where the training began)."""
+        """Seconds of this run up to now, earlier processes included; this one counts from `since` (None: from the start
+        of its training)."""
         return self.record.spent + time.monotonic() - (self._started if since is None else since)
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
@@ -69,13 +71,13 @@ class Control(L.Callback):
         checkpoint["metaexp"] = self.record.state(self.training, self.seconds())
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """From here on signals end a run between two steps."""
+        """From here on, signals end the run between two steps."""
         self.flag.hold()
         self._entered = self._saved = time.monotonic()
         self.trainer = trainer
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """The first validation comes before the first step; a stop may have left another one to do."""
+        """Validates before the first step, or makes up for a validation that a stop left undone."""
         if self.record.pending:
             self._opening = True
             self.training.progress.validate()
@@ -87,7 +89,7 @@ class Control(L.Callback):
         self._entered = time.monotonic()
 
     def on_outer_step_end(self, trainer: Any, training: MetaTraining, step: int) -> None:
-        """After every outer step: progress, a checkpoint that is late, and whether to stop here."""
+        """After every outer step: shows progress, writes an overdue checkpoint, decides whether to stop here."""
         self.record.step = step
         self._since += 1
         self.progress.update(step, training.loss)
@@ -101,7 +103,7 @@ class Control(L.Callback):
         training.stopped = training.stopped or stop
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After a span: the row, and the checkpoint that is due unless a validation comes first."""
+        """After a span: writes the row, and the checkpoint if it is due and no validation comes first."""
         step = self.record.step
         if step == self._seen:
             return
@@ -122,7 +124,7 @@ class Control(L.Callback):
             self.training.validation_given_up = self.training.stopped = True
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """The row, the verdict, the pictures and the checkpoint."""
+        """Writes the row, judges it, and writes the pictures and the checkpoint."""
         if self.training.scores is not None:
             with trainer.precision_plugin.forward_context():
                 self._validated()
@@ -130,14 +132,14 @@ class Control(L.Callback):
             self._save_if_due()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Another callback may have ended the run."""
+        """Records it if another callback has ended the run."""
         early = self.record.step < self.config["steps"] and trainer.should_stop
         if early and self.record.reason is None and self.flag.requested is None and not self.over_time:
             self.record.reason = f"a callback stopped the run at step {self.record.step}"
             self._save()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Says where the last finite weights are."""
+        """Adds to the error where the last finite weights are."""
         if isinstance(exception, NonFiniteError) and self.checkpoints.steps():
             self._report()
             last: Path = self.checkpoints.path(self.checkpoints.steps()[0])
@@ -155,19 +157,20 @@ class Control(L.Callback):
         return step == c["steps"] or any(step % interval == 0 for interval in every)
 
     def _agree(self) -> bool:
-        """Ranks must leave at the same step and for the same reason: a signal may reach one of them, or each late."""
+        """Whether to stop. Ranks must stop at the same step for the same reason, but a signal may reach one rank only,
+        or each at a different time."""
         requests: list[type[Interrupted]] = [Interrupted, Terminated]
         votes = torch.tensor([*(float(self.flag.requested is kind) for kind in requests), float(self.over_time)])
         votes = votes.to(self.training.device)
         torch.distributed.all_reduce(votes)
         *asked, over_time = (votes > 0).tolist()
         self.over_time = over_time
-        if any(asked):  # else what came since the vote stays for the next one
+        if any(asked):  # otherwise what arrived since the vote waits for the next one
             self.flag.requested = requests[asked.index(True)]
         return any(asked) or over_time
 
     def _row(self) -> None:
-        """A row of training: MetaTraining has made it and passed it to Lightning's loggers."""
+        """Writes a row of training, which MetaTraining has made and passed to Lightning's loggers."""
         step, values = self.training.last_row
         rate = self._since / self._stepping if self._stepping > 0 else 0.0
         self.record.rates.append(rate)
@@ -187,12 +190,12 @@ class Control(L.Callback):
         shown = self.validation.scalars(scores, row)
         self.folder.metrics.append(row | {"seconds": self.seconds()})
         if shown:
-            loss = training.loss()  # not a number before this process's first step
+            loss = training.loss()  # NaN before this process's first step
             self.progress.validation(record.step, shown, loss if math.isfinite(loss) else None)
         verdict = self.rule.judge(row, record.best, record.step)
         if verdict.better:
             self.checkpoints.save_best(self._write, record.step)
-            self._due = -1  # a checkpoint that knows this best must follow
+            self._due = -1  # a checkpoint that records this best value must follow
         if verdict.reason:
             record.reason, training.stopped = verdict.reason, True
             self._due = -1  # the reason must be in the checkpoint

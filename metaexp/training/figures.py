@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
     """The first tasks of a split in the form that the family names, before, after one and after all inner steps.
 
-    Where the number of support examples varies they have a middling one.
+    If the number of support examples varies, a medium number is used.
     """
     from metaexp.plots.pictures import picture_for  # matplotlib takes half a second to import
 
@@ -52,7 +52,7 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
 def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None:
     """A learner's views of the first tasks of a split, as `view_NAME`; points also in TensorBoard's projector.
 
-    A picture is no reason to lose a run: a view that fails is one line of warning.
+    A picture is no reason to lose a run: a view that fails causes one line of warning.
     """
 
     def views() -> dict[str, View]:

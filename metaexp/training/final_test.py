@@ -36,16 +36,16 @@ def final_test(
     """Test the best or the last weights on the test tasks; writes test_scores.npz and the pictures.
 
     Args:
-        experiment: the parts; the learner ends with the weights `initial` where it trains.
-        record, rule: of the training.
-        folder: where the scores go; `checkpoints`: where the best weights are.
-        loggers: get the pictures.
-        trainer: for its precision.
+        experiment: the parts; if the learner trains, it ends up with the weights `initial`.
+        record, rule: those of the training.
+        folder: where the scores are written; `checkpoints`: where the best weights are.
+        loggers: receive the pictures.
+        trainer: gives the precision.
         flag: a signal ends the test.
         initial: the learner's state before training, for the baseline `scratch`.
 
     Returns:
-        The content of result.json but for speed and memory.
+        The content of result.json without speed and memory.
 
     Raises:
         CheckpointError: the best weights are damaged.
@@ -74,7 +74,7 @@ def final_test(
         show_views(learner, "test", loggers, record.step)
         if learner.trains:
             learner.load_state_dict(initial)
-            learner.finish(validator(learner))  # the untrained network, too, has the rate that suits it
+            learner.finish(validator(learner))  # the untrained network gets a rate that suits it, too
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
     draw_test(folder, loggers, scores, beside, by_shots, record.step, config)
@@ -93,7 +93,7 @@ def _say(message: str) -> None:
 
 
 def _ticker(config: dict[str, Any], flag: StopFlag, what: str) -> Callable[[int], None]:
-    """Says how far the test is, every so often; ends it at a signal."""
+    """A function that prints the progress of the test from time to time and ends it at a signal."""
     due = [time.monotonic() + config["log"]["seconds"]]
 
     def tick(done: int) -> None:

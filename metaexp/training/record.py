@@ -1,4 +1,4 @@
-"""What a run knows of its training beyond weights and optimiser: the part of a checkpoint that is ours."""
+"""What a run records of its training besides weights and optimiser: metaexp's own part of a checkpoint."""
 
 import math
 import statistics
@@ -9,33 +9,33 @@ from metaexp.outer.meta_training import MetaTraining
 from metaexp.system.machine import peak_mb
 from metaexp.tasks.placeholder import keep
 
-FORMAT = 1  # of what `state` returns
+FORMAT = 1  # version of what `state` returns
 
 
 @dataclass
 class TrainingRecord:
-    """How far meta-training is, what was best, and why it ended: part of every checkpoint."""
+    """The progress of meta-training, its best value and why it ended: part of every checkpoint."""
 
     step: int = 0  # outer steps done
     best: dict[str, Any] = field(default_factory=lambda: {"value": None, "step": 0, "waited": 0})
     reason: str | None = None  # why the run ended early
-    pending: bool = True  # whether the validation of the present step is due
+    pending: bool = True  # whether the validation of the current step is due
     rates: list[float] = field(default_factory=list)  # outer steps per second, one per row
-    spent: float = 0.0  # seconds in the processes before this one
-    peak: int = 0  # largest peak memory in MB of the processes before this one
+    spent: float = 0.0  # seconds spent in earlier processes of this run
+    peak: int = 0  # largest peak memory in MB of the earlier processes
 
     @property
     def scratch(self) -> dict[str, float]:
-        """The untrained network's validation metrics: the baseline `scratch`. Kept with the best value."""
+        """The untrained network's validation metrics, the baseline `scratch`; kept with the best value."""
         found: dict[str, float] = self.best.get("scratch", {})
         return found
 
     def peak_mb(self) -> int:
-        """The most memory that a process of this run has had."""
+        """The largest peak memory of any process of this run."""
         return max(self.peak, peak_mb())
 
     def speed(self) -> float | None:
-        """Median outer steps per second of the rows after the first, which holds compiling and warming up."""
+        """Median outer steps per second of the rows after the first, which includes compiling and warming up."""
         rates = self.rates[1:] or self.rates
         return statistics.median(rates) if rates else None
 
@@ -85,7 +85,7 @@ class TrainingRecord:
 
 
 def restore_training(training: MetaTraining, data: dict[str, Any], device: Any) -> None:
-    """Learner, optimiser, schedule and sums as a checkpoint has them."""
+    """Restore learner, optimiser, schedule and sums from a checkpoint."""
     state = data["metaexp"]
     training.learner.load_state_dict(data["state_dict"])
     training.learner.set_mapping(state["mapping"], device)

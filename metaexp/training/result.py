@@ -1,4 +1,4 @@
-"""What result.json and test_scores.npz say of a tested run."""
+"""The content of result.json and test_scores.npz for a tested run."""
 
 import subprocess
 from functools import partial
@@ -25,7 +25,7 @@ from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
 from metaexp.types import Examples
 
-FORMAT = 1  # of result.json
+FORMAT = 1  # version of result.json
 Arrays = dict[str, np.ndarray]
 
 
@@ -39,12 +39,12 @@ def make_result(
     by_shots: ShotsCurve,
     **more: Any,
 ) -> dict[str, Any]:
-    """The content of result.json but for speed and memory.
+    """The content of result.json without speed and memory.
 
     Args:
-        experiment: as tested.
-        record, rule: of its training.
-        weights: kind and step of what was tested.
+        experiment: the experiment as tested.
+        record, rule: those of its training.
+        weights: kind and step of the tested weights.
         scores: of the test tasks; `beside`: of the baselines, by name; `by_shots`: the curve against shots.
         more: further entries.
     """
@@ -84,7 +84,7 @@ def make_result(
 
 
 def _protocol(experiment: Experiment, modes: list[str]) -> dict[str, Any]:
-    """How the test was done: what must be equal where numbers are compared."""
+    """How the test was done: what must be equal for numbers to be comparable."""
     task, learner, family = experiment.config["task"], experiment.learner, experiment.family
     varying = family.varying("test")
     return {
@@ -100,7 +100,7 @@ def _protocol(experiment: Experiment, modes: list[str]) -> dict[str, Any]:
 
 
 def adapted_parameters(learner: Any) -> int:
-    """Numbers in what `adapt` returns for one test task; 0 where it is the task itself that is known."""
+    """How many numbers `adapt` returns for one test task; 0 for a learner that reads the task itself."""
     if learner.reads_info:
         return 0
     support, _, key, _ = learner.family.sample("test", torch.zeros(1, dtype=torch.int64, device=learner.family.device))
@@ -110,7 +110,7 @@ def adapted_parameters(learner: Any) -> int:
 
 
 def score_arrays(scores: Scores, beside: dict[str, Arrays], by_shots: ShotsCurve) -> Arrays:
-    """What test_scores.npz holds."""
+    """The arrays of test_scores.npz."""
     arrays = {"indices": scores.indices, "query_sha256": np.array(scores.query_sha256), **scores.arrays}
     arrays |= {f"floor_{floor}_{name}": v for floor, found in beside.items() for name, v in found.items()}
     arrays |= {metric_name("calibration", suffix): sums for suffix, sums in scores.calibration.items()}
@@ -124,13 +124,13 @@ def metric_names(learner: Any, modes: list[str]) -> list[str]:
 
 
 def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key, without what says nothing of a run."""
+    """Settings by dotted key, without those that do not describe a run."""
     hidden = ("_partial_", "trusted")
     return {key: value for key, value in leaves(config) if key.rpartition(".")[2] not in hidden}
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the code runs from, with + for uncommitted changes; None outside one."""
+    """The commit of the checkout that the code runs from, with + for uncommitted changes; None outside a checkout."""
     here = Path(__file__).resolve().parent.parent.parent
     if not (here / ".git").exists():
         return None

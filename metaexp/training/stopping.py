@@ -7,11 +7,11 @@ from metaexp.metric_names import forms, near
 
 
 class Verdict(NamedTuple):
-    """What a validation says."""
+    """What a validation decides."""
 
-    value: float | None  # of the judged metric; None where a task diverged
+    value: float | None  # of the judged metric; None if a task diverged
     better: bool  # the best so far
-    reason: str | None  # why the run ends here; None: it goes on
+    reason: str | None  # why the run ends here; None: it continues
 
 
 class StopRule(NamedTuple):
@@ -25,7 +25,7 @@ class StopRule(NamedTuple):
 
     @classmethod
     def of(cls, config: dict[str, Any], learner: Any) -> "StopRule":
-        """As a run's settings say."""
+        """The rule that a run's settings describe."""
         stop, first = config["stop"], next(iter(learner.metrics))
         larger = metrics.direction(metrics.declared(learner), stop["metric"] or first)
         return cls(stop["metric"], first, larger, stop["target"], stop["patience"])
@@ -36,11 +36,11 @@ class StopRule(NamedTuple):
         return self.metric or self.first
 
     def judge(self, row: dict[str, Any], best: dict[str, Any], step: int) -> Verdict:
-        """Judge a validation and take it into `best`, whose keys are value, step and waited.
+        """Judge a validation and update `best`, whose keys are value, step and waited.
 
         Args:
-            row: of metrics.jsonl, with a summary for every metric.
-            best: so far; changed.
+            row: a row of metrics.jsonl, with a summary for every metric.
+            best: the best validation so far; changed in place.
             step: outer steps done.
         """
         sign = metrics.sign(self.larger_is_better)

@@ -1,4 +1,4 @@
-"""One run inside one process, from top to bottom: go on from a checkpoint, train, test, write the result."""
+"""One run inside one process, from top to bottom: restore a checkpoint, train, test, write the result."""
 
 import gc
 import io
@@ -34,14 +34,14 @@ def train_and_test(
 
     Args:
         experiment: the parts.
-        folder: the run's, claimed; ranks above 0 have one that does not write.
-        resumed: run folder and checkpoint (None: the newest) to go on from; None: a fresh run.
+        folder: the claimed run folder; ranks above 0 have one that does not write.
+        resumed: run folder and checkpoint (None: the newest) to continue from; None: a fresh run.
         flag: where signals are noted.
         started: `time.monotonic()` at the beginning of the command.
 
     Raises:
-        CheckpointError, ConfigError: nothing to go on from, or not with these settings.
-        NonFiniteError, TimeLimitError, SpaceError, Interrupted, Terminated: after the checkpoint.
+        CheckpointError, ConfigError: there is nothing to continue from, or these settings do not allow it.
+        NonFiniteError, TimeLimitError, SpaceError, Interrupted, Terminated: after the checkpoint is written.
     """
     config, training, learner = experiment.config, experiment.training, experiment.learner
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
@@ -92,7 +92,7 @@ def _progress(experiment: Experiment, step: int) -> Progress:
 
 def _fit(trainer: L.Trainer, training: L.LightningModule, flag: StopFlag) -> None:
     gc.collect()
-    gc.freeze()  # what is there by now stays: the collector need not look through it again and again
+    gc.freeze()  # existing objects stay: the collector need not scan them again and again
     try:
         trainer.fit(training)
     except SystemExit as error:  # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler is set
@@ -101,7 +101,7 @@ def _fit(trainer: L.Trainer, training: L.LightningModule, flag: StopFlag) -> Non
         if flag.requested is None:
             raise
     finally:
-        gc.unfreeze()  # else a sweep in one process keeps every job's learner and data
+        gc.unfreeze()  # otherwise a sweep in one process would keep every job's learner and data
 
 
 def _stopped_early(
@@ -117,7 +117,7 @@ def _stopped_early(
 
 
 def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Experiment) -> dict[str, Any]:
-    """What to go on from; nothing in the run's folder is changed before it has passed."""
+    """The checkpoint to continue from; nothing in the run's folder is changed before it has been checked."""
     path, steps = resumed.checkpoint, experiment.config["steps"]
     if path is not None:
         data = load(path, experiment.device)
@@ -127,15 +127,15 @@ def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Exp
         raise CheckpointError(f"{resumed.folder}: no checkpoint yet; start over with resume=false")
     check_data(experiment.family, data["metaexp"])
     if steps < (step := data["metaexp"]["step"]):
-        raise ConfigError(f"steps={steps}: {resumed.folder} is at step {step} already; resume a checkpoint before it")
+        raise ConfigError(f"steps={steps}: {resumed.folder} is already at step {step}; resume an earlier checkpoint")
     if resumed.checkpoint is not None:
         checkpoints.cut(step)
-    os.environ["METAEXP_CHECKPOINT"] = str(path)  # further processes of a distributed run go on from the same
+    os.environ["METAEXP_CHECKPOINT"] = str(path)  # other processes of a distributed run continue from the same
     return data
 
 
 def _restore_callbacks(callbacks: list[L.Callback], found: dict[str, Any] | None) -> None:
-    """The user's callbacks go on as they were."""
+    """Restore the state of the user's callbacks."""
     states = (found or {}).get("callbacks") or {}
     for callback in callbacks:
         if callback.state_key in states:

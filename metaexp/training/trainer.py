@@ -1,4 +1,4 @@
-"""Lightning's trainer for a run: device, strategy, precision, and what the user adds; the rest is the run's own."""
+"""Lightning's trainer for a run: device, strategy, precision, and the user's arguments; the run sets the rest."""
 
 import inspect
 import logging
@@ -93,7 +93,7 @@ def check_trainer(typed: dict[str, Any]) -> None:
 
 
 class _Adverts(logging.Filter):
-    """Drops Lightning's tips, the lines that list accelerators, and its words for the end of the outer loop."""
+    """Drops Lightning's tips, the lines that list accelerators, and its message at the end of the outer loop."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -104,8 +104,8 @@ class _Adverts(logging.Filter):
 def quiet() -> None:
     """Silences Lightning's tips, its list of accelerators, its advice on data-loader workers, and its last line.
 
-    The outer loop has no data loader worth workers, and its one epoch is no news. What is silenced besides is a
-    deprecation inside Lightning, and its advice to reduce logged values over ranks, which all have the same.
+    The outer loop has no data loader that needs workers, and the end of its one epoch is no news. Also silenced are a
+    deprecation warning inside Lightning, and its advice to reduce logged values over ranks, which are equal on all.
     """
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logger = logging.getLogger(name)

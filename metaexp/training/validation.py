@@ -1,4 +1,4 @@
-"""What a validation gives: a row of metrics, baselines beside it, scalars and pictures."""
+"""What a validation produces: a row of metrics with the baselines, scalars and pictures."""
 
 import time
 from typing import Any
@@ -18,15 +18,15 @@ class Validation:
     """Turns the scores of validation tasks into rows, scalars and pictures.
 
     Args:
-        learner: whose scores they are.
-        tasks: how many there are.
+        learner: the learner that is scored.
+        tasks: number of validation tasks.
         loggers: where scalars and pictures go.
     """
 
     def __init__(self, learner: Any, tasks: int, loggers: RunLoggers):
         self.learner, self.tasks, self.loggers = learner, tasks, loggers
         self.metric = next(iter(learner.metrics))
-        self._drawn = time.monotonic()  # none before the first step, which pictures delay
+        self._drawn = time.monotonic()  # no picture before the first step, which it would delay
 
     def row(self, scores: Scores, step: int, best: dict[str, Any]) -> dict[str, Any]:
         """The row of metrics.jsonl. At step 0 the scores become the baseline `scratch`, kept in `best`."""
@@ -65,7 +65,7 @@ class Validation:
         return shown
 
     def draw(self, scores: Scores, step: int, scratch: dict[str, float], last: bool) -> None:
-        """Pictures of the validation tasks, at the last validation and at most every so many seconds before."""
+        """Draws the validation tasks at the last validation, and before it at most once per PICTURES seconds."""
         if not self.loggers.active or not (last or time.monotonic() - self._drawn > PICTURES):
             return
         from metaexp.plots.curves import adaptation_curve  # matplotlib takes half a second to import

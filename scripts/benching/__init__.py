@@ -1,1 +1,1 @@
-"""The parts of scripts/bench.py: works, processes, our runs, the peers' runs, equal work, tables, plots."""
+"""The parts of scripts/bench.py: workloads, processes, our runs, the peers' runs, equal work, tables, plots."""

@@ -1,6 +1,6 @@
 """Equal work: the same weights and the same batch must give the same meta-gradient as plain PyTorch.
 
-The reference is bench_plain.py (its loop over tasks, which every other peer was compared with); ours are the learner
+The reference is bench_plain.py (its loop over tasks, against which every other peer was checked); ours are the learner
 that the work's own command line builds, mapped by vmap and by a loop, and one outer step of the compiled path.
 """
 
@@ -29,7 +29,7 @@ REGRESSION = ("sine", "reptile")
 
 
 def common(folder: Path) -> ModuleType:
-    """The peers' common.py: works, weights, batches."""
+    """The peers' module common.py: works, weights, batches."""
     spec = importlib.util.spec_from_file_location("peers_common", folder / "common.py")
     assert spec is not None
     assert spec.loader is not None
@@ -39,7 +39,7 @@ def common(folder: Path) -> ModuleType:
 
 
 def reference(work: str, folder: Path, python: str, double: bool) -> Arrays:
-    """Loss and meta-gradient of plain PyTorch, by the peers' names of the parameters."""
+    """Loss and meta-gradient of plain PyTorch, keyed by the peers' parameter names."""
     with tempfile.TemporaryDirectory(prefix="metaexp-bench-") as temporary:
         path = Path(temporary, "check.npz")
         words: list[str | Path] = [python, "-W", "ignore", folder / "bench_plain.py", "--variant", "loop"]
@@ -52,7 +52,7 @@ def reference(work: str, folder: Path, python: str, double: bool) -> Arrays:
 
 
 def our_name(peer: str, names: list[str]) -> str:
-    """The peers' l1.weight, conv0.bias, bn3.weight, head.bias in our networks; names: of our meta-parameters."""
+    """Our name for the peers' l1.weight, conv0.bias, bn3.weight, head.bias; `names`: those of our meta-parameters."""
     layer, _, kind = peer.rpartition(".")
     mlp = {"l1": "body.0", "l2": "body.1", "l3": "head"}
     groups = {"conv": "convolutions", "bn": "norms"}
@@ -64,15 +64,15 @@ def our_name(peer: str, names: list[str]) -> str:
 
 
 def episode(batch: tuple[np.ndarray, ...], kind: str, ways: int, dtype: torch.dtype) -> Episode:
-    """The peers' batch as ours; classes become one-hot vectors."""
+    """The peers' batch as an Episode; classes become one-hot vectors."""
     key = torch.arange(len(batch[0]))
     parts = [torch.from_numpy(part) for part in batch]
     parts = [part.to(dtype) if part.is_floating_point() else F.one_hot(part, ways).to(dtype) for part in parts]
     if kind != "reptile":
         return Episode(Examples(*parts[:2]), Examples(*parts[2:]), key, {})
-    # The peers' minibatches [tasks, steps, size, 1] are already drawn. Our learner draws its own, consecutive pieces
-    # of a permutation of the support rows that depends on the key alone; so the rows of one epoch are put where that
-    # permutation will look for them, and the learner stays as it is.
+    # The peers' minibatches [tasks, steps, size, 1] are already drawn. Our learner draws its own: consecutive pieces of
+    # a permutation of the support rows that depends only on the key. So the rows of one epoch are placed where that
+    # permutation will find them, and the learner needs no change.
     tasks, steps, size, _ = parts[0].shape
     n = steps * size
     rows = torch.stack([_order(k, n, size, steps) for k in key])  # [tasks, n]
@@ -102,12 +102,12 @@ class _Lines(logging.Handler):
 
 
 class Case:
-    """One work in one precision: our parts with the peers' weights and batch in them."""
+    """One work in one precision: our learner and outer loop with the peers' weights and batch."""
 
     def __init__(self, work: str, peers: ModuleType, omniglot: Path | None, precision: str, extra: Settings):
         self.work, self.peers, self.kind = work, peers, WORKS[work].kind
         self.config, self.data = peers.WORKS[work], peers.Data(work, 0)
-        # SGD at rate 1 makes the meta-gradient of a whole outer step: weights before minus weights after.
+        # SGD at rate 1 exposes the meta-gradient of a whole outer step: weights before minus weights after.
         steps = {"optimizer": "sgd", "optimizer.lr": "1.0", "optimizer.schedule": "null", "steps": "1"}
         device = {"device": "cpu", "device.threads": "1", "device.precision": precision}
         root = {"task.root": f'"{omniglot}"'} if WORKS[work].omniglot else {}
@@ -126,7 +126,7 @@ class Case:
         return parts
 
     def gradient(self, mapping: str) -> Arrays:
-        """By `learner.meta_gradient`, eager."""
+        """Loss and meta-gradient by `learner.meta_gradient`, eager."""
         parts = self.parts(compile=False)
         parts.learner.set_mapping(mapping, "cpu")
         params = {name: p.detach() for name, p in parts.learner.meta_parameters().items()}
@@ -134,7 +134,7 @@ class Case:
         return self._named(grads, loss)
 
     def compiled(self) -> Arrays:
-        """By one outer step of the compiled path, as the product runs it."""
+        """Loss and meta-gradient by one outer step of the compiled path, as a normal run executes it."""
         parts = self.parts(compile=True)
         said = _Lines()
         logging.getLogger("metaexp").addHandler(said)
@@ -159,7 +159,7 @@ class Case:
 
 
 def difference(ours: Arrays, reference: Arrays) -> float:
-    """Relative Euclidean distance of the whole gradient, or of the loss where that is more; NaN counts as infinite."""
+    """Relative Euclidean distance of the whole gradient, or of the loss if larger; NaN counts as infinite."""
     names = [name for name in reference if name != "loss"]
     flat = [np.concatenate([np.ravel(side[n]).astype(np.float64) for n in names]) for side in (ours, reference)]
     found = float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[1]))
@@ -173,8 +173,8 @@ def check(
 ) -> dict[str, Any]:
     """Compare one work: {"equal", "errors": {precision: {path: relative error}}, "why"}.
 
-    Float64 decides. Float32 counts too for regression; in convolutional networks one ReLU that flips its sign between
-    two orders of summation moves the gradient by up to 1e-2, so there it is only shown.
+    Float64 decides. For regression float32 counts too; in convolutional networks a single ReLU whose input changes sign
+    between two orders of summation moves the gradient by up to 1e-2, so there float32 is only reported.
     """
     torch.set_num_threads(1)
     errors: dict[str, dict[str, float]] = {}
@@ -186,7 +186,7 @@ def check(
             if compiled:
                 paths["compiled"] = difference(case.compiled(), found)
             errors[precision] = paths
-    except Exception as error:  # a work that cannot be compared is not timed, and the others go on
+    except Exception as error:  # a work that cannot be compared is not timed; the others continue
         line = " ".join(str(error).split())[:300]
         return {"equal": False, "errors": errors, "why": f"{type(error).__name__}: {line}"}
     return verdict(WORKS[work].kind, errors)

@@ -12,7 +12,7 @@ from typing import Any
 from benching.processes import Done, metaexp, run
 from benching.works import WORKS, Settings, overrides
 
-# Validation and checkpoints beyond the run (one validation stands before the first step, one after the last).
+# Intervals longer than the run (there is still one validation before the first step and one after the last).
 STEADY = {"val.every": "1000000000", "val.tasks": "1", "test.tasks": "1", "test.weights": "last"}
 STEADY |= {"test.normalise": "[queries]", "checkpoint.every": "1000000000", "checkpoint.seconds": "100000"}
 TIMEOUT = 1500
@@ -21,7 +21,7 @@ TIMEOUT = 1500
 def settings(
     work: str, compile: str, threads: int, omniglot: Path | None, quick: bool, extra: Settings, device: str = "cpu"
 ) -> Settings:
-    """The whole command of a work, but for the folder that it writes to."""
+    """The whole command of a work, except for the folder that it writes to."""
     w = WORKS[work]
     steps, every = (max(w.steps // 10, 16), max(w.every // 10, 2)) if quick else (w.steps, w.every)
     data = {"task.root": f'"{omniglot}"'} if w.omniglot else {}
@@ -36,7 +36,7 @@ def measure(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str
 
 
 def trained(given: Settings, threads: int, timeout: float = TIMEOUT) -> dict[str, Any]:
-    """One run with its test: steps, and mean and interval of every test metric, or `failed`."""
+    """One run with its test: steps, and the mean and interval of every test metric, or `failed`."""
     return _run(given, threads, timeout, tested)
 
 
@@ -53,7 +53,7 @@ def _run(given: Settings, threads: int, timeout: float, read: Callable[[Path, Do
 
 
 def tested(folder: Path, done: Done) -> dict[str, Any]:
-    """What the test of a finished run says."""
+    """The test results of a finished run."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     metrics = {name: f"{found['mean']:.4f} +- {found['ci95']:.4f}" for name, found in result["test"].items()}
     tasks = next(iter(result["test"].values()))["tasks"]
@@ -61,10 +61,10 @@ def tested(folder: Path, done: Done) -> dict[str, Any]:
 
 
 def read(folder: Path, done: Done) -> dict[str, Any]:
-    """What a finished run says.
+    """The times and memory of a finished run.
 
-    `ms` is the median over rows of metrics.jsonl, after the first, of the wall clock between a row and the one before
-    it: Lightning, logging and progress are in it. `ms_steps` is what result.json says, the time inside the spans.
+    `ms` is the median, over the rows of metrics.jsonl after the first, of the wall-clock time since the previous row:
+    it includes Lightning, logging and progress. `ms_steps` comes from result.json, the time inside the spans.
     """
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -16,7 +16,7 @@ NOTES = {"GRAD_WRONG": "wrong gradient", "DIFFERENT_OBJECTIVE": "other objective
 
 
 class Peer(NamedTuple):
-    """One script with its options, the kinds of work that it can do, and those that it is timed on by default."""
+    """A script with its options, the kinds of work that it supports, and those on which it is timed by default."""
 
     script: str
     options: tuple[str, ...]
@@ -47,7 +47,7 @@ PEERS = {
 
 
 class Pythons(NamedTuple):
-    """The interpreters of the peers' environments; None where there is none."""
+    """The Python interpreters of the peers' environments; None if there is none."""
 
     torch: str | None
     jax: str | None
@@ -59,14 +59,14 @@ class Pythons(NamedTuple):
 
 
 def find(torch: str | None, jax: str | None) -> Pythons:
-    """Looks whether learn2learn is installed beside the PyTorch peers."""
+    """Checks whether learn2learn is installed in the environment of the PyTorch peers."""
     code = "import importlib.util as u, sys; sys.exit(u.find_spec('learn2learn') is None)"
     there = torch is not None and subprocess.run([torch, "-c", code], capture_output=True).returncode == 0
     return Pythons(torch, jax, there)
 
 
 def versions(pythons: Pythons) -> dict[str, str]:
-    """Versions of what the peers use, without importing it."""
+    """Versions of the packages that the peers use, without importing them."""
     found: dict[str, str] = {}
     for python, names in ((pythons.torch, "torch torchopt higher easyfsl learn2learn"), (pythons.jax, "jax")):
         if python is not None:
@@ -91,14 +91,14 @@ def own_torch() -> str:
 
 
 def chosen(work: str, pythons: Pythons, everything: bool) -> list[str]:
-    """Names of the peers that run on a work; learn2learn among them only where it is installed."""
+    """Names of the peers that run a work; includes learn2learn only if it is installed."""
     kind = WORKS[work].kind
     names = [name for name, peer in PEERS.items() if kind in (peer.kinds if everything else peer.default)]
     return [n for n in names if pythons.of(PEERS[n]) and (n != LEARN2LEARN or pythons.learn2learn)]
 
 
 def amounts(work: str, name: str, quick: bool) -> tuple[int, int]:
-    """(timed steps, steps of warm-up) of a peer."""
+    """(timed steps, warm-up steps) of a peer."""
     kind, steps, warm = WORKS[work].kind, WORKS[work].peer_steps, 10 if WORKS[work].kind in SMALL else 2
     if kind in SMALL and PEERS[name].jax:
         steps, warm = {"jax-vmap": (5000, 50), "jax-scan": (20_000, 1)}[name]
@@ -134,7 +134,7 @@ def read(answer: dict[str, Any] | None, reason: str, load: float) -> dict[str, A
 
 
 def published(text: str) -> dict[tuple[int, str, str], tuple[float, float]]:
-    """results.md -> (threads, work, peer) -> (median ms, MB); peers are named there by their scripts, with version."""
+    """results.md -> (threads, work, peer) -> (median ms, MB); it names peers by their scripts, with version."""
     threads, found = 0, {}
     for line in text.splitlines():
         heading = re.match(r"## (\d+) threads?", line)
@@ -148,7 +148,7 @@ def published(text: str) -> dict[tuple[int, str, str], tuple[float, float]]:
 def estimate(
     table: dict[tuple[int, str, str], tuple[float, float]], work: str, threads: int, plain: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """learn2learn where it is not installed: plain loop measured here times their published ratio (time and MB)."""
+    """learn2learn if it is not installed: the plain loop measured here times the published ratio (time and MB)."""
     named = {peer: value for (t, w, peer), value in table.items() if (t, w) == (threads, work)}
     theirs = next((value for peer, value in named.items() if peer.startswith(LEARN2LEARN)), None)
     base = named.get("plain-torch-loop")
@@ -159,5 +159,5 @@ def estimate(
 
 
 def unknown(names: Iterable[str]) -> list[str]:
-    """Those that are no work."""
+    """The names that are not works."""
     return [name for name in names if name not in WORKS]

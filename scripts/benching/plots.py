@@ -1,4 +1,4 @@
-"""Pictures of the committed numbers."""
+"""Plots of the committed numbers."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Fresh processes, pinned to the first cores, and what the machine is."""
+"""Fresh processes, pinned to the first cores, and a description of the machine."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from metaexp.system.machine import cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
-BUSY = 0.7  # load average from which other work falsifies the times
+BUSY = 0.7  # load average above which other processes distort the times
 
 
 class Done(NamedTuple):
@@ -27,7 +27,7 @@ class Done(NamedTuple):
     load: float  # load average of the last minute when it began
 
     def reason(self) -> str:
-        """The last line that it said, for messages."""
+        """The last line of its output, for messages."""
         lines = [line for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
         said = lines[-1].strip()[:200] if lines else "said nothing"
         return f"time limit ({self.seconds:.0f} s)" if self.code is None else f"exit {self.code}: {said}"
@@ -40,7 +40,7 @@ class Done(NamedTuple):
 
 
 def pin(threads: int) -> Callable[[], None] | None:
-    """For `preexec_fn`: keeps a child on the first `threads` cores, where the system can do so."""
+    """For `preexec_fn`: keeps a child on the first `threads` cores, if the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     cores = set(sorted(os.sched_getaffinity(0))[:threads])
@@ -48,7 +48,7 @@ def pin(threads: int) -> Callable[[], None] | None:
 
 
 def environment(threads: int | None, **extra: str) -> dict[str, str]:
-    """Our checkout importable; the number of threads as the peers' scripts set it for themselves."""
+    """Environment variables: our checkout importable, the number of threads as the peers' scripts set it themselves."""
     given = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     path = os.pathsep.join((str(ROOT), str(ROOT / "scripts")))
     kept = {key: value for key, value in os.environ.items() if key not in given}
@@ -82,7 +82,7 @@ def metaexp(*arguments: str) -> list[str]:
 
 
 def busy() -> str | None:
-    """One line where the machine is too busy to measure on."""
+    """One line if the machine is too busy for measurements."""
     load = os.getloadavg()[0]
     return f"load average {load:.2f} > {BUSY}: wait for a quiet machine, or --force" if load > BUSY else None
 

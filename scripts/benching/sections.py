@@ -1,4 +1,4 @@
-"""Measurements beside the works: scaling, sampling, framework share, start, precision, GPU: lists of flat points."""
+"""Measurements besides the works: scaling, sampling, framework share, start, precision, GPU; lists of flat points."""
 
 import json
 import subprocess
@@ -16,14 +16,14 @@ from benching.works import WORKS, Settings
 Point = dict[str, Any]
 AXES = ("tasks", "inner steps", "width")
 TASKS, INNER, WIDTH = (1, 4, 16, 64, 256, 1024), (1, 5, 20, 100), (40, 128, 512)
-COMPILED_INNER = 20  # inner steps up to which a compile takes minutes at most
+COMPILED_INNER = 20  # largest number of inner steps that compiles within minutes
 CHUNK = 16
 ACCURACY_STEPS = 300
 LONG = 1800  # seconds that one process may take
 
 
 class Options(NamedTuple):
-    """What the command line says."""
+    """The options of the command line."""
 
     works: list[str]
     compile: str
@@ -37,13 +37,13 @@ class Options(NamedTuple):
     axes: tuple[str, ...] = AXES  # of scaling
 
     def settings(self, work: str, compile: str, device: str = "cpu", **more: str) -> Settings:
-        """The command of a work; of further settings, dots are written __."""
+        """The command of a work; in the names of further settings, dots are written as __."""
         given = ours.settings(work, compile, self.threads, self.omniglot, self.quick, self.extra, device)
         return given | {key.replace("__", "."): value for key, value in more.items()}
 
 
 def worker(kind: str, given: Settings, threads: int, **more: Any) -> tuple[Point, Done]:
-    """One process of `benching.workers`; the point says `failed` where it did not answer."""
+    """One process of `benching.workers`; the point has `failed` if it gave no answer."""
     words = [sys.executable, "-W", "ignore", "-m", "benching.workers", kind, json.dumps({"settings": given, **more})]
     done = run(words, threads, LONG)
     answer = done.answer() if done.code == 0 else None
@@ -59,7 +59,7 @@ def scaling(o: Options) -> Iterator[Point]:
         width = {"model__hidden": f"[{value},{value}]"}
         more = {key: str(v) for key, v in changed.get(axis, width).items()}
         large = (axis == "tasks" and value >= 256) or (axis == "inner steps" and value >= 20)
-        every = 2 if o.quick else 20 if large else 100  # a row costs some ms of its own
+        every = 2 if o.quick else 20 if large else 100  # a row itself costs a few ms
         more |= {"steps": str(10 * every), "log__every": str(every)}
         more |= {"mapping": str(CHUNK)} if how.startswith("chunks") else {}
         given = o.settings("sine-maml", str(how == "compiled").lower(), **more)
@@ -86,10 +86,10 @@ def _two(o: Options) -> list[str]:
 
 
 def sampling(o: Options) -> Iterator[Point]:
-    """Episodes per second, and the share of a step.
+    """Episodes drawn per second, and the share of drawing in a step.
 
-    `share_percent` is the draw of a meta-batch, alone, over the step; `by_difference_percent` compares the step with
-    one on a meta-batch drawn beforehand.
+    `share_percent` is the time to draw a meta-batch, measured alone, over that of the step; `by_difference_percent`
+    compares the step with one on a meta-batch drawn beforehand.
     """
     for work in _two(o):
         drawn, _ = worker("sampling", o.settings(work, "false"), o.threads)
@@ -97,7 +97,7 @@ def sampling(o: Options) -> Iterator[Point]:
             given = o.settings(work, compile)
             step, _ = worker("bare", given, o.threads)
             constant, _ = worker("bare", given, o.threads, constant=True)
-            again, done = worker("bare", given, o.threads)  # the machine's speed moves: before and after
+            again, done = worker("bare", given, o.threads)  # the machine's speed drifts: measure before and after
             point = {"work": work, "compile": compile, "load": done.load}
             if "failed" in drawn | step | constant | again:
                 yield point | {"failed": (drawn | step | constant | again)["failed"]}
@@ -111,7 +111,7 @@ def sampling(o: Options) -> Iterator[Point]:
 
 
 def framework(o: Options) -> Iterator[Point]:
-    """A step of the product against the same step in a bare loop, in turn."""
+    """A step of the whole command against the same step in a bare loop, alternating."""
     for work in _two(o):
         for round_ in range(o.repeats):
             given = o.settings(work, o.compile)
@@ -126,7 +126,7 @@ def framework(o: Options) -> Iterator[Point]:
 
 
 def start(o: Options) -> Iterator[Point]:
-    """Seconds from the command to the first outer step, to a configuration error, and to the result, beside JAX."""
+    """Seconds from the command to the first outer step, to a configuration error, and to the result; also of JAX."""
     for _ in range(o.repeats):
         yield {"what": "command to first outer step, eager", "seconds": first_step()}
         error = run(metaexp("algo.iner_lr=1"))
@@ -148,7 +148,7 @@ def start(o: Options) -> Iterator[Point]:
 
 
 def first_step(timeout: float = 120) -> float | None:
-    """Wall clock from starting the command until its row of the first outer step can be read."""
+    """Wall-clock seconds from starting the command until its row of the first outer step can be read."""
     with tempfile.TemporaryDirectory(prefix="metaexp-bench-") as folder:
         words = metaexp("algo=maml", "task=sine", "compile=false", "steps=1", "log.every=1", f'out="{folder}"')
         begun = time.monotonic()
@@ -167,10 +167,10 @@ def first_step(timeout: float = 120) -> float | None:
 
 
 def precision(o: Options) -> Iterator[Point]:
-    """Omniglot MAML in float32 and bfloat16, in turn: ms of a step, then what the same training is worth on test tasks.
+    """Omniglot MAML in float32 and bfloat16, alternating: ms of a step, then the accuracy of the same training.
 
-    The second part trains as `algo=maml task=omniglot` does, for ACCURACY_STEPS outer steps, and tests on the same
-    tasks; the interval is the one over test tasks.
+    The second part trains like `algo=maml task=omniglot` for ACCURACY_STEPS outer steps and tests both on the same
+    tasks; the interval is over test tasks.
     """
     work, kinds = "omniglot-maml", ("32", "bf16-mixed")
     for round_ in range(o.repeats if o.omniglot else 0):
@@ -184,7 +184,7 @@ def precision(o: Options) -> Iterator[Point]:
 
 
 def gpu(o: Options) -> Iterator[Point]:
-    """Absolute times on one GPU: the product, and the bare loop in which a host synchronisation is an error."""
+    """Absolute times on one GPU: the whole command, and the bare loop, where a host synchronisation is an error."""
     for work in o.works:
         if WORKS[work].omniglot and not o.omniglot:
             continue

@@ -1,4 +1,4 @@
-"""From single measurements to rows, Markdown and the page docs/speed.md."""
+"""Turns single measurements into rows, Markdown and the page docs/speed.md."""
 
 import statistics
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def ratio(ours: list[Row], peer: list[Row]) -> dict[str, float] | None:
-    """Peer's ms over ours in the same round: median, least and largest over the rounds that have both."""
+    """Peer's ms over ours in the same round: median, smallest and largest over the rounds that have both."""
     mine = {run["round"]: run["ms"] for run in ours if "ms" in run}
     found = [run["ms"] / mine[run["round"]] for run in peer if "ms" in run and run["round"] in mine]
     return {"median": statistics.median(found), "min": min(found), "max": max(found)} if found else None
@@ -24,7 +24,7 @@ def median(runs: list[Row], key: str) -> float | None:
 
 
 def rows(runs: Iterable[Row]) -> list[Row]:
-    """One row per work, number of threads and peer, fastest peer first; a work that has no peer has one row alone."""
+    """One row per work, number of threads and peer, fastest peer first; a work without peers has a single row."""
     groups: dict[tuple[str, int], dict[str, list[Row]]] = {}
     for run in runs:
         groups.setdefault((run["work"], run["threads"]), {}).setdefault(run["who"], []).append(run)
@@ -58,12 +58,12 @@ def _row(work: str, threads: int, mine: list[Row], name: str | None, found: list
 
 
 def counts(row: Row) -> bool:
-    """Whether a peer may be called the best: measured, with the right gradient of the same objective."""
+    """Whether a peer can count as the best: measured, with the correct gradient of the same objective."""
     return row["peer_ms"] is not None and not row["note"]
 
 
 def best(table: list[Row]) -> list[Row]:
-    """Of each work and number of threads: the fastest JAX peer, the fastest PyTorch peer, and learn2learn."""
+    """For each work and number of threads: the fastest JAX peer, the fastest PyTorch peer, and learn2learn."""
     kept: list[Row] = []
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in table:
@@ -98,7 +98,7 @@ def markdown(head: list[str], body: list[list[str]]) -> str:
 
 
 def works_table(table: list[Row], checks: dict[str, Any]) -> str:
-    """work | threads | ours ms | peer | peer ms | ratio | MB, with the works that were refused below."""
+    """work | threads | ours ms | peer | peer ms | ratio | MB, with the rejected works listed below."""
     head = ["work", "threads", "ours ms", "peer", "peer ms", "peer / ours", "MB ours / peer", "note"]
     body, last = [], None
     for row in table:
@@ -135,7 +135,7 @@ LEGEND = (
 
 
 def summary(data: Row, link: str) -> str:
-    """What docs/speed.md shows: the best peers. `link` leads from there to the page with all of them."""
+    """The content of docs/speed.md: the best peers. `link` leads from there to the page with all of them."""
     table = rows(data.get("runs", []))
     every = f"All peers, and the date, commit, machine, versions and command of each measurement: [bench.md]({link}).\n"
     return "\n".join([LEGEND, works_table(best(table), data.get("checks", {})), every])
@@ -159,7 +159,7 @@ def _cell(value: object) -> str:
 
 
 def paste(path: Path, text: str, start: str = START, end: str = END) -> None:
-    """Replace what stands between the marks of a file. Raises ValueError where the marks are not there once each."""
+    """Replace the text between two marks in a file. Raises ValueError unless each mark occurs exactly once."""
     whole = path.read_text(encoding="utf-8")
     if whole.count(start) != 1 or whole.count(end) != 1 or whole.index(start) > whole.index(end):
         raise ValueError(f"{path}: needs one {start} and after it one {end}")

@@ -1,8 +1,8 @@
-"""What is measured inside one process of its own: python -m benching.workers KIND JSON -> one line of JSON.
+"""Measurements inside a process of their own: python -m benching.workers KIND JSON -> one line of JSON.
 
 bare      the outer steps of a configuration without Lightning, logging and progress
 sampling  the training episodes alone, drawn ahead as the outer loop does
-gpu       as bare, where a synchronisation with the host inside a span is an error
+gpu       as bare, but a synchronisation with the host inside a span is an error
 """
 
 import json
@@ -38,7 +38,7 @@ def _parts(given: dict[str, Any]) -> Experiment:
 
 
 def _spans(parts: Experiment, steps: int, every: int, around: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """Median ms of a step over spans after the first; `around` is called before every reading of the clock."""
+    """Median ms of a step over all spans but the first; `around` is called before every reading of the clock."""
     times = []
     for start in range(0, steps, every):
         around()
@@ -51,7 +51,7 @@ def _spans(parts: Experiment, steps: int, every: int, around: Callable[[], Any] 
 
 
 def bare(given: dict[str, Any]) -> dict[str, Any]:
-    """ms of an outer step; `constant`: on one meta-batch drawn beforehand. Of 0 steps there is the memory alone."""
+    """ms of an outer step; `constant`: on one meta-batch drawn beforehand. With 0 steps only the memory is reported."""
     steps, every = int(given["settings"]["steps"]), int(given["settings"]["log.every"])
     parts = _parts(given)
     return _spans(parts, steps, every) | {"compiled": bool(parts.training.compiled)}

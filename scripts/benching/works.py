@@ -1,4 +1,4 @@
-"""The works: for each the settings of `python -m metaexp.train` that do what the peers' common.py defines."""
+"""The works (workloads): for each, the settings of `python -m metaexp.train` that match the peers' common.py."""
 
 from dataclasses import dataclass, field
 
@@ -7,13 +7,13 @@ Settings = dict[str, str]
 
 @dataclass(frozen=True)
 class Work:
-    """One work.
+    """One workload of the benchmark.
 
     Attributes:
         kind: sine | reptile | omni | anil | proto, as in the peers' common.py.
-        algo: our algorithm; a work whose algorithm conf/algo does not have is left out.
-        settings: key -> value; groups (algo, task, optimizer) among them.
-        steps, every: outer steps of one run of ours and between its rows of metrics: at least 8 rows.
+        algo: our algorithm; a work whose algorithm is not in conf/algo is left out.
+        settings: key -> value, including groups (algo, task, optimizer).
+        steps, every: outer steps of one run of ours, and between its rows of metrics: at least 8 rows.
         peer_steps: timed steps of a PyTorch peer (the JAX peers of the small networks: see `peers`).
     """
 
@@ -44,8 +44,8 @@ _POOL = {"model": "cnn4", "model.down": "pool", "model.readout": "flatten"}
 
 def _maml(algo: str, steps: int, lr: str) -> Settings:
     inner = {"algo.inner_steps": str(steps), "algo.inner_lr": lr, "algo.test_steps": "1"}
-    # The peers adapt every parameter, where our Omniglot pair leaves the norms alone; and their ANIL passes support and
-    # queries through the body in one batch.
+    # The peers adapt every parameter, whereas our Omniglot pair does not adapt the norms; and their ANIL passes support
+    # and queries through the body in one batch.
     return {"algo": algo, **inner, **({"algo.normalise": "running"} if algo == "anil" else {"algo.adapt": '["*"]'})}
 
 
@@ -72,7 +72,7 @@ WORKS = {
 
 
 def overrides(settings: Settings) -> list[str]:
-    """The command line's arguments, groups first."""
+    """The arguments of the command line, groups first."""
     groups = ("algo", "task", "model", "optimizer", "device")
     return [f"{key}={settings[key]}" for key in groups if key in settings] + [
         f"{key}={value}" for key, value in settings.items() if key not in groups

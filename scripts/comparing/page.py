@@ -21,7 +21,7 @@ TITLES = {"tasks": "Equal numbers of training tasks", "time": "Equal training ti
 
 
 def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
-    """What papers claim of two methods, held against the paired difference here."""
+    """What papers claim about two methods, compared with the paired difference found here."""
     lines, kept = [], []
     for claim in spec.get("claims") or []:
         named = claim.get("than_metric", metric)
@@ -46,7 +46,7 @@ def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
         kept.append((len(lines), found))
         lines.append(name)
     larger = not kept or _larger(metric, runs)
-    # Claims are asked at once: p is Holm's, and what its interval alone shows is not shown among so many.
+    # The claims are tested together: p is corrected by Holm, so significance by an interval alone may not survive.
     for (place, found), p in zip(kept, holm([found.p or 0.0 for _, found in kept]), strict=True):
         gain, half = found.mean if larger else -found.mean, found.half or 0.0
         verdict = "not shown" if abs(gain) <= half or p >= 0.05 else "holds" if gain > 0 else "the opposite"
@@ -58,7 +58,7 @@ def claims(spec: dict[str, Any], runs: list[Run], metric: str) -> list[str]:
 
 
 def _larger(metric: str, runs: list[Run]) -> bool:
-    """Whether a metric grows with quality (of a coverage, too little is worse)."""
+    """Whether larger values of a metric are better (for a coverage, too little is worse)."""
     known, larger = direction(metric, runs)
     if not known:
         raise SystemExit(f"{metric}: the results do not say whether a larger value is better; test the runs again")
@@ -66,7 +66,7 @@ def _larger(metric: str, runs: list[Run]) -> bool:
 
 
 def _scores(runs: list[Run], method: str, pattern: str) -> list[np.ndarray]:
-    """A method's scores after the last step, [tasks] per seed; of several metrics each seed's best."""
+    """A method's scores after the last step, [tasks] per seed; if several metrics match, each seed's best."""
     found = []
     for run in runs:
         if run.config["algo"] == method:
@@ -89,11 +89,11 @@ def budget(given: dict[str, Any]) -> str:
 
 
 def where(c: Comparison, command: str) -> str:
-    """When, on what, with which versions and from which commits the runs were made."""
+    """Date, machine, versions and commits of the runs."""
     runs = [run.result for round_ in TITLES for run in c.runs(round_)]
     versions = dict.fromkeys(f"torch {r['versions']['torch']}, Python {r['versions']['python']}" for r in runs)
     commits = dict.fromkeys(str(r.get("commit"))[:10] for r in runs)
-    here = {"cpu": processor(), "cores": cores()}  # of a run that does not record it
+    here = {"cpu": processor(), "cores": cores()}  # for runs that do not record it
     machines = dict.fromkeys("{cpu}, {cores} cores".format(**here | r.get("machine", {})) for r in runs)
     machine = f"{'; '.join(machines)}, a thread per run"
     return f"{date.today()}, commit {', '.join(commits)}, {machine}, {'; '.join(versions)}; `{command}`"
@@ -131,7 +131,7 @@ def page(c: Comparison, out: Path, command: str) -> None:
 
 
 def _spent(c: Comparison) -> list[str]:
-    """What the outer steps at equal time took in truth: the budget came from the speed of other runs."""
+    """The actual time of the outer steps at equal time: the budget was set from the speed of other runs."""
     wanted, told = c.spec["seconds"], []
     for method in c.methods:
         if seconds := c.stepping(method):
@@ -142,7 +142,7 @@ def _spent(c: Comparison) -> list[str]:
 
 
 def _search(c: Comparison) -> list[str]:
-    """The candidates with their scores, and whatever failed."""
+    """The candidates with their scores, and all failures."""
     given, jobs = c.spec["search"], c.search()
     lines = ["## Settings", ""]
     if any(jobs.values()):
@@ -158,15 +158,15 @@ def _search(c: Comparison) -> list[str]:
         lines.append(f"| {method} | `{' '.join(own['settings'])}` | {c.judged(method)} | {'; '.join(cells) or '-'} |")
     bad = [job for given in jobs.values() for job in given if job.failure]
     trained = [job for round_ in TITLES for given in c.trained(round_).values() for job in given]
-    bad += [job for job in trained if job.failure and job.result]  # a second test; runs that failed stand in the report
+    bad += [job for job in trained if job.failure and job.result]  # second tests only; failed runs are in the report
     told = [f"- failed: {'/'.join(job.folder.parts[-3:])}: {job.failure}" for job in bad]
     return [*lines, "", *(line.replace(f"{c.folder}/", "") for line in told)]
 
 
 def short(c: Comparison, command: str, link: str) -> str:
-    """The short table: a line per method, best first, each round's mean over seeds with its interval over seeds.
+    """The short table: a line per method, best first, with each round's mean over seeds and its interval over seeds.
 
-    `short` in the comparison's file names the metrics, by default the first; second tests have columns of their own.
+    `short` in the comparison's file names the metrics, by default the first; second tests have their own columns.
     `link` leads from the page with this table to the full one.
     """
     shown, first = c.spec.get("short", c.spec["metrics"][:1]), c.spec["metrics"][0]
@@ -206,7 +206,7 @@ def _changed(run: Run) -> str:
 
 
 def _value(own: list[Run], metric: str, seeds: int) -> tuple[float | None, str]:
-    """Mean over seeds, and a cell: it, its interval, what failed."""
+    """The mean over seeds, and a cell with the mean, its interval and failures."""
     told = [one for run in own if (one := run.result["test"].get(metric)) and one["mean"] is not None]
     if not told:
         return None, "-"

@@ -20,11 +20,11 @@ from metaexp.metric_names import near, recorded_direction
 from metaexp.report.reading import Run, find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TRAINED = ("tasks", "time")  # rounds whose runs count
+TRAINED = ("tasks", "time")  # rounds whose runs are compared
 
 
 class Job(NamedTuple):
-    """One run: where, what is typed, and what is changed in a second test of it."""
+    """One run: its folder, its command line, and the changes for a second test of it."""
 
     folder: Path
     words: list[str]
@@ -32,18 +32,18 @@ class Job(NamedTuple):
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What it found, if it is finished."""
+        """Its result, if it is finished."""
         files = sorted(self.folder.glob("*/result.json"))
         return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
 
     @property
     def done(self) -> bool:
-        """Nothing is left to do: it failed, or there is its result and that of the second test asked for."""
+        """Whether nothing is left to do: it failed, or its result and that of a requested second test exist."""
         tested = not self.again or any(self.folder.glob("*/evaluations/*/result.json"))
         return bool(self.failure) or (self.result is not None and tested)
 
     def check(self) -> None:
-        """Ends with a line if the folder holds a run that was asked for in other words: the file has changed since."""
+        """Exits with a line if the folder holds a run made with another command line: the file has changed since."""
         for name, words in (("asked.json", self.words), ("again.json", self.again)):
             if (file := self.folder / name).exists():
                 before, now = set(json.loads(file.read_text(encoding="utf-8"))), set(words)
@@ -53,13 +53,13 @@ class Job(NamedTuple):
 
     @property
     def failure(self) -> str:
-        """Why there is no result, in a line."""
+        """Why there is no result, in one line."""
         file = self.folder / "failed.txt"
         return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
 
 class Comparison:
-    """What the YAML file asks for, and the runs of it under `folder`."""
+    """The comparison that a YAML file describes, and its runs under `folder`."""
 
     def __init__(self, file: Path, folder: Path, data: Path | None):
         self.spec = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ class Comparison:
             yield [f"{key}={_typed(value)}" for key, value in zip(grid, values, strict=True)]
 
     def steps(self, method: str, budget: dict[str, Any]) -> int:
-        """Outer steps: those of `budget`, or as many as its number of training tasks takes."""
+        """Number of outer steps: that of `budget`, or the number that uses up its training tasks."""
         return int(budget["steps"]) if "steps" in budget else max(1, budget["tasks"] // self.batch(method))
 
     def batch(self, method: str) -> int:
@@ -88,7 +88,7 @@ class Comparison:
         return int(self.spec["meta_batch"] if own is None else own)
 
     def otherwise(self, round_: str) -> dict[str, Any]:
-        """What the round at equal time has otherwise: `time: {validations: 2, again: false}`."""
+        """Settings that differ in the round at equal time: `time: {validations: 2, again: false}`."""
         return self.spec.get("time") or {} if round_ == "time" else {}
 
     def words(self, method: str, steps: int, seed: int, chosen: list[str], round_: str = "") -> list[str]:
@@ -115,17 +115,17 @@ class Comparison:
     def found(self, method: str) -> list[float | None]:
         """Validation score of each candidate; None: not run, or failed."""
         jobs = self.search()[method]
-        for job in jobs:  # else scores of an older grid would stand under the names of this one
+        for job in jobs:  # otherwise scores of an older grid would appear under the names of this one
             job.check()
         results = [job.result for job in jobs]
         return [None if r is None or r["val"]["best"] is None else float(r["val"]["best"]) for r in results]
 
     def judged(self, method: str) -> str:
-        """The metric by which a method's candidates are judged: the one that chooses its own best weights."""
+        """The metric by which a method's candidates are judged: the one that selects its best weights."""
         return next((str(result["val"]["metric"]) for job in self.search()[method] if (result := job.result)), "")
 
     def direction(self, method: str) -> bool | None:
-        """Whether the metric by which candidates are judged grows with quality, by what their results say."""
+        """Whether larger values of the metric that judges candidates are better, according to their results."""
         name, results = self.judged(method), [result for job in self.search()[method] if (result := job.result)]
         known, larger = recorded_direction(name, [found for r in results if (found := near(r["test"], name))])
         if results and not known:
@@ -133,7 +133,7 @@ class Comparison:
         return larger
 
     def chosen(self, method: str) -> list[str] | None:
-        """The settings of the best candidate on validation tasks; None: not searched to the end yet."""
+        """The settings of the best candidate on validation tasks; None: the search is not complete yet."""
         options = list(self.candidates(method))
         if len(options) == 1:
             return options[0]
@@ -145,7 +145,7 @@ class Comparison:
         return options[int(np.argmax(scores))] if max(scores) > -np.inf else None
 
     def trained(self, round_: str) -> dict[str, list[Job]]:
-        """Every method's runs of a round, one per seed; none where what they need is not known yet."""
+        """Every method's runs of a round, one per seed; none while something that they need is unknown."""
         made: dict[str, list[Job]] = {}
         for method in self.methods:
             chosen = self.chosen(method)
@@ -157,12 +157,12 @@ class Comparison:
                 again = tuple(self.methods[method].get("again", ())) if tested else ()
                 words = self.words(method, steps, seed, chosen, round_)
                 if round_ == "time" and self._compiled(method):
-                    words.append("compile=true")  # the speed that the budget was made of, however few the steps
+                    words.append("compile=true")  # the budget assumes compiled speed, however few the steps
                 made[method].append(Job(folder, words, again))
         return made
 
     def stepping(self, method: str) -> list[float]:
-        """Seconds that the outer steps of the method's runs at equal time took, by the speed seen in them."""
+        """Seconds that the outer steps of the method's runs at equal time took, from the speed measured in them."""
         results = [result for job in self.trained("time")[method] if (result := job.result)]
         return [r["steps"] / r["speed"]["meta_steps_per_s"] for r in results if r["speed"]["meta_steps_per_s"]]
 
@@ -183,9 +183,9 @@ class Comparison:
         return max(20, steps - steps % 20)
 
     def runs(self, round_: str, again: bool = False) -> list[Run]:
-        """Finished runs of a round under the methods' names; with `again` also what second tests of them found.
+        """Finished runs of a round under the methods' names; with `again`, also their second tests.
 
-        They are read once: for the page, when all runs are made.
+        They are read once, for the page, after all runs are made.
         """
         if (round_, again) not in self._read:
             self._read[round_, again] = self._find(round_, again)
@@ -207,7 +207,7 @@ def _typed(value: Any) -> str:
 
 
 def work(jobs: list[Job], at_once: int, label: str) -> None:
-    """Runs what is not there, some at a time, with a line for each."""
+    """Runs the missing jobs, several at a time, with a line for each."""
     for job in jobs:
         job.check()
     todo = [job for job in jobs if not job.done]
@@ -236,10 +236,11 @@ def _run(job: Job) -> Job:
 
 
 def _command(job: Job, words: list[str]) -> None:
-    """Runs a module; where the method refused or was not finite, it failed by itself, and its last line is kept.
+    """Runs a module. If the method refused its settings or became non-finite, that is a failure of the method, and its
+    last line is kept.
 
-    Every other failure ends all with the line: a full disk or missing data say nothing of a method. A run that somebody
-    ended is left as it is.
+    Any other failure, such as a full disk or missing data, is no result of a method and ends everything with the line.
+    A run that was interrupted is left unchanged.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", *words]

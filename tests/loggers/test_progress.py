@@ -40,7 +40,7 @@ def test_lines_where_there_is_no_terminal():
         "step 1200/20000  outer loss 0.412  val mse 0.51  100 meta-steps/s  3:08 left",
         "checkpoint written",
     ]
-    assert reads == [10.0]  # the loss was read where it was shown, and nowhere else
+    assert reads == [10.0]  # the loss was read only when it was shown
 
 
 def test_the_rate_is_that_of_the_last_minute_of_this_process():

@@ -26,7 +26,7 @@ WATCHED = [*TINY, "algo=maml", "task=sine", "log.every=2", "seed=3"]
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that all three watched: its folder."""
+    """The folder of a run that all three loggers recorded."""
     pytest.importorskip("mlflow")
     pytest.importorskip("wandb")
     out = tmp_path_factory.mktemp("watched")
@@ -93,7 +93,7 @@ def records(file: Path) -> Iterator[Any]:
         size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
         whole += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             yield wandb_internal_pb2.Record.FromString(whole)
             whole = b""
 
@@ -180,7 +180,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, typed, message):
 
 
 def test_callbacks_of_lightning_from_the_users_own_files(tmp_path):
-    """EarlyStopping and ModelCheckpoint beside the run's own checkpoints; who stopped the run is in its result."""
+    """EarlyStopping and ModelCheckpoint besides the run's own checkpoints; the result names what stopped the run."""
     own = tmp_path / "conf" / "callbacks"
     own.mkdir(parents=True)
     (own / "early.yaml").write_text(

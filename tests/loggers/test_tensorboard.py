@@ -1,4 +1,4 @@
-"""TensorBoard: what is written is read back as TensorBoard reads it."""
+"""TensorBoard: what is written is read back in the way TensorBoard reads it."""
 
 import errno
 import re
@@ -127,7 +127,7 @@ def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_p
         board.close()
     assert points(read(tmp_path / "maml_sine" / "test"), "test/mse") == [(10, 0.5)]
 
-    # The table as TensorBoard's own back end makes it.
+    # The table as built by TensorBoard's own back end.
     tree = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     context = backend_context.Context(
         base_plugin.TBContext(data_provider=MultiplexerDataProvider(tree, str(tmp_path)), logdir=str(tmp_path))
@@ -163,7 +163,7 @@ def test_a_full_disk_is_one_error_line(tmp_path, monkeypatch, capfd):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(RecordWriter, "write", full)
-    board.scalars({"train/outer_loss": 0.5}, 2)  # the writer's thread meets the full disk
+    board.scalars({"train/outer_loss": 0.5}, 2)  # the writer's thread finds the disk full
     with pytest.raises(SpaceError, match=r"cannot write .*run.*: no space") as caught:
         board.close()
     assert "\n" not in str(caught.value)

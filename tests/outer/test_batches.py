@@ -1,4 +1,4 @@
-"""Episodes drawn ahead are the episodes of their indices, to the bit, whatever the block."""
+"""Episodes drawn ahead equal those drawn by index, to the bit, whatever the block."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from metaexp.tasks.sine import Sine
 from metaexp.tasks.sine_line import SineLine
 
 MAKE = partial(MAML, model=Linear)
-CASES = {  # a family, and how many steps of 4 tasks are drawn at once where 14 tasks are the most
+CASES = {  # a family, and how many steps of 4 tasks are drawn at once if at most 14 tasks are drawn ahead
     "sine": (Sine, 3),
     "sine_line": (SineLine, 3),
     "quadratic": (Quadratic, 3),
@@ -38,7 +38,7 @@ def test_meta_batches_are_their_tasks(monkeypatch, name, stride):
     ahead = TaskBatches(learner, 4, stride)
     assert ahead.steps == steps
     firsts = [stride * step for step in (0, 1, 2, 3, 7, 8, 6, 10**6)]
-    firsts += [4] if name != "gp of varying sizes" else []  # between two of the others' meta-batches
+    firsts += [4] if name != "gp of varying sizes" else []  # between two meta-batches of the others
     for first in firsts:
         direct = learner.train_batch(torch.arange(first, first + 4))._replace(info={})
         drawn = ahead(first)
@@ -73,7 +73,7 @@ class OneAtATime(MAML):
 
 
 class Constant(MAML):
-    """One batch, whatever is asked for."""
+    """One batch, whatever indices are requested."""
 
     def train_batch(self, indices):
         return super().train_batch(torch.arange(5))

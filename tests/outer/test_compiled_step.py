@@ -34,7 +34,7 @@ compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile
 
 
 class Table(Sine):
-    """16 sines drawn once: without the hash of the draws a graph compiles in a third of the time."""
+    """16 sines drawn once: without the hash behind the draws, a graph compiles in a third of the time."""
 
     def __init__(self, *sizes: int):
         super().__init__(*sizes)
@@ -46,7 +46,7 @@ class Table(Sine):
 
 
 class Spoiled(Table):
-    """Task 9 has a target that is no number."""
+    """Task 9 has a NaN target."""
 
     def __init__(self, *sizes: int):
         super().__init__(*sizes)
@@ -56,7 +56,7 @@ class Spoiled(Table):
 
 
 class Often(Table):
-    """12 sines, of which those of steps 2, 5, 8, ... of 4 tasks have targets that are no numbers."""
+    """12 sines; those of steps 2, 5, 8, ... (of 4 tasks each) have NaN targets."""
 
     def sample(self, split, indices, *sizes, **more):
         episode = super().sample(split, indices % 12)
@@ -77,7 +77,7 @@ class OneBlock(torch.nn.Module):
 
 
 def of_pictures(model, mapping):
-    """On classes: their targets are one matrix expanded over the tasks."""
+    """A learner on classes, whose targets are one matrix expanded over the tasks."""
     return lambda f: MAML(pictures(), model, inner_lr=0.05, mapping=mapping)
 
 
@@ -97,7 +97,7 @@ OPTIMIZERS = {
 
 
 def loops(name, optimizer="sgd", schedule=False, **settings):
-    """The same learner twice: an eager loop and a compiled one, and what the latter told."""
+    """The same learner twice: an eager loop and a compiled one, and the lines that the latter logged."""
     torch.compiler.reset()
     made, told = [], reported()
     for wanted in (False, True):
@@ -163,7 +163,7 @@ def test_a_whole_step_that_is_not_finite_changes_nothing_and_stops_all_after_it(
 
 @compiler
 def test_skipped_steps_are_those_of_the_eager_loop():
-    """Also where a loop goes on from the state of another: learner, optimiser, sums, count of steps skipped."""
+    """Also if a loop continues from the state of another: learner, optimiser, sums, count of skipped steps."""
     LEARNERS["spoiled"] = lambda f: MAML(Often(3, 3), NET, inner_lr=0.05)
     eager, graph, told = loops("spoiled", "adam", True, meta_batch=4, skips=3)
     _, second, _ = loops("spoiled", "adam", True, meta_batch=4, skips=3)
@@ -181,7 +181,7 @@ def test_skipped_steps_are_those_of_the_eager_loop():
         "1 outer step up to step 2, 1", "1 outer step up to step 5, 2", "1 outer step up to step 8, 3",
         "1 outer step up to step 4, 1", "2 outer steps up to step 9, 3",
     )]  # fmt: skip
-    assert graph.loss() == pytest.approx(eager.loss(), abs=1e-10)  # of the last step that was made
+    assert graph.loss() == pytest.approx(eager.loss(), abs=1e-10)  # of the last step that was not skipped
     with pytest.raises(NonFiniteError, match=r"outer loss nan at outer step 11 .*3 steps skipped before"):
         graph.run(Span(9, 12))
     for part, state in zip((second.learner, second.optimizer, second.schedule), states, strict=True):
@@ -195,7 +195,7 @@ def test_skipped_steps_are_those_of_the_eager_loop():
 
 @compiler
 def test_going_on_from_saved_states_is_exact_to_the_bit():
-    """Learner, optimiser and sums saved after 3 steps and loaded into a new loop, against 6 steps at once."""
+    """Learner, optimiser and sums saved after 3 steps and loaded into a new loop, against 6 steps in one loop."""
     _, straight, _ = loops("maml", "adam", meta_batch=4)
     _, first, _ = loops("maml", "adam", meta_batch=4)
     _, second, _ = loops("maml", "adam", meta_batch=4)
@@ -211,7 +211,7 @@ def test_going_on_from_saved_states_is_exact_to_the_bit():
 
 @compiler
 def test_threads_do_not_change_a_result():
-    """Tasks of a loop spread over two threads: bit for bit what one thread makes."""
+    """Looped tasks spread over two threads give the same bits as one thread."""
     results = []
     before = torch.get_num_threads()
     for threads in (1, 2):
@@ -228,7 +228,7 @@ def test_threads_do_not_change_a_result():
 
 @compiler
 def test_schedules_of_more_than_the_rate_are_followed():
-    """OneCycleLR changes the momentum too, which is a constant of the graph of a whole step."""
+    """OneCycleLR also changes the momentum, which is a constant in the graph of a whole step."""
     made = []
     for wanted in (False, True):
         torch.compiler.reset()
@@ -246,7 +246,7 @@ def test_schedules_of_more_than_the_rate_are_followed():
 def test_what_cannot_be_compiled_goes_on_without():
     class Odd(MAML):
         def meta_loss(self, episode):
-            assert isinstance(episode.query.x.sum().item(), float)  # a traced tensor has no number
+            assert isinstance(episode.query.x.sum().item(), float)  # a traced tensor has no value
             return super().meta_loss(episode)
 
     family = Table(3, 3)
@@ -264,7 +264,7 @@ def test_what_cannot_be_compiled_goes_on_without():
 
 
 def test_where_the_compiler_fails_nothing_has_changed(monkeypatch):
-    """Tracing runs the step once; the state before it is put back, and the eager step goes on from there."""
+    """Tracing runs the step once; the previous state is restored, and the eager step continues from there."""
 
     def fails(*args, **options):
         raise RuntimeError("no compiler")
@@ -292,7 +292,7 @@ def test_whether_to_compile():
 
 @compiler
 def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch):
-    """Tasks are drawn for three steps at once, here, and from wherever a run goes on."""
+    """Here tasks are drawn for three steps at once, from any step at which a run continues."""
     monkeypatch.setattr("metaexp.outer.batches.TASKS", 12)
     made = []
     for wanted in (False, True):
@@ -331,7 +331,7 @@ def test_products_and_sums_of_transposed_matrices_are_turned():
 
 @compiler
 def test_casts_come_once():
-    """What a function takes out of half precision stays out of it, though the compiler traces it once more."""
+    """What a function computes outside half precision stays outside it, although the compiler traces it once more."""
     x, y = torch.randn(30, 16).bfloat16(), torch.randn(20, 16).bfloat16()
 
     def function(x, y):
@@ -363,7 +363,7 @@ def test_a_compiled_function_may_change_its_arguments():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_rules_on_vectors_equal_torchs_optimisers(optimizer):
-    """Ten updates, the first five by torch: the state is taken over, and torch's tensors are views of the vectors."""
+    """Ten updates, the first five by torch: the state is adopted, and torch's tensors are views of the vectors."""
     torch.manual_seed(0)
     start, gradients = [torch.randn(3, 2, dtype=F64), torch.randn(4, dtype=F64)], torch.randn(10, 10, dtype=F64)
     own, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
@@ -402,7 +402,7 @@ def test_options_without_a_rule_are_left_to_torch(options):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [7, 8])
 def test_both_forms_of_convolution_and_pool_are_equal(stride, size):
-    """Values, gradients in input and weights, and where equal pixels compete (a picture of two flat halves)."""
+    """Values and gradients of input and weights, including ties between equal pixels (an image of two flat halves)."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(Convolution(2, 3, 3, stride=stride, padding=1), torch.nn.ReLU(), MaxPool()).to(F64)
     x = torch.randn(4, 2, size, size, dtype=F64)

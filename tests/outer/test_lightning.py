@@ -1,6 +1,6 @@
 """A user's own Lightning Trainer fits MetaTraining: foreign callbacks and loggers see outer steps.
 
-Real trainers on a tiny problem. Lightning's counters are private: a version that counts otherwise fails here.
+Real trainers on a tiny problem. Lightning's counters are private: a version that counts differently fails here.
 """
 
 import csv
@@ -74,7 +74,7 @@ def test_validation_every_so_many_outer_steps(tmp_path):
     for module, settings in ((training(steps=50, val_every=20), {}), (training(steps=50), {"val_check_interval": 20})):
         seen = Steps()
         trainer(tmp_path, seen, **settings).fit(module)
-        # The trainer's own interval leaves out a last step between two multiples, as in any training.
+        # The trainer's own interval skips a last step that is not a multiple, as in any training.
         assert [step for step, _ in seen.validated] == ([20, 40, 50] if not settings else [20, 40])
 
 
@@ -110,7 +110,7 @@ def test_model_checkpoint_saves_at_its_steps_with_the_learners_names(tmp_path):
 
 @pytest.mark.parametrize("at", [20, 40])
 def test_lightnings_own_resume_is_exact(tmp_path, at):
-    """`trainer.fit(..., ckpt_path=...)` goes on at the checkpoint's clock, to the same bits."""
+    """`trainer.fit(..., ckpt_path=...)` continues at the checkpoint's clock, with the same bits."""
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=20, save_top_k=-1)
     straight = training(steps=60, schedule=True)
     trainer(tmp_path, saver, enable_checkpointing=True).fit(straight)

@@ -73,7 +73,7 @@ def test_a_step_is_the_optimisers_on_the_meta_gradient(make):
 
 @pytest.mark.parametrize("fused", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
 def test_fused_optimisers_meet_gradients_in_the_layout_of_the_parameters(fused):
-    # No batch norm: the gradient of a bias before it is rounding alone, which Adam makes a step of.
+    # No batch norm: the gradient of a bias before it is only rounding, which Adam would turn into a step.
     net = partial(CNN4, filters=4, norm="layer")
     learner = new(lambda f: MAML(f, net, inner_lr=0.1, mapping="loop"), pictures(side=16))
     loop = loop_of(learner, partial(fused, lr=0.01, fused=True), meta_batch=2)
@@ -89,14 +89,14 @@ def test_fused_optimisers_meet_gradients_in_the_layout_of_the_parameters(fused):
         optimizer.step()
         loop.step(step)
         assert largest_difference(parameters(learner), {k: p.detach() for k, p in theirs.items()}) < 1e-12
-    assert other  # else nothing was tested: a convolution's gradient lies channels-last
+    assert other  # otherwise nothing was tested: a convolution's gradient is channels-last
 
 
 @pytest.mark.parametrize(
     ("value", "norm"), [(0.05, None), (None, 0.5), (0.05, 0.1), (None, 1e6), (1e6, None), (None, 1e-3)]
 )
 def test_clipping_equals_torchs(value, norm):
-    """By value first, then by norm; `Step.norm` is that before clipping."""
+    """By value first, then by norm; `Step.norm` is the norm before clipping."""
     learner = maml()
     start = parameters(learner)
     gradient = learner.meta_gradient(start, learner.family.sample("train", torch.arange(4))._replace(info={}))[0]
@@ -116,7 +116,7 @@ def test_clipping_equals_torchs(value, norm):
 
 @pytest.mark.parametrize("algo", ["maml", "reptile"])
 def test_accumulating_equals_one_large_meta_batch(algo):
-    """A meta-batches of B tasks are the same tasks, and the same step, as one of A B."""
+    """A meta-batches of B tasks are the same tasks, and give the same step, as one of A B tasks."""
     ends = []
     for accumulate, meta_batch in ((1, 12), (3, 4), (12, 1)):
         learner = maml()
@@ -138,7 +138,7 @@ def test_ranks_take_disjoint_tasks_that_make_up_the_meta_batch():
 
 
 class Stopper(L.Callback):
-    """Stops after outer step 5 and notes every step."""
+    """Stops after outer step 5 and records every step."""
 
     def __init__(self):
         self.seen = []
@@ -254,7 +254,7 @@ def test_a_torch_schedule_is_stepped_once_per_outer_step():
 
 
 class Spoiled(Sine):
-    """Task 9 has a target that is no number, or that is so large that only the gradient overflows."""
+    """Task 9 has a target that is NaN, or so large that only the gradient overflows."""
 
     bad = float("nan")
 
@@ -290,7 +290,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_steps_that_are_not_finite_may_be_skipped(accumulate):
-    """As if the step were not there, but for the clock and the schedule; one more than allowed ends it."""
+    """As if the step did not exist, except for clock and schedule; one more skip than allowed is an error."""
 
     class Often(Sine):
         def sample(self, split, indices, *sizes):
@@ -310,7 +310,7 @@ def test_steps_that_are_not_finite_may_be_skipped(accumulate):
     loop, other = loops
     loop.run(Span(0, 6))
     for step in range(6):
-        if step in (1, 4):  # the same tasks but for these steps, which only the rate and the clock see
+        if step in (1, 4):  # the same tasks except in these steps, which affect only the rate and the clock
             other.schedule.step()
             plain.meta_step.add_(1)
         else:

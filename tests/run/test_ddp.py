@@ -1,4 +1,4 @@
-"""Two gloo processes: the meta-gradient of one, no orphan whatever ends them, and exact resuming."""
+"""Two gloo processes: the same meta-gradient as one, no orphans however they end, and exact resuming."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def state(run: Path) -> tuple[int, torch.Tensor]:
 
 
 def wait_for_step(cwd: Path, process: Popen[str], timeout: float = 120) -> Path:
-    """Waits until this process has made a row or a checkpoint of its own; returns the run folder."""
+    """Waits until this process has written a row or a checkpoint; returns the run folder."""
     end = time.monotonic() + timeout
     seen = None
     while True:
@@ -51,7 +51,7 @@ def wait_for_step(cwd: Path, process: Popen[str], timeout: float = 120) -> Path:
 
 
 def alone(process: Popen[str], timeout: float = 60) -> bool:
-    """Whether nothing is left of the process's group within `timeout` seconds."""
+    """Whether the process's group is empty within `timeout` seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         try:
@@ -65,13 +65,13 @@ def alone(process: Popen[str], timeout: float = 60) -> bool:
 
 @pytest.mark.timeout(600)
 def test_stopped_resumed_and_equal_to_one_process(train: Command, tmp_path: Path) -> None:
-    """Two processes, stopped in two ways without orphans, end where one process ends: to 1e-12 in float64."""
+    """Two processes, stopped in two ways without orphans, end with the result of one process, to 1e-12 in float64."""
     two, one = tmp_path / "two", tmp_path / "one"
     two.mkdir()
     one.mkdir()
     argv: list[str] = [*ARGV, "device=ddp", "steps=20000"]
     for number, send, code, written in (
-        (signal.SIGTERM, os.killpg, 143, "interrupted"),  # both receive it, each at a step of its own
+        (signal.SIGTERM, os.killpg, 143, "interrupted"),  # both receive it, each at a different step
         (signal.SIGKILL, os.kill, -9, "killed"),  # only the first is hit
     ):
         process = train.start(*argv, cwd=two)

@@ -1,7 +1,7 @@
-"""A run that is stopped at any step, by whatever means, and continued ends with the same bits as one never stopped.
+"""A run that is stopped at any step, by any means, and continued ends with the same bits as one that never stopped.
 
 Real processes and real signals (see forks.py). A fault makes a process signal itself at a chosen call, so that the
-step is known; other tests send the signal from outside at a time of their own.
+step is known; other tests send the signal from outside at an arbitrary time.
 """
 
 import json
@@ -34,7 +34,7 @@ from stopped_runs import (
 
 
 def stop_and_go(forks: Forks, cwd: Path, argv: list[str], faults: list[Fault]) -> Path:
-    """Starts a run, stops it at each fault in turn, resuming it by turns by its folder and by resume=auto."""
+    """Starts a run and stops it at each fault in turn, resuming it alternately by its folder and by resume=auto."""
     for number, fault in enumerate(faults):
         how = [*argv, "resume=auto"] if number % 2 == 0 else [f"resume={only_run(cwd)}"]
         ended = forks(*how, cwd=cwd, fault=fault)
@@ -58,7 +58,7 @@ STOPS = {
     "by Ctrl-C": ("7/11/13", [Fault(STEP, 1, INT), Fault(STEP, 20, INT)]),
     "by SIGTERM": ("7/11/13", [Fault(STEP, 26, TERM), Fault(STEP, 7, TERM, after=True)]),
     "by kill -9": ("7/11/13", [Fault(STEP, 12, KILL), Fault(STEP, 2, KILL, after=True), Fault(STEP, 41, KILL)]),
-    # the validations are at 0, 11, 22 ...; one that Ctrl-C ends is made again by the run that continues
+    # the validations are at 0, 11, 22 ...; one that Ctrl-C interrupts is repeated by the continued run
     "in validations": (
         "7/11/13",
         [Fault(VALIDATION, 1, INT), Fault(VALIDATION, 2, KILL), Fault(VALIDATION, 3, TERM), Fault(VALIDATION, 4, INT)],
@@ -95,7 +95,7 @@ def test_stopped_and_resumed_is_bit_identical(stop: str, forks: Forks, reference
 
 
 def pids(cwd: Path) -> list[int]:
-    """Of the processes that work, or worked, in the run folders."""
+    """Ids of the processes that work, or worked, in the run folders."""
     return [json.loads(file.read_text())["pid"] for file in (cwd / "outputs").glob("*/status.json")]
 
 
@@ -115,7 +115,7 @@ def test_killed_from_outside_again_and_again(forks: Forks, references: Reference
         os.kill(run.pid, number)
         codes.append(run.wait().code)
         assert codes[-1] in (CODES[number], 0)
-        if codes[-1] == 0:  # it was faster: a finished run is not continued
+        if codes[-1] == 0:  # it finished before the signal: a finished run is not continued
             break
     assert any(codes)
     assert forks(f"resume={only_run(tmp_path)}", cwd=tmp_path).code == 0

@@ -48,7 +48,7 @@ def test_find_resumable_takes_the_newest_that_can_go_on(tmp_path: Path, capsys: 
     make("z_old", "interrupted")
     make("a_newer", "running", CONFIG | {"device": {"threads": 2, "precision": "32"}, "out": "elsewhere"})
     make("sweep/0_newest", "failed")
-    make("longer", "interrupted", CONFIG | {"steps": 11})  # continued for 10 steps it would end
+    make("longer", "interrupted", CONFIG | {"steps": 11})  # continued with 10 steps it would end
     make("tested otherwise", "interrupted", CONFIG | {"test": {"tasks": 8}})
     make("another precision", "interrupted", CONFIG | {"device": {"threads": 1, "precision": "64-true"}})
     make("other", "interrupted", CONFIG | {"seed": 1})
@@ -94,7 +94,7 @@ def test_a_run_of_own_parts_continues_where_they_are_named_or_trusted(tmp_path: 
 
 @pytest.fixture(scope="module")
 def stopped(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a run that was stopped at step 30, with checkpoints of steps 26 and 30."""
+    """A working folder with a run stopped at step 30, with checkpoints of steps 26 and 30."""
     cwd = tmp_path_factory.mktemp("stopped")
     assert forks(*KINDS["7/11/13"], cwd=cwd, fault=Fault(STEP, 30, INT)).code == 130
     return cwd
@@ -102,7 +102,7 @@ def stopped(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path) -> Path:
-    """The run of `stopped`, copied to be hurt."""
+    """A copy of the run of `stopped`, to be damaged."""
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     return only_run(tmp_path)
 
@@ -152,7 +152,7 @@ def test_from_an_older_checkpoint(forks: Forks, references: References, copy: Pa
     assert_same_run(copy, references["7/11/13"])
 
 
-# -- what may be typed beside resume= ----------------------------------------------------------------------------------
+# -- what may be typed besides resume= ---------------------------------------------------------------------------------
 
 
 def test_changed_setting_is_refused(forks: Forks, copy: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_device_keeps_what_is_not_typed(forks: Forks, copy: Path, tmp_path: 
 
 
 def test_more_steps(forks: Forks, references: References, copy: Path, tmp_path: Path) -> None:
-    """Raised once, the number of steps stays raised when the run is stopped again."""
+    """Once raised, the number of steps stays raised when the run is stopped again."""
     ended = forks(f"resume={copy}", "steps=70", "algo.inner_lr=0.02", cwd=tmp_path, fault=Fault(STEP, 35, KILL))
     assert ended.code == -9
     ended = forks(f"resume={copy}", cwd=tmp_path)

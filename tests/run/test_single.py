@@ -45,7 +45,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(module_train: Command) -> tuple[Ended, Path]:
-    """One run as users start it."""
+    """One run, started as users do."""
     argv = [*TINY, "steps=40", "log.every=10", "val.every=20", "checkpoint.every=10", "log.seconds=0", "seed=3"]
     ended = module_train(*argv, "optimizer.lr=0.01")
     assert ended.returncode == 0, ended.stderr
@@ -125,7 +125,7 @@ def test_scores_are_those_of_the_result(finished: tuple[Ended, Path]) -> None:
         values = scores[f"floor_{floor}_mse"]
         assert values.shape == shape
         assert summary(values, False) == result["floors"][floor]["mse"]
-    # The curve of the scratch floor begins at the untrained network, that of the run at the trained one.
+    # The curve of the baseline `scratch` begins at the untrained network, that of the run at the trained one.
     assert not np.array_equal(scores["floor_scratch_mse"][:, 0], scores["mse"][:, 0])
 
 
@@ -151,7 +151,7 @@ def test_checkpoint_can_be_loaded(finished: tuple[Ended, Path]) -> None:
 
 
 def test_intervals_change_no_number(forks: Forks, tmp_path: Path) -> None:
-    """K, the steps between two visits to Lightning, changes neither weights nor validation nor test."""
+    """The number of steps between two returns to Lightning changes neither weights nor validation nor test."""
     made = []
     for number, every in enumerate([(1, 4, 5), (7, 20, 13), (40, 20, 40)]):
         cwd = tmp_path / str(number)
@@ -174,9 +174,9 @@ def test_intervals_change_no_number(forks: Forks, tmp_path: Path) -> None:
 
 
 def test_seed_and_weights(forks: Forks, tmp_path: Path) -> None:
-    """The same seed gives the same bits, another one other weights; best and last weights are what they are called."""
+    """The same seed gives the same bits, another seed other weights; best and last weights are really those."""
     made = []
-    # A rate that is far too high: the validation is best before training.
+    # The rate is far too high: validation is best before training.
     common = [*TINY, "steps=40", "val.every=20", "log.every=20", "optimizer.lr=0.3"]
     for number, lines in enumerate((["seed=1"], ["seed=1", "test.weights=last"], ["seed=2"])):
         cwd = tmp_path / str(number)
@@ -193,14 +193,14 @@ def test_seed_and_weights(forks: Forks, tmp_path: Path) -> None:
     assert equal(weights(best, "best.ckpt"), weights(last, "best.ckpt"))
     assert result[0]["test"] != result[1]["test"]
     assert result[0]["floors"] == result[1]["floors"]
-    assert len({entry["protocol"]["query_sha256"] for entry in result}) == 1  # the test tasks are the same whoever asks
+    assert len({entry["protocol"]["query_sha256"] for entry in result}) == 1  # all runs have the same test tasks
 
 
 # -- early ends --------------------------------------------------------------------------------------------------------
 
 
 def test_target(forks: Forks, tmp_path: Path) -> None:
-    """Reached before the first step: nothing is trained, one validation is made."""
+    """If it is reached before the first step, nothing is trained and one validation is made."""
     ended = forks(*TINY, "steps=40", "val.every=5", "stop.metric=mse", "stop.target=100", cwd=tmp_path)
     assert ended.code == 0, ended.err
     run = only_run(tmp_path)
@@ -212,7 +212,7 @@ def test_target(forks: Forks, tmp_path: Path) -> None:
 
 
 def test_patience_is_exact_on_resume(forks: Forks, tmp_path: Path) -> None:
-    """With a rate that is far too high no validation is better than the first."""
+    """With a far too high rate, no validation is better than the first."""
     argv = [*TINY, "steps=200", "val.every=5", "log.every=5", "stop.patience=4", "optimizer.lr=0.5"]
     made = []
     for name in ("straight", "stopped"):
@@ -241,7 +241,7 @@ def test_patience_is_exact_on_resume(forks: Forks, tmp_path: Path) -> None:
 
 
 def test_time_limit(forks: Forks, tmp_path: Path) -> None:
-    """124, a checkpoint, and the next session has its own time."""
+    """Exit code 124, a checkpoint, and the continued run gets its full time again."""
     ended = forks(*TINY, "steps=20000", "time_limit=1", cwd=tmp_path)
     assert ended.code == 124
     run = only_run(tmp_path)
@@ -258,7 +258,7 @@ def test_time_limit(forks: Forks, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["32", "64-true"])
 def test_divergence(precision: str, forks: Forks, tmp_path: Path) -> None:
-    """A rate that grows until the weights explode: the step is named, and the last checkpoint is finite."""
+    """The rate grows until the weights explode: the error names the step, and the last checkpoint is finite."""
     schedule = "optimizer.schedule={_target_:torch.optim.lr_scheduler.ExponentialLR,gamma:1e6}"
     lines = ["steps=100", "checkpoint.every=2", "val.every=50", f"device.precision={precision}", schedule]
     ended = forks(*TINY, *lines, "algo.inner_lr=1.0", cwd=tmp_path)
@@ -270,7 +270,7 @@ def test_divergence(precision: str, forks: Forks, tmp_path: Path) -> None:
     )
     assert found, line
     step = int(found[1])
-    if found[2]:  # else the weights themselves are what is not finite
+    if found[2]:  # otherwise the weights themselves are not finite
         assert (int(found[2]), int(found[3])) == (4 * (step - 1), 4 * step - 1)
     data = load(tmp_path / found[4])
     assert step - 2 <= data["metaexp"]["step"] < step
@@ -282,7 +282,7 @@ def test_divergence(precision: str, forks: Forks, tmp_path: Path) -> None:
 
 
 def test_no_space_for_a_checkpoint(forks: Forks, tmp_path: Path) -> None:
-    """A limit between the size of the first checkpoint and of those with Adam's moments."""
+    """The limit is between the size of the first checkpoint and that of those with Adam's moments."""
     argv = [*TINY, "model.hidden=[64,64]", "steps=40", "checkpoint.every=5"]
     ended = forks(*argv, cwd=tmp_path, file_size=45_000)
     assert ended.code == 7, ended.err
@@ -316,7 +316,7 @@ def test_refused_before_a_folder(argv: list[str], code: int, words: str, forks: 
 
 
 def test_ctrl_c_of_a_real_command(train: Command, tmp_path: Path) -> None:
-    """As users start it."""
+    """A run started as users do."""
     process = train.start(*TINY, "steps=20000")
     assert process.stderr is not None
     while not process.stderr.readline().startswith("step 0/20000"):
@@ -341,14 +341,14 @@ def test_a_shorter_run_does_not_end_a_longer_one(forks: Forks, tmp_path: Path) -
     for typed in (f"resume={long}", f"resume='{long}/checkpoints/step=000000012.ckpt'"):
         ended = forks(typed, "steps=4", cwd=tmp_path)
         assert ended.code == 2
-        assert ended.err.splitlines()[-1].startswith(f"metaexp: steps=4: {long} is at step 12 already")
+        assert ended.err.splitlines()[-1].startswith(f"metaexp: steps=4: {long} is already at step 12")
     assert read(long, "status.json")["step"] == before[0]["step"] == 12
     assert ((long / "config.yaml").read_text(), sorted((long / "checkpoints").iterdir())) == before[1:]
     assert forks(*argv, "steps=40", "resume=auto", cwd=tmp_path).code == 0
     assert read(long, "result.json")["steps"] == 40
     ended = forks(f"resume={long}", "steps=50", cwd=tmp_path)
     assert ended.code == 2
-    assert ended.err == f"metaexp: steps=50: {long} has ended with its 40 steps; begin a run of 50\n"
+    assert ended.err == f"metaexp: steps=50: {long} has ended after 40 steps; start a new run of 50\n"
 
 
 def test_a_checkpoint_comes_after_its_seconds_within_a_span(forks: Forks, tmp_path: Path) -> None:
