@@ -51,7 +51,7 @@ from metaexp.inner import SGD, Adam
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.outer.progress import Span
+from metaexp.outer.loaders import Span
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
 from metaexp.types import Examples

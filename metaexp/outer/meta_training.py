@@ -1,7 +1,7 @@
 """The outer loop as Lightning's module: `L.Trainer(...).fit(MetaTraining(learner, optimizer))`."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -12,16 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from metaexp.evaluation.intervals import summary
-from metaexp.evaluation.scores import Scores, Scoring, chunk_size, chunks
-from metaexp.mapping import piece_size
-from metaexp.models.norms import prepare
+from metaexp.evaluation.scores import Scores, Scoring
+from metaexp.outer.choose_step import choose_step
 from metaexp.outer.clip import Clip
-from metaexp.outer.compiled_gradient import compile_pieces
-from metaexp.outer.compiled_step import CompiledStep
-from metaexp.outer.eager_step import EagerStep, first_task
-from metaexp.outer.optimisers import flatten
+from metaexp.outer.loaders import Span, Spans, Stops, TaskIndices, stops
 from metaexp.outer.outer_step import FiniteCheck, OuterStep, Step, Sums, as_step
-from metaexp.outer.progress import OuterProgress, Span, Spans, Stops, stops
+from metaexp.outer.progress import OuterProgress
 
 log = logging.getLogger(__name__)
 
@@ -187,65 +183,12 @@ class MetaTraining(L.LightningModule):
     def advance(self, index: int) -> None:
         """Outer step number `index` (from 0), without the check that is made at the end of a span."""
         if self._step is None:  # built only now: until the first step the learner may still move to its device
-            self._step = self._made(index)
+            self._step = choose_step(self, index)
             if self._sums is not None:
                 self._step.set_sums(self._sums)
         self._step(index)
         if self.schedule is not None:
             self.schedule.step()
-
-    def _made(self, index: int) -> OuterStep:
-        """The compiled step if it is wanted and possible, otherwise the eager one.
-
-        Any failure of the compiler is reported, and training continues with the eager step, which is just as correct.
-        """
-        if not self.compiled:
-            return self._eager()
-        log.info("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")
-        learner = self.learner
-        prepare(learner.model, native=False)  # elementary operations are fused by the compiler
-        try:
-            return self._compiled(index)
-        except Exception as error:
-            log.debug("compile failed", exc_info=True)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
-            log.info(f"compile: not possible here ({reason}); going on without")
-            self.compiled = False
-        finally:  # validation and test run uncompiled
-            learner.set_mapping(learner.mapping, learner.family.device)
-        return self._eager()
-
-    def _eager(self, gradient: Callable[..., Any] | None = None) -> EagerStep:
-        return EagerStep(
-            self.learner, self.optimizer, self.clip, self.finite, self.meta_batch, self.accumulate, self.rank,
-            self.world, gradient,
-        )  # fmt: skip
-
-    def _compiled(self, index: int) -> OuterStep:
-        """One graph for the whole step if all tasks are mapped at once, else one for the meta-gradient of a piece."""
-        learner, params = self.learner, self.learner.meta_parameters()
-        share = self.meta_batch // self.world
-        size = piece_size(learner.mapping, share)
-        cycles = getattr(self.schedule, "cycle_momentum", False)  # in the graph everything but the rate is constant
-        if size == share and self.world == self.accumulate == 1 and not cycles:
-            flat = flatten(self.optimizer, params)
-            if flat is not None:
-                made = CompiledStep(
-                    learner, self.optimizer, flat, params, self.meta_batch, self.clip, self.finite,
-                    first_task(self, index, 0) // share,
-                )  # fmt: skip
-                self.optimizer._opt_called = True  # type: ignore[attr-defined]  # otherwise torch's schedules warn
-                return made
-        step = self._eager()
-        graph = compile_pieces(
-            lambda p, b, piece: learner.meta_gradient(p, piece, b),
-            params,
-            dict(learner.named_buffers()),
-            step.draw(index, 0),
-            size if share % size == 0 else share,
-        )
-        step.gradient = graph
-        return step
 
     # -- Lightning: training -----------------------------------------------------------------------------------------
 
@@ -327,11 +270,11 @@ class MetaTraining(L.LightningModule):
 
     # -- Lightning: validation and test --------------------------------------------------------------------------------
 
-    def val_dataloader(self) -> "TaskIndices":
+    def val_dataloader(self) -> TaskIndices:
         """Indices of the validation tasks, in chunks that are scored at once."""
         return TaskIndices(self.learner, "val", self.val_tasks)
 
-    def test_dataloader(self) -> "TaskIndices":
+    def test_dataloader(self) -> TaskIndices:
         """Indices of the same number of test tasks."""
         return TaskIndices(self.learner, "test", self.val_tasks)
 
@@ -383,16 +326,3 @@ class MetaTraining(L.LightningModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Loads the state into the learner."""
         return self.learner.load_state_dict(state_dict, strict=strict, assign=assign)
-
-
-class TaskIndices:
-    """Lightning's loader of a split's tasks: their indices, int64 [tasks of a chunk] each."""
-
-    def __init__(self, learner: Any, split: str, tasks: int):
-        self.pieces = list(chunks(learner.family, split, tasks, chunk_size(learner)))
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.pieces)

@@ -7,19 +7,9 @@ had been batches too. So `trainer.global_step`, `batch_idx`, progress bars, `val
 pyproject.toml pins Lightning's minor version, and the tests of this file fail if another version counts differently.
 """
 
-import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-
-
-class Span(NamedTuple):
-    """Outer steps start + 1 ... stop."""
-
-    start: int
-    stop: int
 
 
 class OuterProgress:
@@ -62,54 +52,3 @@ class OuterProgress:
         self._loop.val_loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = first
-
-
-def stops(trainer: Any, steps: int, every: list[int]) -> "Stops":
-    """Where spans must end for this trainer and its callbacks, besides the given intervals."""
-    intervals = [*every, trainer.log_every_n_steps]
-    if trainer.enable_validation and isinstance(trainer.val_check_batch, int):
-        intervals.append(trainer.val_check_batch)
-    ends, before = [steps, trainer.max_steps, trainer.num_training_batches], []
-    for callback in trainer.callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            intervals.append(callback._every_n_train_steps)
-        elif isinstance(callback, LearningRateMonitor) and callback.logging_interval != "epoch":
-            before.append(trainer.log_every_n_steps)  # it logs before a step: the rate used for that step
-        intervals += [n for n in (getattr(callback, "every_n_train_steps", None),) if isinstance(n, int)]
-    finite = [int(end) for end in ends if 0 <= end < math.inf]
-    return Stops(min(finite), [n for n in intervals if n >= 1], [n for n in before if n > 1])
-
-
-class Stops(NamedTuple):
-    """Ends of spans: `end`, every multiple of `intervals`, and the step before every multiple of `before`."""
-
-    end: int
-    intervals: list[int]
-    before: list[int] = []
-
-    def after(self, step: int) -> int:
-        """The first end of a span after `step`."""
-        nexts = [(step // n + 1) * n for n in self.intervals]
-        nexts += [((step + 1) // n + 1) * n - 1 for n in self.before]
-        return min([self.end, *nexts])
-
-
-class Spans:
-    """Lightning's loader of one epoch: the spans from the clock to the end. Its length is in outer steps.
-
-    Args:
-        training: a `MetaTraining`; its clock gives the beginning, and its `stopped` ends the epoch early.
-    """
-
-    def __init__(self, training: Any):
-        self.training = training
-
-    def __len__(self) -> int:
-        return int(self.training.steps)
-
-    def __iter__(self) -> Iterator[Span]:
-        training = self.training
-        while not training.stopped and (start := training.clock) < training.stops.end:
-            span = Span(start, training.stops.after(start))
-            training.progress.begin(span.stop)
-            yield span

@@ -19,7 +19,7 @@ from benching.processes import run
 from benching.works import WORKS, Settings, overrides
 from metaexp.config.settings import load
 from metaexp.inner import minibatches
-from metaexp.outer.progress import Span
+from metaexp.outer.loaders import Span
 from metaexp.training.build import Experiment
 from metaexp.types import Episode, Examples
 

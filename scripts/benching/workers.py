@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from benching.works import overrides
 from metaexp.config.settings import load
 from metaexp.outer.batches import TaskBatches
-from metaexp.outer.progress import Span
+from metaexp.outer.loaders import Span
 from metaexp.training.build import Experiment
 
 

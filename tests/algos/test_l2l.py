@@ -15,8 +15,8 @@ from metaexp.evaluation.scores import evaluate
 from metaexp.inner import SGD, Adam, descend
 from metaexp.mapping import map_tasks
 from metaexp.models.linear import Linear
+from metaexp.outer.loaders import Span
 from metaexp.outer.meta_training import MetaTraining
-from metaexp.outer.progress import Span
 
 LINE = partial(Linear, bias=False)
 SMALL = partial(LSTMRule, hidden=5)

@@ -22,9 +22,9 @@ from metaexp.models.norms import prepare
 from metaexp.outer import LinearToZero
 from metaexp.outer.compiled_step import CompiledStep
 from metaexp.outer.compiler import aten, compiled, decide_compile, orient
+from metaexp.outer.loaders import Span
 from metaexp.outer.meta_training import MetaTraining
 from metaexp.outer.optimisers import flatten, make_optimizer
-from metaexp.outer.progress import Span
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 

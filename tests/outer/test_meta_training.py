@@ -17,9 +17,9 @@ from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
 from metaexp.outer import LinearToZero
 from metaexp.outer.eager_step import first_task
+from metaexp.outer.loaders import Span, Stops
 from metaexp.outer.meta_training import MetaTraining
 from metaexp.outer.optimisers import make_optimizer
-from metaexp.outer.progress import Span, Stops
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 

@@ -1,0 +1,69 @@
+"""Which form the outer step takes: one compiled graph, a compiled meta-gradient, or eager operations."""
+
+import logging
+from typing import Any
+
+from metaexp.mapping import piece_size
+from metaexp.models.norms import prepare
+from metaexp.outer.compiled_gradient import compile_pieces
+from metaexp.outer.compiled_step import CompiledStep
+from metaexp.outer.eager_step import EagerStep, first_task
+from metaexp.outer.optimisers import flatten
+from metaexp.outer.outer_step import OuterStep
+
+log = logging.getLogger(__name__)
+
+
+def choose_step(training: Any, index: int) -> OuterStep:
+    """The compiled step if it is wanted and possible, otherwise the eager one.
+
+    Any failure of the compiler is reported, and training continues with the eager step, which is just as correct;
+    `training.compiled` is False then.
+
+    Args:
+        training: a `MetaTraining`, whose learner is on its device.
+        index: number of the next outer step.
+    """
+    if not training.compiled:
+        return _eager(training)
+    log.info("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")
+    learner = training.learner
+    prepare(learner.model, native=False)  # elementary operations are fused by the compiler
+    try:
+        return _compiled(training, index)
+    except Exception as error:
+        log.debug("compile failed", exc_info=True)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        log.info(f"compile: not possible here ({reason}); going on without")
+        training.compiled = False
+    finally:  # validation and test run uncompiled
+        learner.set_mapping(learner.mapping, learner.family.device)
+    return _eager(training)
+
+
+def _eager(t: Any) -> EagerStep:
+    return EagerStep(t.learner, t.optimizer, t.clip, t.finite, t.meta_batch, t.accumulate, t.rank, t.world)
+
+
+def _compiled(t: Any, index: int) -> OuterStep:
+    """One graph for the whole step if all tasks are mapped at once, else one for the meta-gradient of a piece."""
+    learner, params = t.learner, t.learner.meta_parameters()
+    share = t.meta_batch // t.world
+    size = piece_size(learner.mapping, share)
+    cycles = getattr(t.schedule, "cycle_momentum", False)  # in the graph everything but the rate is constant
+    if size == share and t.world == t.accumulate == 1 and not cycles:
+        flat = flatten(t.optimizer, params)
+        if flat is not None:
+            first = first_task(t, index, 0) // share
+            made = CompiledStep(learner, t.optimizer, flat, params, t.meta_batch, t.clip, t.finite, first)
+            t.optimizer._opt_called = True  # otherwise torch's schedules warn
+            return made
+    step = _eager(t)
+    step.gradient = compile_pieces(
+        lambda p, b, piece: learner.meta_gradient(p, piece, b),
+        params,
+        dict(learner.named_buffers()),
+        step.draw(index, 0),
+        size if share % size == 0 else share,
+    )
+    return step
