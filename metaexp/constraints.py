@@ -215,6 +215,13 @@ def fields(kind: Any) -> dict[str, Any]:
     return {"*": args[1]} if origin in _GROUPS and len(args) == 2 else {}
 
 
+def takes_names(kind: Any) -> bool:
+    """Whether an annotation allows a plain group of names and values: a `Mapping` (a `dict` describes an object)."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(map(takes_names, get_args(kind)))
+    return (get_origin(kind) or kind) is Mapping
+
+
 def takes_null(kind: Any) -> bool:
     """Whether an annotation allows None."""
     try:

@@ -59,6 +59,8 @@ def start(*overrides: str, config_dir: str | os.PathLike[str] | None = None) -> 
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # your own classes beside the notebook
     config = load_settings(list(overrides), None if config_dir is None else os.fspath(config_dir))
+    if config["device"]["strategy"] != "auto":
+        raise ConfigError("device.strategy=ddp: several processes are started by the command, python -m metaexp.train")
     from metaexp.run.single import run  # torch is imported only after the settings have been checked
 
     folder, result = run(config)

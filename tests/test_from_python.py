@@ -75,6 +75,7 @@ def test_progress_is_shown(tmp_path, capsys):
         (["seed=0,1"], "seed=0,1: several values need -m"),
         (["-m", "seed=0,1"], "-m: start takes settings as key=value"),
         ([3], "3: start takes settings as key=value"),
+        (["device=ddp"], "device.strategy=ddp: several processes are started by the command"),
         (["steps=-1"], "steps=-1: must be at least 0"),
     ],
 )

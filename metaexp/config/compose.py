@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metaexp.checks import nearest
-from metaexp.config.overrides import forced, one_line
+from metaexp.config.overrides import forced, one_line, parse
 from metaexp.errors import ConfigError
 
 
@@ -170,6 +170,9 @@ class Composer:
         group = GROUPS.get(key, Group(several=True))
         if not override.is_sweep_override() and isinstance(override.value(), list) and not group.several:
             raise ConfigError(f"{line}: choose one of {', '.join(self.options(key))}; several need -m and {key}=a,b")
+        if group.optional and group.several and not override.is_sweep_override() and override.value() is None:
+            none = f"{key}=[]" if self.is_group(key) else f"++{key}={{}}"  # Hydra takes no null for a group
+            return parse([none]).parsed[0]
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else _values(override)
         for value in values:
             self._check_choice(key, value)

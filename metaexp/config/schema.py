@@ -11,7 +11,7 @@ from metaexp.checks import nearest, show
 from metaexp.config.annotations import parameters
 from metaexp.config.declared import TRAIN
 from metaexp.config.trust import check_target, is_optim
-from metaexp.constraints import Misfit, described, fields, fitted, takes_null
+from metaexp.constraints import Misfit, described, fields, fitted, takes_names, takes_null
 from metaexp.errors import ConfigError
 
 
@@ -85,6 +85,8 @@ class Schema(NamedTuple):
         if isinstance(value, dict):
             if default is None and "_target_" in value:
                 check_target(f"{path}._target_", value["_target_"], self.trusted)
+                return value
+            if default is None and takes_names(kind) and "_target_" not in value:
                 return value
             wanted = described(known(kind, default)) or "one value"
             self._refuse(path, value, f"must be {wanted}, not a group of settings without _target_")

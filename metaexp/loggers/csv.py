@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 
+from metaexp.constraints import Count, checked
+
 
 class CSV(CSVLogger):
     """Lightning's CSV logger, writing into the run's own folder; a continued run keeps its earlier rows.
@@ -17,7 +19,8 @@ class CSV(CSVLogger):
         flush_logs_every_n_steps: rows that are kept in memory before they are written.
     """
 
-    def __init__(self, folder: Path, resumed_at: int | None = None, flush_logs_every_n_steps: int = 100):
+    @checked
+    def __init__(self, folder: Path, resumed_at: int | None = None, flush_logs_every_n_steps: Count = 100):
         super().__init__(str(folder), name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
         self._file, self._resumed_at = Path(folder) / "metrics.csv", resumed_at
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
 from metaexp.config.instantiate import instantiate, nodes
+from metaexp.errors import ConfigError, MetaexpError
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import TensorBoard
 
@@ -20,11 +23,22 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_at: int | None = 
     Raises:
         ConfigError: a logger whose package is missing, or that refuses its settings.
     """
-    board = TensorBoard(folder, resumed_at=resumed_at, rank=rank)
+    loggers = RunLoggers(TensorBoard(folder, resumed_at=resumed_at, rank=rank))
     trusted = set(config.get("trusted", ()))
-    others = [
-        instantiate(node, group=key, trusted=trusted, folder=folder, resumed_at=resumed_at)
-        for key, node in nodes("logger", config.get("logger"))
-        if rank == 0
-    ]
-    return RunLoggers(board, others)
+    for key, node in nodes("logger", config.get("logger")) if rank == 0 else ():
+        try:
+            made = instantiate(node, group=key, trusted=trusted, folder=folder, resumed_at=resumed_at)
+        except MetaexpError:
+            raise
+        except Exception as error:  # a store that cannot be reached, in the words of its package
+            loggers.close("failed")
+            raise ConfigError(f"{key}: {type(error).__name__}: {first_line(error)}") from error
+        if not isinstance(made, Logger):
+            raise ConfigError(f"{key}._target_={node['_target_']}: makes no Lightning logger")
+        loggers.others.append(made)
+    return loggers
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import MLFlowLogger
 
+URI = os.environ.get("MLFLOW_TRACKING_URI")  # the user's: MLflow itself sets the variable later, for the whole process
 RUN_ID = "mlflow_run_id"  # file in a run's folder that names its MLflow run
 
 
@@ -28,7 +30,7 @@ class MLflow(MLFlowLogger):
         resumed_at: int | None = None,
         tracking_uri: str | None = None,
         experiment: str = "metaexp",
-        tags: dict[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
     ):
         for name in ("mlflow", "alembic"):  # they log the creation of each database table
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -39,13 +41,19 @@ class MLflow(MLFlowLogger):
         super().__init__(
             experiment_name=experiment,
             run_name=folder.name,
-            tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or store,
-            tags=tags,
-            artifact_location=None if tracking_uri else str(folder.parent / "mlflow"),
+            tracking_uri=tracking_uri or URI or store,
+            tags=dict(tags) if tags else None,
+            artifact_location=None if tracking_uri or URI else str(folder.parent / "mlflow"),
             run_id=run_id,
         )
+        self.continues = run_id is not None
         known.write_text(f"{self.run_id}\n")
 
     def picture(self, tag: str, path: Path, step: int) -> None:
         """A picture as an artifact under figures/."""
         self.experiment.log_artifact(self.run_id, str(path), "figures")
+
+    def end(self, status: str) -> None:
+        """Leaves the environment as it was: another run of this process may have another store."""
+        if URI is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -45,11 +45,14 @@ class RunLoggers:
         return self.board.active
 
     def begin(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Before the first step, passes the run's flat settings to the other loggers and the layout of the metrics to
-        TensorBoard (which gets the settings with the result)."""
-        if self.active:
+        """Before the first step: the layout of the metrics to TensorBoard, if there are any, and the run's flat
+        settings to the loggers that do not have them yet (TensorBoard gets them with the result)."""
+        if not self.active:
+            return
+        if metrics:
             self.board.layout(metrics)
-            for logger in self.others:
+        for logger in self.others:
+            if not getattr(logger, "continues", False):
                 logger.log_hyperparams(dict(settings))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -1,5 +1,6 @@
 """Numbers, settings and pictures to Weights & Biases. Needs the extra `wandb`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class WandB(WandbLogger):
         resumed_at: int | None = None,
         project: str = "metaexp",
         offline: bool = True,
-        settings: dict[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         folder = Path(folder)
         known = folder / RUN_ID
@@ -41,6 +42,7 @@ class WandB(WandbLogger):
             settings=quiet,
             **(settings or {}),
         )
+        self.continues = run_id is not None
         known.write_text(f"{self.experiment.id}\n")
 
     def picture(self, tag: str, path: Path, step: int) -> None:

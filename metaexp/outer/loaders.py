@@ -58,7 +58,7 @@ class Spans:
         self.training = training
 
     def __len__(self) -> int:
-        return int(self.training.steps)
+        return max(1, int(self.training.steps))  # Lightning skips a loader of length 0, with all hooks
 
     def __iter__(self) -> Iterator[Span]:
         training = self.training

@@ -1,6 +1,6 @@
 """The outer loop as Lightning's module: `L.Trainer(...).fit(MetaTraining(learner, optimizer))`."""
 
-import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,8 +18,6 @@ from metaexp.outer.clip import Clip
 from metaexp.outer.loaders import Span, Spans, Stops, TaskIndices, stops
 from metaexp.outer.outer_step import FiniteCheck, OuterStep, Step, Sums, as_step
 from metaexp.outer.progress import OuterProgress
-
-log = logging.getLogger(__name__)
 
 
 class MetaTraining(L.LightningModule):
@@ -89,6 +87,7 @@ class MetaTraining(L.LightningModule):
         self.stopped = False  # once True, no further outer step is made
         self.stops = Stops(steps, self.every)
         self._step: OuterStep | None = None
+        self._storage: list[int] = []  # where parameters and buffers were when the step was made
         self._sums: Sums | None = None  # from a checkpoint, until the step is built
         self._callbacks: list[Callable[..., Any]] = []
         self._sets_validation = False  # whether the trainer's validation interval comes from `val_every`
@@ -184,6 +183,7 @@ class MetaTraining(L.LightningModule):
         """Outer step number `index` (from 0), without the check that is made at the end of a span."""
         if self._step is None:  # built only now: until the first step the learner may still move to its device
             self._step = choose_step(self, index)
+            self._storage = self._addresses()
             if self._sums is not None:
                 self._step.set_sums(self._sums)
         self._step(index)
@@ -203,24 +203,75 @@ class MetaTraining(L.LightningModule):
         return Spans(self)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Returns no callbacks; sets validation every `val_every` outer steps before the trainer's callbacks see it."""
+        """No callbacks; but before the trainer's own look at it, it validates every `val_every` outer steps."""
+        trainer = self.trainer
         self._sets_validation = False
-        if self.val_every is not None and self.steps and self.trainer.val_check_interval == 1.0:
-            self.trainer.val_check_interval = min(self.val_every, self.steps)
-            self._sets_validation = True
+        if self.val_every is not None and self.steps and isinstance(trainer.val_check_interval, float):
+            limit = trainer.limit_train_batches
+            most = limit if isinstance(limit, int) else max(1, int(self.steps * limit))
+            if trainer.val_check_interval == 1.0 and most:
+                trainer.val_check_interval = min(self.val_every, self.steps, most)
+                self._sets_validation = True
+        warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*manual optimization")  # steps are counted right
         return []
 
     def on_fit_start(self) -> None:
-        """Makes the family draw on the trainer's device."""
-        if self.learner.family.device != self.device:
-            self.learner.family.to(self.device, self.learner.family.dtype)
+        """The family draws on the trainer's device, in the learner's precision.
+
+        Raises:
+            ValueError: the trainer has another number of processes than `world`: each would do the same work.
+        """
+        if self.trainer.world_size != self.world:
+            raise ValueError(
+                f"world={self.world}: the trainer has {self.trainer.world_size} processes; make MetaTraining with "
+                "world= their number and rank= that of this one"
+            )
+        self._place_family()
+
+    def on_validation_start(self) -> None:
+        """As `on_fit_start`, for `trainer.validate`."""
+        self._place_family()
+
+    def on_test_start(self) -> None:
+        """As `on_fit_start`, for `trainer.test`."""
+        self._place_family()
+
+    def _place_family(self) -> None:
+        family = self.learner.family
+        dtype = next((p.dtype for p in self.learner.parameters() if p.is_floating_point()), family.dtype)
+        if (family.device, family.dtype) != (self.device, dtype):
+            family.to(self.device, dtype)
 
     def on_train_start(self) -> None:
-        """Starts Lightning's counters at the clock, also after a checkpoint of another program or version."""
+        """Lightning's counters start at the clock, also after the checkpoint of another program or version."""
         self.progress.count(self.clock)
         self.stops = stops(self.trainer, self.steps, self.every)
         hooks = (getattr(callback, "on_outer_step_end", None) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         self._callbacks = [hook for hook in hooks if hook is not None]
+        if self._step is not None and self._storage != self._addresses():  # moved since: its tensors are others now
+            step, self._step = self._step, None
+            if step.count and step.sums is not None and step.form is not None:
+                self._sums = Sums(step.sums.to(self.device), step.form, step.count)
+
+    def _addresses(self) -> list[int]:
+        """Where the learner's parameters and buffers are."""
+        return [t.data_ptr() for t in (*self.learner.parameters(), *self.learner.buffers())]
+
+    def on_fit_end(self) -> None:
+        """The trainer's interval is its own again."""
+        if self._sets_validation:
+            self.trainer.val_check_interval, self._sets_validation = 1.0, False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What exact resuming needs beside weights and optimiser; a run's own record has it too."""
+        if "metaexp" not in checkpoint:
+            checkpoint["meta_training"] = {"sums": self.sums(), "count": self.count, "skipped": self.skipped}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the sums and the skipped steps of a checkpoint."""
+        state = checkpoint.get("metaexp") or checkpoint.get("meta_training") or {}
+        self.finite.skipped = state.get("skipped", 0)
+        self.set_sums(state.get("sums"), state.get("count", 0))
 
     @property
     def progress(self) -> OuterProgress:
@@ -231,7 +282,8 @@ class MetaTraining(L.LightningModule):
         """Runs a span of outer steps."""
         reached = self.run(span)
         self.progress.reached(max(reached, 1))
-        if self.count and reached % self.trainer.log_every_n_steps == 0 and reached > span.start:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.count and reached % every == 0 and reached > span.start:
             self.log_row(reached)
 
     def row(self) -> dict[str, float]:

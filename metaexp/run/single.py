@@ -1,6 +1,7 @@
 """One run, from a resolved configuration to result.json."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,6 +64,11 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
         with _end_in_status(run_folder), StopFlag() as flag:
             result = train_and_test(experiment, run_folder, resumed, flag, started)
             return Finished(run_folder.path, result)
+    except ConfigError:
+        if first and resumed is None and not any(run_folder.checkpoints.glob("*")):
+            run_folder.close()
+            shutil.rmtree(run_folder.path, ignore_errors=True)  # refused before it began: a logger's store, say
+        raise
     except (NonFiniteError, Interrupted):
         if first:
             raise

@@ -8,6 +8,7 @@ at every point. A checkpoint without a sidecar is judged by the checksums inside
 
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -183,6 +184,17 @@ def load(path: Path, map_location: Any = "cpu", quiet: bool = False) -> dict[str
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
+def readable(state: Any) -> bool:
+    """Whether a part of a checkpoint can be read back: plain values, containers and tensors, no other objects."""
+    buffer = io.BytesIO()
+    try:
+        torch.save(state, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except Exception:  # whatever pickling and unpickling raise
+        return False
+    return True
+
+
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint and its sidecar: synced, read back and renamed, in the folder of `path` only.
 

@@ -102,9 +102,8 @@ class Experiment:
                 val_tasks=config["val"]["tasks"],
             ),
         )
-        self.callbacks = [
-            instantiate(node, group=key, trusted=trusted) for key, node in nodes("callbacks", config.get("callbacks"))
-        ]
+        self.callbacks = [_callback(key, node, trusted) for key, node in nodes("callbacks", config.get("callbacks"))]
+        list(nodes("logger", config.get("logger")))  # refuses a wrong form; they are made with the run's folder
         if config.get("trainer"):  # a wrong argument is refused before a folder is made
             from metaexp.training.trainer import make_trainer
 
@@ -155,3 +154,12 @@ def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> in
 
 def _processes(settings: dict[str, Any]) -> int:
     return int(settings["devices"]) if settings["strategy"] != "auto" else 1
+
+
+def _callback(key: str, node: dict[str, Any], trusted: set[str]) -> Any:
+    from lightning import Callback
+
+    made = instantiate(node, group=key, trusted=trusted)
+    if not isinstance(made, Callback):
+        raise ConfigError(f"{key}._target_={node['_target_']}: makes no Lightning callback")
+    return made

@@ -1,5 +1,6 @@
 """The run's own callback: rows of metrics, validation, checkpoints, early stop, signals, time limit."""
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from metaexp.errors import Interrupted, NonFiniteError, Terminated
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.outer.meta_training import MetaTraining
+from metaexp.storage.checkpoint_file import readable
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
@@ -20,6 +22,7 @@ from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
 from metaexp.training.validation import Validation
 
+log = logging.getLogger(__name__)
 STATUS = 1.0  # least seconds between two writes of status.json when nothing else requires one
 
 
@@ -52,6 +55,7 @@ class Control(L.Callback):
         self.progress, self.flag = progress, flag
         self.validation = Validation(training.learner, config["val"]["tasks"], loggers)
         self.over_time = False
+        self._left_out: set[str] = set()  # callbacks whose state cannot be kept
         self._opening = False  # during the validation before the first step
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
         self._started = self._entered = self._saved = time.monotonic()
@@ -67,7 +71,12 @@ class Control(L.Callback):
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's record to the checkpoint."""
+        """Adds the run's record to the checkpoint, and leaves out what could not be read back."""
+        for name in [name for name, state in checkpoint.get("callbacks", {}).items() if not readable(state)]:
+            del checkpoint["callbacks"][name]
+            if name not in self._left_out:
+                self._left_out.add(name)
+                log.warning(f"the state of {name} holds more than plain values and tensors: not kept in checkpoints")
         checkpoint["metaexp"] = self.record.state(self.training, self.seconds())
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -47,9 +47,9 @@ def train_and_test(
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
     found = _checkpoint(checkpoints, resumed, experiment) if resumed else None
     record = TrainingRecord.of(found["metaexp"]) if found else TrainingRecord()
-    folder.write_config({key: value for key, value in config.items() if key != "typed"})
     resumed_at = record.step if resumed else None
     with make_loggers(config, folder.path, resumed_at, experiment.rank) as loggers:
+        folder.write_config({key: value for key, value in config.items() if key != "typed"})
         with _progress(experiment, record.step) as progress:
             progress.note(f"run folder: {folder.path}")
             initial = {name: value.clone() for name, value in learner.state_dict().items()}
@@ -62,8 +62,7 @@ def train_and_test(
             control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)
             trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
             _restore_callbacks(experiment.callbacks, found)
-            if record.step == 0:
-                loggers.begin(flat_settings(config), metric_names(learner, ["queries"]))
+            loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
             if learner.trains and not record.finished(config["steps"]):
                 _fit(trainer, training, flag)
             if experiment.rank > 0:

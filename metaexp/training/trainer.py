@@ -4,11 +4,11 @@ import inspect
 import logging
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
@@ -42,8 +42,12 @@ def make_trainer(
         ConfigError: `trainer.` has an argument that the run sets itself, or that Lightning does not take.
     """
     quiet()
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and folder is not None:
+            callback.dirpath = str(Path(folder) / "callbacks")  # `checkpoints` is the run's own
     config, typed = experiment.config, dict(experiment.config.get("trainer") or {})
     check_trainer(typed)
+    asked = list(typed)
     plugins = typed.pop("plugins", None) or []
     strategy: Any = "auto"
     if experiment.world > 1:
@@ -71,13 +75,12 @@ def make_trainer(
         warnings.simplefilter("ignore")
         try:
             return L.Trainer(**(own | typed))
-        except (TypeError, ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
-            if not typed:
+        except Exception as error:  # Lightning has several classes for this
+            if not asked:
                 raise
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"trainer.{', trainer.'.join(typed)}: Lightning's Trainer refuses it ({reason})"
-            ) from error
+            names = ", ".join(f"trainer.{name}" for name in asked)
+            raise ConfigError(f"{names}: Lightning's Trainer refuses it ({reason})") from error
 
 
 def check_trainer(typed: dict[str, Any]) -> None:

@@ -4,14 +4,18 @@ import csv
 import json
 import math
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from small_runs import TINY
 
+import metaexp
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError
 from metaexp.loggers.csv import CSV
@@ -168,6 +172,7 @@ def test_a_run_that_fails_ends_its_loggers_as_failed(tmp_path):
         ("trainer.precision=16", "trainer.precision=16: the run sets this itself; use device.precision"),
         ("trainer.profilr=simple", "trainer.profilr=simple: Lightning's Trainer has no such argument; did you mean"),
         ("trainer.profiler=slow", "trainer.profiler: Lightning's Trainer refuses it"),
+        ("trainer.plugins=foo", "trainer.plugins: Lightning's Trainer refuses it"),
         ("callbacks=mine", "callbacks=mine: no such choice"),
     ],
 )  # fmt: skip
@@ -198,6 +203,69 @@ def test_callbacks_of_lightning_from_the_users_own_files(tmp_path):
     assert ended.result["stopped"] == "a callback stopped the run at step 6"
     assert sorted(path.name for path in saved.glob("*.ckpt")) == ["step=2.ckpt", "step=4.ckpt", "step=6.ckpt"]
     assert json.loads((ended.folder / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("logger=mlflow logger.mlflow.tracking_uri=foo://x", "logger.mlflow: "),
+        ("logger=csv logger.csv.flush_logs_every_n_steps=0", "logger.csv.flush_logs_every_n_steps=0: must be at"),
+    ],
+)  # fmt: skip
+def test_a_logger_that_cannot_be_made_is_one_line_and_leaves_no_run(tmp_path, typed, message):
+    pytest.importorskip("mlflow")
+    with pytest.raises(ConfigError) as caught:
+        run(load([*WATCHED, *typed.split(), f"out={tmp_path}"]))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/"))
+
+
+def test_names_and_values_for_a_logger(tmp_path):
+    mlflow = pytest.importorskip("mlflow.tracking")
+    made = run(load([*WATCHED, "logger=mlflow", "logger.mlflow.tags={team:x,paper:2}", "steps=0", f"out={tmp_path}"]))
+    found = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(
+        (made.folder / "mlflow_run_id").read_text().strip()
+    )
+    assert {"team": "x", "paper": "2"}.items() <= found.data.tags.items()
+
+
+def test_no_callbacks_and_no_loggers_by_null(tmp_path):
+    made = run(load([*WATCHED, "callbacks=null", "logger=null", "experiment=null", "steps=0", f"out={tmp_path}"]))
+    assert made.result["weights"] == {"kind": "best", "step": 0}  # no step is made, and the start is a checkpoint
+    assert [row["step"] for row in rows(made.folder, "val")] == [0]
+    assert metaexp.load(made.folder).fit([[0.0], [1.0]], [0.0, 1.0]).predict([[0.5]]).shape == (1,)
+
+
+class Odd(L.Callback):
+    """Its state holds an object that no checkpoint may hold."""
+
+    def state_dict(self):
+        return {"where": Path("here"), "number": np.float64(1.0)}
+
+
+class NoCallback:
+    """Something else."""
+
+
+def test_states_that_cannot_be_read_back_are_left_out(tmp_path, monkeypatch, capfd):
+    """And the run can be loaded without the callback, which a test does not need."""
+    own = tmp_path / "conf" / "callbacks"
+    own.mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, "odd_callbacks", sys.modules[__name__])
+    monkeypatch.setattr(Odd, "__module__", "odd_callbacks")
+    monkeypatch.setattr(NoCallback, "__module__", "odd_callbacks")
+    for name in ("Odd", "NoCallback"):
+        (own / f"{name}.yaml").write_text(f"# @package callbacks.{name}\n_target_: odd_callbacks.{name}\n")
+    typed = [*WATCHED, f"out={tmp_path / 'out'}"]
+    made = run(load([*typed, "callbacks=Odd"], str(tmp_path / "conf")))
+    assert capfd.readouterr().err.count("not kept in checkpoints") == 1
+    assert made.result["weights"]["kind"] == "best"
+    assert metaexp.load(made.folder).fit([[0.0], [1.0]], [0.0, 1.0]).predict([[0.5]]).shape == (1,)
+    with pytest.raises(
+        ConfigError, match=r"^callbacks.NoCallback._target_=odd_callbacks.NoCallback: makes no Lightning"
+    ):
+        run(load([*typed, "callbacks=NoCallback"], str(tmp_path / "conf")))
 
 
 def test_further_arguments_reach_the_trainer(tmp_path):

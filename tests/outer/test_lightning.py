@@ -185,3 +185,68 @@ def test_state_dict_takes_lightnings_arguments():
     with pytest.raises(RuntimeError, match="Missing key"):
         other.load_state_dict({}, strict=True)
     other.load_state_dict({}, strict=False)
+
+
+@pytest.mark.parametrize("settings", [{"fast_dev_run": True}, {"limit_train_batches": 5}, {"overfit_batches": 5}])
+def test_fewer_batches_than_the_interval_between_validations(tmp_path, settings):
+    module, seen = training(steps=30, val_every=10), Steps()
+    trainer(tmp_path, seen, max_epochs=1, **settings).fit(module)
+    assert module.clock == (1 if "fast_dev_run" in settings else 5)
+    assert [step for step, _ in seen.validated] == [module.clock]
+
+
+def test_no_logging_and_double_precision(tmp_path):
+    module = training(steps=12, val_every=6)
+    trainer(tmp_path, log_every_n_steps=0, precision="64-true").fit(module)
+    assert module.clock == 12
+    assert module.learner.family.dtype == torch.float64
+    assert all(p.dtype == torch.float64 for p in module.learner.parameters())
+
+
+def test_one_trainer_for_two_trainings(tmp_path):
+    one, seen = trainer(tmp_path), Steps()
+    one.callbacks.append(seen)
+    for lr in (0.01, 0.02):
+        seen.validated.clear()
+        one.fit_loop.epoch_progress.reset()
+        one.should_stop = False
+        module = training(steps=25, val_every=10, lr=lr)
+        one.fit(module)
+        assert [step for step, _ in seen.validated] == [10, 20, 25]
+        assert one.val_check_interval == 1.0
+
+
+def test_a_resumed_row_has_all_its_steps_and_skips_go_on(tmp_path):
+    """A checkpoint between two rows keeps the sums, and how many steps were skipped."""
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=24, save_top_k=-1)
+    straight = training(steps=30, skips=3)
+    trainer(tmp_path, saver, enable_checkpointing=True, log_every_n_steps=10).fit(straight)
+    second = training(steps=30, skips=3)
+    saved = torch.load(tmp_path / "step=24.ckpt", weights_only=True)
+    saved["meta_training"]["skipped"] = 2
+    torch.save(saved, tmp_path / "changed.ckpt")
+    trainer(tmp_path, log_every_n_steps=10).fit(second, ckpt_path=str(tmp_path / "changed.ckpt"))
+    assert second.skipped == 2
+    assert second.last_row[0] == straight.last_row[0] == 30
+    for name in ("outer_loss", "meta_gradient_norm"):
+        assert second.last_row[1][name] == pytest.approx(straight.last_row[1][name], rel=1e-6)
+
+
+def test_a_learner_that_was_moved_between_two_fits_goes_on_learning(tmp_path):
+    """Lightning's teardown moves a module; the step must not keep the tensors of before."""
+    for compiled in (False, True):
+        moved, kept = training(steps=20, compiled=compiled), training(steps=20)
+        trainer(tmp_path, max_steps=10).fit(moved)
+        before = [p.detach().clone() for p in moved.learner.parameters()]
+        moved.learner.double().float()
+        trainer(tmp_path).fit(moved)
+        trainer(tmp_path).fit(kept)
+        assert moved.clock == 20
+        assert any(not torch.equal(p, q) for p, q in zip(moved.learner.parameters(), before, strict=True))
+        assert largest_difference(dict(moved.learner.state_dict()), dict(kept.learner.state_dict())) < 1e-5
+
+
+def test_a_trainer_with_other_processes_is_refused():
+    module = training(steps=10, world=2, meta_batch=4)
+    with pytest.raises(ValueError, match="world=2: the trainer has 1 processes"):
+        trainer(Path()).fit(module)
