@@ -3,13 +3,13 @@
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head
 from metaexp.algos.gradient import GradientLearner, trainable
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
+from metaexp.models.functional import functional_call
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Examples
 

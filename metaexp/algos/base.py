@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
 from metaexp.metric_names import SUFFIXES
 from metaexp.metrics import Metric, declared
+from metaexp.models.functional import check_module, functional_call
 from metaexp.models.norms import adopt, depends_on_batch, in_mode, prepare
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
@@ -69,13 +69,8 @@ class MetaLearner(nn.Module):
                 f"task.test.ways={test_ways}: {type(self).__name__} has one output per class, so task.ways={ways} too"
             )
         made = model if isinstance(model, nn.Module) else model(family.x_shape, self.outputs(family))
+        check_module(made, family.x_shape)
         self.model = adopt(made)
-        for layer in self.model.modules():
-            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 and layer.training:
-                raise ValueError(
-                    f"model: {layer} draws from torch's global generator, which no seed of a task reaches and no run "
-                    "could continue; leave it out, or call .eval() on it"
-                )
         self.loss = loss or family.loss
         self.register_buffer("meta_step", torch.zeros((), dtype=torch.int64))  # the only clock
         self.set_mapping(mapping, family.device)

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaexp import metrics
 from metaexp.algos.base import MetaLearner, ModelFactory, Validate
 from metaexp.algos.gradient import trainable
 from metaexp.checks import whole
 from metaexp.inner import InnerOptimiser, Tree, learn
+from metaexp.models.functional import functional_call
 from metaexp.random import uniform
 from metaexp.types import Examples
 

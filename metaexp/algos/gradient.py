@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.inner import InnerLoop, Tree
+from metaexp.models.functional import functional_call
 from metaexp.types import Episode, Examples
 
 

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head, feature_size, remove_head
 from metaexp.constraints import Count, NonNegative, Positive
 from metaexp.inner import Tree
+from metaexp.models.functional import functional_call
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, vjp
+from torch.func import grad, grad_and_value, vjp
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.algos.gradient import trainable
 from metaexp.constraints import Count, Natural, NonNegative, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, conjugate_gradient, minimise, with_gradient
+from metaexp.models.functional import functional_call
 from metaexp.types import Episode, Examples
 
 

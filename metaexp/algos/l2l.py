@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import InnerOptimiser, Tree, descend
+from metaexp.models.functional import functional_call
 from metaexp.models.lstm_rule import LSTMRule
 from metaexp.random import normal
 from metaexp.types import Episode, Examples

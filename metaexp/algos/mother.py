@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from metaexp.algos.base import MetaLearner
@@ -19,6 +19,7 @@ from metaexp.checks import whole
 from metaexp.constraints import Count, Limit, Natural, NonNegative, Positive, Share
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
+from metaexp.models.functional import functional_call
 from metaexp.models.norms import depends_on_batch
 from metaexp.models.sets import Judges, SetEncoder
 from metaexp.types import Episode, Examples

@@ -133,7 +133,24 @@ class Frozen(nn.Module):
         return _affine(y, self.weight, self.bias)
 
 
+_KINDS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_EXACT = (
+    nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)  # fmt: skip
+
+
 def _replacement(layer: nn.Module) -> nn.Module | None:
+    if isinstance(layer, _KINDS) and type(layer) not in _EXACT:
+        raise ValueError(
+            f"model: {type(layer).__name__} is a norm of its own, and torch's norms have wrong second derivatives "
+            "under vmap: make it a module that contains the norm, instead of a subclass"
+        )
+    if isinstance(layer, _KINDS) and (layer._forward_hooks or layer._forward_pre_hooks):
+        raise ValueError(
+            f"model: {type(layer).__name__} has forward hooks, which would be lost with the layer that replaces it; "
+            "register them on the module around it"
+        )
     if isinstance(layer, nn.LayerNorm):
         return LayerNorm(layer)
     if not isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
@@ -151,6 +168,9 @@ def adopt(model: nn.Module) -> nn.Module:
 
     A norm in eval mode with running statistics (a pretrained body) keeps these statistics; a norm in training mode
     uses the statistics of the current batch from then on.
+
+    Raises:
+        ValueError: a subclass of one of these norms, or one with forward hooks: what it adds would be lost.
     """
     new: dict[nn.Module, nn.Module | None] = {}  # one per old layer, so that a layer shared by two parents stays shared
     for parent in list(model.modules()):

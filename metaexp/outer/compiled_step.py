@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
+from metaexp.models.functional import functional_call
 from metaexp.outer.batches import TaskBatches
 from metaexp.outer.clip import Clip
 from metaexp.outer.compiler import compiled
