@@ -25,6 +25,18 @@ for name in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBL
     os.environ.pop(name, None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", help="run only the tests marked tier(NAME); without it they are left out")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need minutes or packages of their own are marked `tier("NAME")` and run only when NAME is asked for."""
+    wanted = config.getoption("--tier")
+    others = [item for item in items if wanted != next((m.args[0] for m in item.iter_markers("tier")), None)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Restores the number of threads after a test that sets it in this process."""
