@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that need minutes or packages of their own are marked `tier("NAME")` and run only when NAME is asked for."""
+    """Tests that need minutes or packages of their own are marked `tier("NAME")` and run only when asked for."""
     wanted = config.getoption("--tier")
     others = [item for item in items if wanted != next((m.args[0] for m in item.iter_markers("tier")), None)]
     config.hook.pytest_deselected(items=others)
