@@ -41,6 +41,7 @@ class Group(NamedTuple):
 GROUPS = {
     "algo": Group(),
     "task": Group(),
+    "encoder": Group(),
     "model": Group(),
     "device": Group(),
     "optimizer": Group(),

@@ -87,6 +87,8 @@ class Train(TypedDict):
     checkpoint: Every
     stop: Stop
     time_limit: Positive | None
+    encoder: NotRequired[dict[str, Any]]
+    cache: NotRequired[str | None]
     logger: NotRequired[dict[str, Any]]
     callbacks: NotRequired[dict[str, Any]]
     trainer: NotRequired[dict[str, Any]]

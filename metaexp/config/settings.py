@@ -84,6 +84,10 @@ class Settings:
 
     def _check_pairs(self, config: dict[str, Any], choices: dict[str, Any]) -> None:
         gives = config["task"].get("gives") or {}
+        if config.get("encoder") and "encoder" not in config["task"]:
+            raise ConfigError(
+                f"encoder={choices['encoder']}: task={choices['task']} has nothing to encode; use encoder=none"
+            )
         for group in GROUPS:
             node = config.get(group)
             if not isinstance(node, dict):

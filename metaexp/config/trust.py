@@ -16,10 +16,10 @@ from metaexp.errors import ConfigError
 
 # Allowed places in metaexp: packages with all their modules, and single modules; `inner` and `outer` re-export two.
 PLACES = (
-    "algos", "models", "tasks", "inner", "inner.optimisers", "outer", "outer.schedules",
+    "algos", "encoders", "models", "tasks", "inner", "inner.optimisers", "outer", "outer.schedules",
     "loggers.csv", "loggers.mlflow", "loggers.wandb",
 )  # fmt: skip
-_PACKAGES = ("algos", "models", "tasks")
+_PACKAGES = ("algos", "encoders", "models", "tasks")
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,6 +31,7 @@ class Key(NamedTuple):
 KEYS = {
     "steps": Key(fixed=False),  # how long
     "device": Key(fixed=False),  # on what
+    "encoder": Key(fixed=False),  # the task holds it too, if it reads it
     "test": Key(fixed=False),
     "time_limit": Key(fixed=False, compared=False),
     "name": Key(fixed=False, compared=False),
@@ -38,6 +39,7 @@ KEYS = {
     "logger": Key(fixed=False, compared=False, shown=False),
     "callbacks": Key(fixed=False, compared=False, shown=False),
     "trainer": Key(fixed=False, compared=False, shown=False),
+    "cache": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "trust": Key(fixed=False, compared=False, shown=False),

@@ -11,6 +11,7 @@ from torch import Tensor
 from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.errors import DataError
 from metaexp.tasks.classes import Classes, Rotation, Sizes
+from metaexp.tasks.data.class_lists import by_name
 from metaexp.tasks.data.splits import by_fractions, digest
 
 
@@ -103,22 +104,6 @@ class DatasetTasks(Classes):
         data, self.names, counts = read(dataset)
         listed = {name: list(members) for name, members in (classes or {}).items() if members is not None}
         fractions = by_fractions(len(counts), split, eval_seed)
-        splits = self._listed(listed) if listed else fractions
+        splits = by_name(self.names, listed) if listed else fractions
         self.trained_on = digest(repr(self.names[i]) for i in splits["train"])
         super().__init__(data, counts, splits, shots, queries, ways, rotation, test, seed, eval_seed)
-
-    def _listed(self, listed: dict[str, list[Any]]) -> dict[str, list[int]]:
-        place = {label: i for i, label in enumerate(self.names)}
-        seen: dict[Any, str] = {}
-        for part in ("train", "val", "test"):
-            if part not in listed:
-                raise ValueError(f"classes.{part}=null: where classes are listed, list them for train, val and test")
-            for label in listed[part]:
-                if label not in place:
-                    raise ValueError(
-                        f"classes.{part}: {label!r} is not a label of the data; it has {self.names[:10]}..."
-                    )
-                if label in seen:
-                    raise ValueError(f"classes.{part}: {label!r} is already in {seen[label]}; splits must be disjoint")
-                seen[label] = part
-        return {part: [place[label] for label in members] for part, members in listed.items()}

@@ -14,6 +14,7 @@ from metaexp.errors import ConfigError
 from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
+from metaexp.system import cache
 from metaexp.tasks.base import TaskFamily
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
@@ -39,6 +40,7 @@ class Experiment:
         device = config["device"]
         self.accelerator, self.device = _device(device)
         self.dtype = DTYPES[str(device["precision"])]
+        cache.choose(config.get("cache"))
         family = family or instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
         varying = self.family.varying("train")

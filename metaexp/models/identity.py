@@ -1,0 +1,28 @@
+"""No body: the inputs are the features."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Identity(nn.Module):
+    """A linear head on the inputs as they are: prototypes or ridge on given vectors. The head begins at 0.
+
+    Args:
+        x_shape, out: shape of one input and number of outputs, from the task family.
+    """
+
+    def __init__(self, x_shape: Sequence[int], out: int):
+        super().__init__()
+        self.head = nn.Linear(math.prod(x_shape), out)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, inputs]."""
+        return x.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, out]."""
+        return self.head(self.features(x))

@@ -1,0 +1,43 @@
+"""A body that begins as the identity: it refines vectors whose geometry is good already."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metaexp.constraints import Count, checked
+
+
+class Residual(nn.Module):
+    """f(x) = x + W2 relu(W1 x + b1) + b2, with W2 and b2 at 0 at the start, then a linear head that begins at 0.
+
+    "Deep Residual Learning for Image Recognition", He, Zhang, Ren, Sun, 2016, equation 1; the branch begins at 0 as in
+    "Fixup Initialization", Zhang, Dauphin, Ma, 2019, so that features are the inputs until training changes them.
+
+    Args:
+        x_shape, out: shape of one input and number of outputs, from the task family.
+        hidden: width of the branch.
+
+    Raises:
+        ValueError: a width below 1.
+    """
+
+    @checked
+    def __init__(self, x_shape: Sequence[int], out: int, hidden: Count = 256):
+        super().__init__()
+        width = math.prod(x_shape)
+        self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.head = nn.Linear(width, out)
+        for layer in (self.outer, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, inputs]."""
+        z = x.flatten(1)
+        return z + self.outer(torch.relu(self.inner(z)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, *x_shape] -> [n, out]."""
+        return self.head(self.features(x))
