@@ -70,7 +70,7 @@ class Cache:
         what: str,
         block: int = 1024,
     ) -> np.ndarray:
-        """The array [rows, ...] of this key: from disk, memory-mapped and read-only, or made and kept.
+        """The array [rows, ...] of this key: from disk, memory-mapped (changes stay in memory), or made and kept.
 
         Args:
             key: everything the array depends on, as JSON data.
@@ -194,7 +194,8 @@ class _Entry:
 
     def open(self) -> np.ndarray:
         """The whole array, memory-mapped."""
-        array: np.ndarray = np.load(self.data, mmap_mode="r", allow_pickle=False)
+        # Copy on write: PyTorch warns of arrays that cannot be written.
+        array: np.ndarray = np.load(self.data, mmap_mode="c", allow_pickle=False)
         return array
 
 

@@ -77,4 +77,4 @@ class Text(Classes):
         self.encoder: Encoder = encoder or NGrams()
         vectors = encode_all(Texts(self.texts), self.encoder, default_cache())
         self.trained_on = digest(self.names[i] for i in parts["train"])
-        super().__init__(torch.tensor(vectors), counts, parts, shots, queries, ways, "none", test, seed, eval_seed)
+        super().__init__(torch.from_numpy(vectors), counts, parts, shots, queries, ways, "none", test, seed, eval_seed)

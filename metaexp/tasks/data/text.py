@@ -118,7 +118,7 @@ def _table(path: Path, content: str, delimiter: str, text: str, label: str) -> I
             raise DataError(f"{path}: two columns are named {double[0]}; rename one")
         for setting, name in (("text", text), ("label", label)):
             if name not in header:
-                raise DataError(_no_column(path, header, content.splitlines()[0], delimiter, setting, name))
+                raise DataError(no_column(path, header, content.splitlines()[0], delimiter, setting, name))
         first, second = header.index(text), header.index(label)
         for row in reader:
             if not row:
@@ -130,7 +130,7 @@ def _table(path: Path, content: str, delimiter: str, text: str, label: str) -> I
         raise DataError(f"{path}: line {reader.line_num}: {error}; quote fields with commas or line breaks") from error
 
 
-def _no_column(path: Path, header: Sequence[str], line: str, delimiter: str, setting: str, name: str) -> str:
+def no_column(path: Path, header: Sequence[str], line: str, delimiter: str, setting: str, name: str) -> str:
     others = [mark for mark in ",;\t|" if mark != delimiter and mark in line]
     if len(header) == 1 and others:
         return f"{path}: its columns are separated by {others[0]!r}, not {delimiter!r}; save it with {delimiter!r}"

@@ -1,0 +1,215 @@
+"""Folders and lists of pictures, decoded once into an array of bytes in the cache."""
+
+import csv
+import hashlib
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from metaexp.encoders.base import Kind
+from metaexp.errors import DataError
+from metaexp.system.cache import Cache
+from metaexp.tasks.data.text import no_column
+
+Fit = Literal["crop", "pad", "stretch"]
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".tga"}
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LARGEST = 1 << 28  # pixels; a larger picture is refused before it is decoded
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError, SyntaxError, MemoryError,
+           OverflowError, ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """One file, its class, and its split where folders or lists say it."""
+
+    path: Path
+    label: str
+    split: str | None
+
+
+def find(root: Path, lists: Sequence[str] = ()) -> list[Picture]:
+    """The pictures under a folder, sorted by class and name.
+
+    Without lists, root/CLASS/*, or root/train/CLASS/*, root/val/CLASS/*, root/test/CLASS/*; pictures may lie in
+    folders below that of their class, and hidden files and files that are no pictures are passed over. With lists, each
+    is a CSV file with the columns filename and label; the list's own name (train.csv, val.csv, test.csv) is the split.
+
+    Raises:
+        DataError: no such folder, no picture in it, a list that does not fit.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; task.root= names a folder with one folder of pictures per class")
+    if lists:
+        found = [picture for name in lists for picture in _listed(root, Path(name).expanduser())]
+    else:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if folders and all(path.name in SPLIT_FOLDERS for path in folders):
+            pairs = [(SPLIT_FOLDERS[part.name], folder) for part in folders for folder in _folders(part)]
+        else:
+            pairs = [("", folder) for folder in folders]
+        found = [Picture(path, folder.name, split or None) for split, folder in pairs for path in _pictures(folder)]
+    if not found:
+        raise DataError(f"{root}: no pictures; there must be one folder of pictures per class, e.g. {root}/cat/1.png")
+    owners: dict[str, str | None] = {}
+    for picture in found:
+        if owners.setdefault(picture.label, picture.split) != picture.split:
+            where = f"{owners[picture.label]} and {picture.split}"
+            raise DataError(f"{root}: class {picture.label} is in {where}; its tasks would test on what was trained on")
+    return sorted(found, key=lambda picture: (picture.label, str(picture.path)))
+
+
+def _folders(part: Path) -> list[Path]:
+    return sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    return sorted(path for path in files if not path.name.startswith(".") and path.is_file())
+
+
+def _listed(root: Path, file: Path) -> list[Picture]:
+    path = file if file.is_file() else root / file
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); task.lists= names CSV files") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8; save the file as UTF-8") from error
+    reader = csv.DictReader(text.splitlines())
+    header = [name.strip() for name in reader.fieldnames or []]
+    for name in ("filename", "label"):
+        if name not in header:
+            raise DataError(no_column(path, header, (text.splitlines() or [""])[0], ",", "lists", name))
+    split = SPLIT_FOLDERS.get(path.stem.lower())
+    pictures = []
+    for row in reader:
+        name, label = (row["filename"] or "").strip(), (row["label"] or "").strip()
+        if not name or not label:
+            raise DataError(f"{path}: line {reader.line_num} lacks filename or label")
+        places = [root / name, root / "images" / name, root / label / name]
+        there = next((place for place in places if place.is_file()), None)
+        if there is None:
+            raise DataError(f"{path}: line {reader.line_num}: no file {places[0]}")
+        pictures.append(Picture(there, label, split))
+    if not pictures:
+        raise DataError(f"{path}: has no rows")
+    return pictures
+
+
+def decode(path: Path, size: int, fit: Fit, channels: int) -> np.ndarray:
+    """One picture as bytes [channels, size, size].
+
+    Grey values of 16 bits are scaled to 8; a palette becomes its colours; transparency is laid on white; the
+    orientation that a camera noted is applied.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or has more than 2^28 pixels; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > LARGEST:
+                raise ValueError(f"{width} x {height} pixels are too many")
+            image.load()
+            picture = _plain(ImageOps.exif_transpose(image) or image, channels)
+        return _sized(picture, size, fit, channels)
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a readable picture ({reason}); mend it, or task.unreadable=skip") from error
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """In mode L or RGB."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("values that are inf or NaN")
+        most = (
+            1.0
+            if image.mode == "F" and values.max(initial=0) <= 1
+            else 255.0
+            if values.max(initial=0) <= 255
+            else 65535.0
+        )
+        image = Image.fromarray(np.round(np.clip(values / most, 0, 1) * 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _sized(image: Image.Image, size: int, fit: Fit, channels: int) -> np.ndarray:
+    target, filter_ = (size, size), Image.Resampling.LANCZOS
+    if fit == "crop":
+        image = ImageOps.fit(image, target, filter_)
+    elif fit == "pad":
+        image = ImageOps.pad(image, target, filter_)
+    else:
+        image = image.resize(target, filter_)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def read(
+    pictures: Sequence[Picture], size: int, fit: Fit, channels: int, skip: bool, cache: Cache
+) -> tuple[np.ndarray, list[int]]:
+    """All pictures as bytes [n, channels, size, size], memory-mapped where there is a cache; the places of bad files.
+
+    Files are known by path, size and times, so that a second start does not read them.
+
+    Args:
+        skip: whether a file that cannot be read is left black and listed, instead of ending the run.
+
+    Raises:
+        DataError: a file cannot be read.
+        SpaceError: no space for the cache.
+    """
+    length = channels * size * size
+
+    def make(first: int, last: int) -> np.ndarray:
+        rows = np.zeros((last - first, length + 1), np.uint8)  # the last byte: whether the file could be read
+        for row, picture in zip(rows, pictures[first:last], strict=True):
+            try:
+                row[:length] = decode(picture.path, size, fit, channels).reshape(-1)
+                row[length] = 1
+            except DataError:
+                if not skip:
+                    raise
+        return rows
+
+    digest = hashlib.sha256()
+    for picture in pictures:
+        about = picture.path.stat()
+        entry = f"{picture.path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"
+        digest.update(entry.encode("utf-8", "surrogateescape"))
+    key = {"pictures": digest.hexdigest(), "size": size, "fit": fit, "channels": channels, "skip": skip}
+    table = cache.array(key, len(pictures), make, f"decoding {len(pictures):,} pictures", block=512)
+    pixels = table[:, :length].reshape(len(pictures), channels, size, size)
+    return pixels, np.flatnonzero(table[:, length] == 0).tolist()
+
+
+class Pictures:
+    """Decoded pictures as raw examples for an encoder."""
+
+    kind: Kind = "pictures"
+    noun = "pictures"
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        for first in range(0, len(pixels), 1024):
+            digest.update(np.ascontiguousarray(pixels[first : first + 1024]).data.cast("B"))
+        self.digest = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, first: int, last: int) -> np.ndarray:
+        """Bytes [last - first, channels, size, size]."""
+        return np.ascontiguousarray(self.pixels[first:last])
