@@ -138,7 +138,7 @@ class _Entry:
                 raise ValueError(f"{len(array)} rows")
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             log.info("%s: damaged (%s); making it again", self.folder, error)
             return []
         whole = []

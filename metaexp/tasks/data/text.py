@@ -58,7 +58,7 @@ def _rows(path: Path, text: str, label: str) -> Iterator[tuple[str, tuple[Any, A
     suffix = path.suffix.lower()
     if suffix not in (*SUFFIXES, ".json", ".jsonl", ".ndjson"):
         raise DataError(
-            f"{path}: a file of sentences ends in .csv, .tsv, .json or .jsonl; rename it, or save it as one"
+            f"{path}: sentences are read from .csv, .tsv, .json and .jsonl; save it as one of them"
         )
     content = _content(path)
     if suffix in SUFFIXES:
