@@ -57,9 +57,7 @@ def _rows(path: Path, text: str, label: str) -> Iterator[tuple[str, tuple[Any, A
     """(where it is, (text, label)) of each row."""
     suffix = path.suffix.lower()
     if suffix not in (*SUFFIXES, ".json", ".jsonl", ".ndjson"):
-        raise DataError(
-            f"{path}: sentences are read from .csv, .tsv, .json and .jsonl; save it as one of them"
-        )
+        raise DataError(f"{path}: sentences are read from .csv, .tsv, .json and .jsonl; save it as one of them")
     content = _content(path)
     if suffix in SUFFIXES:
         yield from _table(path, content, SUFFIXES[suffix], text, label)
