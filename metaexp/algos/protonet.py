@@ -58,7 +58,8 @@ class ProtoNet(FeatureLearner):
             raise ValueError(f"scale={scale}: must be above 0")
         if embedding is None:
             remove_head(self.model, "ProtoNet")
-        if not any(p.requires_grad for p in self.model.parameters()):
+        self.trains = any(p.requires_grad for p in self.model.parameters())
+        if not self.trains and not getattr(self.model, "no_body", False):
             raise ValueError("embedding=None: the network has no parameter before its head; set embedding")
         self.keep(normalise)
         self.distance, self.scale = distance, scale

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 class Identity(nn.Module):
     """A linear head on the inputs as they are: prototypes or ridge on given vectors. The head begins at 0.
 
+    `protonet` on it has nothing to learn across tasks: it is then a baseline, nearest class means of given vectors.
+
     Args:
         x_shape, out: shape of one input and number of outputs, from the task family.
     """
+
+    no_body = True
 
     def __init__(self, x_shape: Sequence[int], out: int):
         super().__init__()

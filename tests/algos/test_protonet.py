@@ -13,8 +13,11 @@ from metaexp.config.settings import Settings
 from metaexp.contract import new, pictures, task
 from metaexp.errors import ConfigError
 from metaexp.evaluation.scores import evaluate
+from metaexp.models.identity import Identity
 from metaexp.models.linear import Linear
 from metaexp.outer.meta_training import MetaTraining
+from metaexp.tasks.clusters import Clusters
+from metaexp.types import Examples
 
 
 def plain_logits(z: Tensor, labels: Tensor, queries: Tensor, ways: int, distance: str, scale: float) -> Tensor:
@@ -34,6 +37,16 @@ def plain_logits(z: Tensor, labels: Tensor, queries: Tensor, ways: int, distance
 
 
 @pytest.mark.parametrize(("distance", "scale"), [("euclidean", 1.0), ("cosine", 7.0)])
+def test_with_no_body_nothing_is_learned_and_class_means_of_the_inputs_are_compared():
+    family = Clusters(ways=3, shots=2, queries=4)
+    learner = ProtoNet(family, Identity)
+    assert not learner.trains
+    support, query, key, _ = family.sample("test", torch.arange(1))
+    means = torch.stack([support.x[0, 2 * i : 2 * i + 2].mean(0) for i in range(3)])
+    found = learner.predict(learner.adapt(Examples(support.x[0], support.y[0]), key[0]), query.x[0])
+    assert torch.allclose(found, -(torch.cdist(query.x[0], means) ** 2), atol=1e-5)
+
+
 def test_protonet_equals_a_plain_loop(distance, scale):
     make = partial(ProtoNet, model=NET, distance=distance, scale=scale, embedding=5)
     learner = new(lambda f: make(f), pictures(shots=3, queries=2))
