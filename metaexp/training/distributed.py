@@ -1,0 +1,145 @@
+"""The process group of a run: Lightning's cluster environments, joining, and what is left when a process is lost."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+
+from metaexp.errors import ConfigError, Interrupted, PeerError, TimeLimitError
+from metaexp.system.group import lost, timed_out
+from metaexp.system.ranks import Ranks
+
+TIMEOUT = 600.0  # seconds, where `device.timeout` is not set
+GRACE = 10.0  # seconds in which the other processes of a run may end by themselves
+
+
+def cluster_environment(ranks: Ranks) -> Any:
+    """Lightning's view of the launcher. It is chosen here, by what was started, not by variables left behind.
+
+    Lightning's own handling of SLURM's signals stays off: a run has its own.
+    """
+    from lightning.fabric.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+
+    if ranks.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    if ranks.launcher == "srun":
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(ranks.world // ranks.nodes))  # Lightning wants to read it
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+def tell_lightning(ranks: Ranks) -> None:
+    """Lightning takes its own rank from whatever variable it finds (LOCAL_RANK, SLURM_PROCID, ...): it is this one."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only.rank = ranks.rank
+
+
+def strategy(ranks: Ranks, device: Mapping[str, Any], accelerator: str) -> Any:
+    """Lightning's strategy: "auto" for one process, else DDP with the run's time limit on every collective."""
+    if ranks.world == 1:
+        return "auto"
+    from lightning.pytorch.strategies import DDPStrategy
+
+    backend = "gloo" if accelerator == "cpu" else "cpu:gloo,cuda:nccl"
+    return DDPStrategy(process_group_backend=backend, timeout=_limit(device))
+
+
+def join(ranks: Ranks, device: Mapping[str, Any]) -> None:
+    """Join the processes that a launcher has started; address and port are those that Lightning reads.
+
+    Raises:
+        ConfigError: the port is in use.
+        PeerError: not all of them have joined within `device.timeout`.
+    """
+    end_with_parent(signal.SIGTERM if ranks.launcher == "torchrun" else None)
+    environment, limit = cluster_environment(ranks), _limit(device)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+    nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available() and device["accelerator"] != "cpu"
+    try:
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo", rank=ranks.rank, world_size=ranks.world, timeout=limit
+        )
+    except (RuntimeError, ValueError) as error:
+        raise not_joined(error, ranks, limit.total_seconds()) from error
+
+
+def not_joined(error: Exception, ranks: Ranks, limit: float) -> Exception:
+    """The one line for a process group that could not be made."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+        return ConfigError(f"{where}: the port is in use on this machine; set MASTER_PORT to a free one")
+    if not (lost(error) or timed_out(error)):
+        return error
+    return PeerError(
+        f"rank {ranks.rank}: not all {ranks.world} processes have met at {where} (device.timeout={limit:g} s); was "
+        f"each of them started, with the same command ({ranks.launcher or 'metaexp.train'})?"
+    )
+
+
+def lost_peer(error: BaseException, ranks: Ranks, device: Mapping[str, Any], more: str) -> PeerError:
+    """The one line for a process that ended or did not answer during the run; `more` says how to go on."""
+    what = (
+        f"another process of the run has not answered within device.timeout={_limit(device).total_seconds():g} s"
+        if timed_out(error)
+        else "another process of the run has ended; its own message, if any, says why"
+    )
+    return PeerError(f"rank {ranks.rank} of {ranks.world}: {what}; {more}")
+
+
+def end_with_parent(number: int | None) -> None:
+    """From now on, this process receives the signal when the process that started it ends (on Linux)."""
+    if number is None:
+        return
+    with suppress(Exception):
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+def end_children(trainer: Any, wait: bool) -> None:
+    """Ends the processes that Lightning has started for this trainer: none outlives the run.
+
+    Args:
+        wait: give them time to finish what they do.
+    """
+    started = getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or []
+    children = list(started)
+    started.clear()  # Lightning's observer would kill this process when one of them ends before it
+    until = time.monotonic() + (GRACE if wait else 0)
+    for child in children:
+        with suppress(Exception):
+            child.wait(max(until - time.monotonic(), 0.01))
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def no_orphans(trainer: Any) -> Iterator[None]:
+    """Whatever ends the inside with an error also ends the processes that Lightning has started."""
+    try:
+        yield
+    except BaseException as error:
+        end_children(trainer, wait=isinstance(error, Interrupted | TimeLimitError))  # agreed on: all are stopping
+        raise
+
+
+def end_hung_parent(error: BaseException) -> None:
+    """In a process that the run's first one has started: if that one has not answered in time, it is ended."""
+    if timed_out(error):
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+def _limit(device: Mapping[str, Any]) -> timedelta:
+    return timedelta(seconds=float(device.get("timeout") or TIMEOUT))
