@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import torch.distributed
 
-from metaexp.errors import ConfigError, Interrupted, PeerError, TimeLimitError
+from metaexp.errors import ConfigError, Interrupted, MetaexpError, PeerError, TimeLimitError
 from metaexp.system.group import lost, timed_out
 from metaexp.system.ranks import Ranks
 
 TIMEOUT = 600.0  # seconds, where `device.timeout` is not set
+_BUSY = "{}: the port is in use on this machine; set MASTER_PORT to a free one"
 GRACE = 10.0  # seconds in which the other processes of a run may end by themselves
 
 
@@ -76,9 +77,9 @@ def join(ranks: Ranks, device: Mapping[str, Any]) -> None:
 
 def not_joined(error: Exception, ranks: Ranks, limit: float) -> Exception:
     """The one line for a process group that could not be made."""
-    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-        return ConfigError(f"{where}: the port is in use on this machine; set MASTER_PORT to a free one")
+    where = _address()
+    if _in_use(error):
+        return ConfigError(_BUSY.format(where))
     if not (lost(error) or timed_out(error)):
         return error
     return PeerError(
@@ -87,8 +88,10 @@ def not_joined(error: Exception, ranks: Ranks, limit: float) -> Exception:
     )
 
 
-def lost_peer(error: BaseException, ranks: Ranks, device: Mapping[str, Any], more: str) -> PeerError:
+def lost_peer(error: BaseException, ranks: Ranks, device: Mapping[str, Any], more: str) -> MetaexpError:
     """The one line for a process that ended or did not answer during the run; `more` says how to go on."""
+    if _in_use(error):  # where Lightning makes the group, at the beginning of the training
+        return ConfigError(_BUSY.format(_address()))
     what = (
         f"another process of the run has not answered within device.timeout={_limit(device).total_seconds():g} s"
         if timed_out(error)
@@ -139,6 +142,14 @@ def end_hung_parent(error: BaseException) -> None:
     """In a process that the run's first one has started: if that one has not answered in time, it is ended."""
     if timed_out(error):
         os.kill(os.getppid(), signal.SIGKILL)
+
+
+def _in_use(error: BaseException) -> bool:
+    return "EADDRINUSE" in str(error) or "address already in use" in str(error).lower()
+
+
+def _address() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
 
 
 def _limit(device: Mapping[str, Any]) -> timedelta:

@@ -87,6 +87,7 @@ def train_and_test(
         if rank > 0:
             return {}
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
+        result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(flat_settings(config), result["test"], record.step)
     folder.write_json("result.json", result)
