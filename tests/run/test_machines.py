@@ -248,7 +248,7 @@ def test_every_way_to_lose_a_process(start: Callable[..., Started], tmp_path: Pa
     os.kill(agent.rank(1), signal.SIGKILL)
     code, err = agent.end()
     assert code == 1
-    assert f"rank 0 of 2: another process of the run has ended; its own message, if any, says why; continue" in err
+    assert "rank 0 of 2: another process of the run has ended; its own message, if any, says why; continue" in err
     assert status(run) == ("failed", 9)
     assert "Traceback" not in err.partition("another process")[0]
 
