@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +38,7 @@ from metaexp.system.machine import forget_peak
 from metaexp.system.ranks import Ranks, launched, ranks_of
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
-from metaexp.training.distributed import end_hung_parent, join, lost_peer
+from metaexp.training.distributed import end_hung_parent, join, lost_peer, say_the_end, wait_for_the_end
 
 
 class Finished(NamedTuple):
@@ -76,7 +77,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
     if first and ranks.launcher is None:
         os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:
-        with _end_in_status(run_folder), StopFlag() as flag, _lost_as_one_line(experiment, run_folder):
+        with StopFlag() as flag, _end_in_status(run_folder), _lost_as_one_line(experiment, run_folder):
             result = train_and_test(experiment, run_folder, resumed, flag, started)
             return Finished(run_folder.path, result)
     except ConfigError:
@@ -85,11 +86,14 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
             shutil.rmtree(run_folder.path, ignore_errors=True)  # refused before it began: a logger's store, say
         raise
     except (MetaexpError, Interrupted) as error:
+        if ranks.launcher is not None:  # which now sends SIGTERM to those that have not ended yet
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if first:
             raise
         return _end_of_another(error, run_folder, ranks)
     finally:
         if first:
+            say_the_end(ranks)
             _leave_group(ranks)
             if sweep and resumed:
                 link_into_sweep(Path(sweep["folder"]) / sweep["job"], run_folder.path)
@@ -149,6 +153,7 @@ def _end_of_another(error: BaseException, folder: RunFolder, ranks: Ranks) -> Fi
         if agreed or isinstance(error, PeerError):
             return Finished(folder.path, {})
         raise error
+    wait_for_the_end()  # a launcher ends all processes when the first of them fails
     if agreed:
         raise SystemExit(exit_code_of(error))
     raise error

@@ -3,8 +3,9 @@
 import io
 import pickle
 import socket
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed
@@ -56,7 +57,7 @@ class Group:
             box: list[Any] = [None, None]
             torch.distributed.broadcast_object_list(box, src=0)
             if box[1] is not None:
-                raise SystemExit(box[1])
+                _end_silently(box[1])
             value: T = torch.load(io.BytesIO(box[0]), map_location=device, weights_only=False)
             return value
         try:
@@ -88,9 +89,14 @@ class Group:
                     failed.args = (f"rank {rank} on {socket.gethostname()}: {failed}", *failed.args[1:])
                 raise failed
             if code is not None:
-                raise SystemExit(code)
+                _end_silently(code)
         value: T = made
         return value
+
+
+def _end_silently(code: int) -> NoReturn:
+    time.sleep(1)  # a launcher ends all processes when the first of them fails; one has a line to print
+    raise SystemExit(code)
 
 
 ALONE = Group()

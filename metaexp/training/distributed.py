@@ -17,6 +17,7 @@ from metaexp.system.ranks import Ranks
 
 TIMEOUT = 600.0  # seconds, where `device.timeout` is not set
 _BUSY = "{}: the port is in use on this machine; set MASTER_PORT to a free one"
+_END = "metaexp/end"  # key in the process group's store
 GRACE = 10.0  # seconds in which the other processes of a run may end by themselves
 
 
@@ -98,6 +99,20 @@ def lost_peer(error: BaseException, ranks: Ranks, device: Mapping[str, Any], mor
         else "another process of the run has ended; its own message, if any, says why"
     )
     return PeerError(f"rank {ranks.rank} of {ranks.world}: {what}; {more}")
+
+
+def say_the_end(ranks: Ranks) -> None:
+    """In the first process: the state is on disk, the others may end."""
+    if ranks.launcher is not None and ranks.world > 1:
+        with suppress(Exception):
+            torch.distributed.distributed_c10d._get_default_store().set(_END, "1")
+
+
+def wait_for_the_end() -> None:
+    """In another process: lets the first one write the state, for at most GRACE seconds."""
+    with suppress(Exception):
+        torch.distributed.distributed_c10d._get_default_store().wait([_END], timedelta(seconds=GRACE))
+    time.sleep(1)  # it has a line to print
 
 
 def end_with_parent(number: int | None) -> None:
