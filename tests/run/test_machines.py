@@ -6,6 +6,7 @@ namespaces where the machine allows them, else both are on the loopback device.
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -321,3 +322,29 @@ def test_wrong_mixtures_and_a_busy_port(start: Callable[..., Started], tmp_path:
     code, err = late.end()
     assert code == 9, err
     assert "rank 0: not all 2 processes have met at 127.0.0.1:" in err
+
+
+SRUN = """#!{python}
+# As srun does: the tasks of a job on two machines, here all on this one; the highest exit code.
+import os, subprocess, sys
+job = {{"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1"}}
+job |= {{"SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "maml", "SLURM_STEP_ID": "0", "MASTER_PORT": "{port}"}}
+places = [{{"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n % 2), "SLURM_NODEID": str(n // 2)}} for n in range(4)]
+tasks = [subprocess.Popen(sys.argv[1:], env=os.environ | job | place) for place in places]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+def test_the_batch_script_of_the_page(start: Callable[..., Started], tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "more_than_one_machine.md").read_text()
+    (script,) = re.findall(r"^```sh file=train.sbatch\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "train.sbatch").write_text(script.replace("steps=2000", "steps=6 test.tasks=9 val.tasks=9"))
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "srun").write_text(SRUN.format(python=sys.executable, port=free_port()))
+    (tmp_path / "srun").chmod(0o755)
+    job = start(["bash", "train.sbatch"], tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    job.family()
+    code, err = job.end(300)
+    assert code == 0, err
+    result = json.loads((only_run(tmp_path) / "result.json").read_text())
+    assert (result["processes"], result["steps"]) == (4, 6)
