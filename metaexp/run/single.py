@@ -31,6 +31,7 @@ from metaexp.run.resume import (
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import state_of
 from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_config import read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.group import Group, exit_code_of, lost
@@ -38,7 +39,14 @@ from metaexp.system.machine import forget_peak
 from metaexp.system.ranks import Ranks, launched, ranks_of
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
-from metaexp.training.distributed import end_hung_parent, join, lost_peer, say_the_end, wait_for_the_end
+from metaexp.training.distributed import (
+    end_hung_parent,
+    end_with_parent,
+    join,
+    lost_peer,
+    say_the_end,
+    wait_for_the_end,
+)
 
 
 class Finished(NamedTuple):
@@ -110,10 +118,17 @@ class _Plan(NamedTuple):
 
 def _meet(config: dict[str, Any], folder: Path | None) -> Group:
     """Under a launcher, joins the other processes of a run that has or may have ranks; else this process alone."""
-    several = config["device"]["strategy"] != "auto" or config["resume"] not in (False, None, "false")
-    found = launched() if folder is None and several else None
+    if folder is not None:
+        end_with_parent(signal.SIGKILL)
+        return Group()
+    typed, resumes = config.get("typed", ()), config["resume"] not in (False, None, "false")
+    saved = resumes and not {"choices.device", "device.strategy"} & set(typed)  # then the saved strategy counts
+    found = launched() if saved or config["device"]["strategy"] != "auto" else None
     if found is None or found.world == 1 or found.launcher not in ("torchrun", "srun"):
         return Group()
+    if saved and found.is_batch_script and (resumed := find_continuation(config)):
+        if read_config(resumed.folder)["device"]["strategy"] == "auto":
+            return Group()
     join(found, config["device"])
     return Group.current()
 

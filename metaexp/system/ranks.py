@@ -31,6 +31,11 @@ class Ranks(NamedTuple):
     nodes: int = 1
     launcher: str | None = None
 
+    @property
+    def is_batch_script(self) -> bool:
+        """Whether this may be SLURM's batch script: it has the variables of the job's tasks, but is one process."""
+        return self.launcher == "srun" and self.rank == 0 and "SLURM_STEP_ID" not in os.environ
+
     @classmethod
     def alone(cls, device: Mapping[str, Any]) -> "Ranks":
         """The first process of a run that starts the others itself; reads no environment."""
@@ -77,15 +82,13 @@ def _srun(environ: Mapping[str, str]) -> Ranks:
     world = _number(environ, "SLURM_NTASKS")
     local = _number(environ, "SLURM_NTASKS_PER_NODE", 0) or world // max(_number(environ, "SLURM_NNODES", 1), 1)
     nodes = _number(environ, "SLURM_NNODES", world // max(local, 1))
-    if local * nodes != world:
+    if local * nodes != world or not world:
         raise ConfigError(
             f"srun: SLURM_NTASKS={world} is not {nodes} machines with {local} tasks each; set --nodes and "
             "--ntasks-per-node"
         )
-    return _within(
-        "srun",
-        Ranks(_number(environ, "SLURM_PROCID"), world, _number(environ, "SLURM_LOCALID", 0), nodes, "srun"),
-    )
+    rank = _number(environ, "SLURM_PROCID")
+    return _within("srun", Ranks(rank, world, _number(environ, "SLURM_LOCALID", rank % local), nodes, "srun"))
 
 
 def _interactive(environ: Mapping[str, str]) -> bool:
@@ -112,15 +115,11 @@ def _within(name: str, ranks: Ranks) -> Ranks:
 def one_process(what: str) -> None:
     """Refuses several processes where each would do all the work of `what` and write the same files.
 
-    The batch script of a SLURM job has the variables of its tasks, but is one process; only srun's tasks count.
-
     Raises:
         ConfigError: a launcher has started more than one process.
     """
     found = launched()
-    if found is None or found.world == 1:
-        return
-    if found.launcher == "srun" and found.rank == 0 and "SLURM_STEP_ID" not in os.environ:
+    if found is None or found.world == 1 or found.is_batch_script:
         return
     raise ConfigError(
         f"{what} is one process, but {found.launcher} has started {found.world} of them (this is rank {found.rank}, by "

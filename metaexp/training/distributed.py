@@ -35,7 +35,10 @@ def cluster_environment(ranks: Ranks) -> Any:
     if ranks.launcher == "torchrun":
         return TorchElasticEnvironment()
     if ranks.launcher == "srun":
-        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(ranks.world // ranks.nodes))  # Lightning wants to read it
+        here = ranks.world // ranks.nodes
+        known = {"NTASKS_PER_NODE": here, "LOCALID": ranks.local_rank, "NODEID": ranks.rank // here}
+        for name, value in known.items():
+            os.environ.setdefault(f"SLURM_{name}", str(value))  # Lightning reads them
         return SLURMEnvironment(auto_requeue=False)
     return LightningEnvironment()
 
@@ -64,7 +67,8 @@ def join(ranks: Ranks, device: Mapping[str, Any]) -> None:
         ConfigError: the port is in use.
         PeerError: not all of them have joined within `device.timeout`.
     """
-    end_with_parent(signal.SIGTERM if ranks.launcher == "torchrun" else None)
+    if ranks.launcher == "torchrun":
+        end_with_parent(signal.SIGTERM)
     environment, limit = cluster_environment(ranks), _limit(device)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
     nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available() and device["accelerator"] != "cpu"
@@ -115,10 +119,8 @@ def wait_for_the_end() -> None:
     time.sleep(1)  # it has a line to print
 
 
-def end_with_parent(number: int | None) -> None:
+def end_with_parent(number: int) -> None:
     """From now on, this process receives the signal when the process that started it ends (on Linux)."""
-    if number is None:
-        return
     with suppress(Exception):
         import ctypes
 
