@@ -126,9 +126,9 @@ def _meet(config: dict[str, Any], folder: Path | None) -> Group:
     found = launched() if saved or config["device"]["strategy"] != "auto" else None
     if found is None or found.world == 1 or found.launcher not in ("torchrun", "srun"):
         return Group()
-    if saved and found.is_batch_script and (resumed := find_continuation(config)):
-        if read_config(resumed.folder)["device"]["strategy"] == "auto":
-            return Group()
+    resumed = find_continuation(config) if saved and found.is_batch_script else None
+    if resumed and read_config(resumed.folder)["device"]["strategy"] == "auto":
+        return Group()
     join(found, config["device"])
     return Group.current()
 
