@@ -16,6 +16,7 @@ from metaexp.system.group import lost, timed_out
 from metaexp.system.ranks import Ranks
 
 TIMEOUT = 600.0  # seconds, where `device.timeout` is not set
+MEETING = 60.0  # least seconds in which the processes of a run must meet: they import torch first
 _BUSY = "{}: the port is in use on this machine; set MASTER_PORT to a free one"
 _END = "metaexp/end"  # key in the process group's store
 GRACE = 10.0  # seconds in which the other processes of a run may end by themselves
@@ -56,8 +57,15 @@ def strategy(ranks: Ranks, device: Mapping[str, Any], accelerator: str) -> Any:
         return "auto"
     from lightning.pytorch.strategies import DDPStrategy
 
+    class Limited(DDPStrategy):
+        """With one time limit for meeting and another for the collectives."""
+
+        def setup_distributed(self) -> None:
+            super().setup_distributed()
+            _set_limit(device)
+
     backend = "gloo" if accelerator == "cpu" else "cpu:gloo,cuda:nccl"
-    return DDPStrategy(process_group_backend=backend, timeout=_limit(device))
+    return Limited(process_group_backend=backend, timeout=_meeting(device))
 
 
 def join(ranks: Ranks, device: Mapping[str, Any]) -> None:
@@ -65,11 +73,11 @@ def join(ranks: Ranks, device: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: the port is in use.
-        PeerError: not all of them have joined within `device.timeout`.
+        PeerError: not all of them have joined in time.
     """
     if ranks.launcher == "torchrun":
         end_with_parent(signal.SIGTERM)
-    environment, limit = cluster_environment(ranks), _limit(device)
+    environment, limit = cluster_environment(ranks), _meeting(device)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
     nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available() and device["accelerator"] != "cpu"
     try:
@@ -78,6 +86,7 @@ def join(ranks: Ranks, device: Mapping[str, Any]) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise not_joined(error, ranks, limit.total_seconds()) from error
+    _set_limit(device)
 
 
 def not_joined(error: Exception, ranks: Ranks, limit: float) -> Exception:
@@ -88,7 +97,7 @@ def not_joined(error: Exception, ranks: Ranks, limit: float) -> Exception:
     if not (lost(error) or timed_out(error)):
         return error
     return PeerError(
-        f"rank {ranks.rank}: not all {ranks.world} processes have met at {where} (device.timeout={limit:g} s); was "
+        f"rank {ranks.rank}: not all {ranks.world} processes have met at {where} within {limit:g} s; was "
         f"each of them started, with the same command ({ranks.launcher or 'metaexp.train'})?"
     )
 
@@ -167,6 +176,14 @@ def _in_use(error: BaseException) -> bool:
 
 def _address() -> str:
     return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
+def _meeting(device: Mapping[str, Any]) -> timedelta:
+    return max(_limit(device), timedelta(seconds=MEETING))
+
+
+def _set_limit(device: Mapping[str, Any]) -> None:
+    torch.distributed.distributed_c10d._set_pg_timeout(_limit(device), torch.distributed.group.WORLD)
 
 
 def _limit(device: Mapping[str, Any]) -> timedelta:
