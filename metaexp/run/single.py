@@ -70,22 +70,23 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
     keep_freed_memory()
     forget_peak()
     group = _meet(config, folder)
-    plan = group.first(lambda: _plan(config, folder))
-    if plan.result is not None:
-        assert plan.resumed is not None
-        return Finished(plan.resumed.folder, plan.result)
-    config, resumed = plan.config, plan.resumed
-    ranks = ranks_of(config["device"], config.get("typed", ()), child=folder is not None)
-    config = config | {"device": config["device"] | {"devices": ranks.world // ranks.nodes}}
-    experiment = group.each(lambda: Experiment(config, ranks=ranks))
-    from metaexp.training.train_and_test import train_and_test
+    with _lost_as_one_line(Ranks(group.rank, group.world, launcher="any"), config["device"], "start it again"):
+        plan = group.first(lambda: _plan(config, folder))
+        if plan.result is not None:
+            assert plan.resumed is not None
+            return Finished(plan.resumed.folder, plan.result)
+        config, resumed = plan.config, plan.resumed
+        ranks = ranks_of(config["device"], config.get("typed", ()), child=folder is not None)
+        config = config | {"device": config["device"] | {"devices": ranks.world // ranks.nodes}}
+        experiment = group.each(lambda: Experiment(config, ranks=ranks))
+        from metaexp.training.train_and_test import train_and_test
 
-    run_folder = _open(config, folder, resumed, group)
-    first, sweep = run_folder.writes, config.get("sweep")
+        run_folder = _open(config, folder, resumed, group)
+    first, sweep, how = run_folder.writes, config.get("sweep"), f"continue with resume={run_folder.path}"
     if first and ranks.launcher is None:
         os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:
-        with StopFlag() as flag, _end_in_status(run_folder), _lost_as_one_line(experiment, run_folder):
+        with StopFlag() as flag, _end_in_status(run_folder), _lost_as_one_line(ranks, config["device"], how):
             result = train_and_test(experiment, run_folder, resumed, flag, started)
             return Finished(run_folder.path, result)
     except ConfigError:
@@ -144,18 +145,16 @@ def _plan(config: dict[str, Any], folder: Path | None) -> _Plan:
 
 
 @contextmanager
-def _lost_as_one_line(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
-    """Turns torch's errors about a process that ended or does not answer into a PeerError."""
-    ranks, device = experiment.ranks, experiment.config["device"]
+def _lost_as_one_line(ranks: Ranks, device: dict[str, Any], how: str) -> Iterator[None]:
+    """Turns torch's errors about a process that ended or does not answer into a PeerError; `how` to go on."""
     try:
         yield
     except RuntimeError as error:
         if ranks.world == 1 or not lost(error):
             raise
-        if folder.writes or ranks.launcher is not None:
-            raise lost_peer(error, ranks, device, f"continue with resume={folder.path}") from error
-        end_hung_parent(error)
-        raise lost_peer(error, ranks, device, "the first process reports it") from error
+        if ranks.rank > 0 and ranks.launcher is None:
+            end_hung_parent(error)
+        raise lost_peer(error, ranks, device, how) from error
 
 
 def _end_of_another(error: BaseException, folder: RunFolder, ranks: Ranks) -> Finished:
