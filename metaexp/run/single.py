@@ -75,8 +75,8 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
         if plan.result is not None:
             assert plan.resumed is not None
             return Finished(plan.resumed.folder, plan.result)
-        config, resumed = plan.config, plan.resumed
-        ranks = ranks_of(config["device"], config.get("typed", ()), child=folder is not None)
+        typed, config, resumed = config.get("typed", ()), plan.config, plan.resumed
+        ranks = ranks_of(config["device"], typed, child=folder is not None)
         config = config | {"device": config["device"] | {"devices": ranks.world // ranks.nodes}}
         experiment = group.each(lambda: Experiment(config, ranks=ranks))
         from metaexp.training.train_and_test import train_and_test
@@ -135,12 +135,13 @@ def _meet(config: dict[str, Any], folder: Path | None) -> Group:
 
 
 def _plan(config: dict[str, Any], folder: Path | None) -> _Plan:
+    typed = config.get("typed", ())
     resumed = find_continuation(config) if folder is None else joined_continuation(folder)
     if resumed and folder is None:
         config = continued_config(resumed.folder, config)
         if state_of(resumed.folder) == "finished":
             return _Plan(config, resumed, finished_result(resumed.folder, config["steps"]))
-    ranks_of(config["device"], config.get("typed", ()), child=folder is not None)  # refuses what does not fit
+    ranks_of(config["device"], typed, child=folder is not None)  # refuses what does not fit
     return _Plan(config, resumed, None)
 
 

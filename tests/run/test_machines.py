@@ -227,7 +227,7 @@ def test_two_nodes_equal_one_process(start: Callable[..., Started], nodes: Any, 
     assert code == 0, err
     equal_to_one_process(made, only_run(folder), start)
     for one, other in zip(rows(made, "val"), rows(only_run(folder), "val"), strict=True):
-        assert one["mse"]["per_step"]["mean"] == pytest.approx(other["mse"]["per_step"]["mean"], rel=1e-10)
+        assert one["mse"]["mean"] == pytest.approx(other["mse"]["mean"], rel=1e-10)
 
 
 def test_every_way_to_lose_a_process(start: Callable[..., Started], tmp_path: Path) -> None:
@@ -269,7 +269,9 @@ def test_every_way_to_lose_a_process(start: Callable[..., Started], tmp_path: Pa
     assert "continue with" not in ended[1][1]
     assert status(run) == ("interrupted", 143)
 
-    alone = start([sys.executable, *TRAIN, f"resume={run}", "device.timeout=8"], cwd)  # Lightning starts the other one
+    alone = start(
+        [sys.executable, *TRAIN, f"resume={run}", "device=ddp", "device.timeout=8"], cwd
+    )  # Lightning starts the other one
     wait_for_step(cwd, alone)
     os.kill(alone.rank(1), signal.SIGSTOP)  # it hangs
     code, err = alone.end()
@@ -277,7 +279,7 @@ def test_every_way_to_lose_a_process(start: Callable[..., Started], tmp_path: Pa
     assert "rank 0 of 2: another process of the run has not answered within device.timeout=8 s" in err
     assert status(run) == ("failed", 9)
 
-    alone = start([sys.executable, *TRAIN, f"resume={run}", "device.timeout=8"], cwd)
+    alone = start([sys.executable, *TRAIN, f"resume={run}", "device=ddp", "device.timeout=8"], cwd)
     wait_for_step(cwd, alone)
     os.kill(alone.process.pid, signal.SIGSTOP)  # the first process hangs: the other one ends it
     code, err = alone.end()
