@@ -49,6 +49,12 @@ class SpaceError(MetaexpError):
     exit_code = 7
 
 
+class PeerError(MetaexpError):
+    """Another process of a distributed run has ended or has not answered in time; the last checkpoint is kept."""
+
+    exit_code = 9
+
+
 class TimeLimitError(MetaexpError):
     """The run's own `time_limit` was reached; the checkpoint is written."""
 

@@ -14,6 +14,7 @@ from metaexp.config.overrides import parse
 from metaexp.config.schema import checked_value, kind_at
 from metaexp.constraints import Misfit
 from metaexp.errors import ConfigError
+from metaexp.system.ranks import one_process
 
 SIZES = ("shots", "queries", "ways", "rotation")
 HELP = """usage: python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]
@@ -64,6 +65,7 @@ def evaluate(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     typed = read(argv)
+    one_process("metaexp.evaluate")
     from metaexp.run.restore import open_config
 
     saved = open_config(typed.run, typed.trust)

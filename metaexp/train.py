@@ -9,6 +9,8 @@ from pathlib import Path
 from metaexp.config.command_line import CommandLine, exit_code
 from metaexp.config.help import help_text
 from metaexp.config.settings import Settings
+from metaexp.storage.lock import is_child_of_holder
+from metaexp.system.ranks import one_process
 
 
 def main() -> None:
@@ -21,7 +23,7 @@ def train(argv: Sequence[str]) -> int | None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own classes, also when started as a console script
     folder = os.environ.get("METAEXP_RUN_DIR")
-    if folder and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+    if folder and os.environ.get("LOCAL_RANK", "0") != "0" and is_child_of_holder(Path(folder)):
         _join(Path(folder))
         return None
     line = CommandLine.parse(argv)
@@ -46,6 +48,7 @@ def train(argv: Sequence[str]) -> int | None:
 
 
 def _sweep(settings: Settings, line: CommandLine) -> int:
+    one_process("a sweep (-m)")
     from metaexp.run.sweep import sweep
 
     return sweep(settings, line.overrides, line.extra)

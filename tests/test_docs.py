@@ -45,6 +45,7 @@ class Block(NamedTuple):
 
 BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", TEXT, re.M | re.S)]
 LINES = list(dict.fromkeys(line for block in BLOCKS if block.kind == "bash" for line in block.text.splitlines()))
+LINES += [line for block in BLOCKS if block.kind == "sh" for line in block.text.splitlines() if "metaexp." in line]
 FILES = {block.file: block.text for block in BLOCKS if block.file}
 SCRIPTS = [name for name in FILES if name.endswith(".py") and "/" not in name]
 
@@ -60,9 +61,9 @@ class Line(NamedTuple):
 def parsed(line: str) -> Line | None:
     """The parsed line; None for a command of another program."""
     words = shlex.split(line)
-    if words[0] != "scripts/run.sh" and words[1:3] != ["-m", "metaexp.train"]:
+    if words[0] != "scripts/run.sh" and "metaexp.train" not in words:
         return None
-    words = words[1:] if words[0] == "scripts/run.sh" else words[3:]
+    words = words[1:] if words[0] == "scripts/run.sh" else words[words.index("metaexp.train") + 1 :]
     extra = None
     if "--config-dir" in words:
         place = words.index("--config-dir")

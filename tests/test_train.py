@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, Command
 
+from metaexp.storage.lock import RunLock
+
 # Replaces metaexp.run.single, so that only the sweep is tested, not the training, and torch is not imported. The seed
 # determines how a run ends.
 FAKE_RUN = """
@@ -295,7 +297,13 @@ def test_further_processes_of_a_distributed_run_join(fake: Callable[..., Any], t
     folder = train.folder / "claimed"
     folder.mkdir()
     (folder / "config.yaml").write_text("seed: 1\nsteps: 3\n")
-    result = fake("-m", "seed=1,2", "nonsense", LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    variables = {"LOCAL_RANK": "1", "METAEXP_RUN_DIR": str(folder)}
+    one_line(fake("-m", "seed=1,2", "nonsense", **variables), 2, "nonsense")  # left behind: nobody holds the lock
+    lock = RunLock(folder, new=True)
+    try:
+        result = fake("-m", "seed=1,2", "nonsense", **variables)
+    finally:
+        lock.release()
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "config.json").read_text()) == {"seed": 1, "steps": 3}
 
@@ -305,6 +313,10 @@ def test_exit_codes_of_a_run(fake: Callable[..., Any], train: Command, seed: int
     folder = train.folder / "claimed"
     folder.mkdir()
     (folder / "config.yaml").write_text(f"seed: {seed}\n")
-    result = fake(LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    lock = RunLock(folder, new=True)
+    try:
+        result = fake(LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    finally:
+        lock.release()
     assert result.returncode == code
     assert ("Traceback" in result.stderr) == (seed == 13)

@@ -62,6 +62,7 @@ class Device(TypedDict):
     strategy: Literal["auto", "ddp"]
     precision: Literal[32, "64-true", "bf16-mixed"]
     threads: Count | None
+    timeout: NotRequired[Positive]
 
 
 class Optimizer(TypedDict):

@@ -18,6 +18,7 @@ from metaexp.outer.clip import Clip
 from metaexp.outer.loaders import Span, Spans, Stops, TaskIndices, stops
 from metaexp.outer.outer_step import FiniteCheck, OuterStep, Step, Sums, as_step
 from metaexp.outer.progress import OuterProgress
+from metaexp.system.group import Group
 
 
 class MetaTraining(L.LightningModule):
@@ -332,16 +333,19 @@ class MetaTraining(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts with no scores."""
-        self.scores, self._scoring = None, Scoring(self.learner, "val", self.modes, diagnose=True)
+        self.scores, self._scoring = (
+            None,
+            Scoring(self.learner, "val", self.modes, diagnose=True, group=Group(self.rank, self.world)),
+        )
         self.validation_given_up = False
 
     def on_test_epoch_start(self) -> None:
         """Starts with no scores."""
-        self.scores, self._scoring = None, Scoring(self.learner, "test", self.modes)
+        self.scores, self._scoring = None, Scoring(self.learner, "test", self.modes, group=Group(self.rank, self.world))
         self.validation_given_up = False
 
     def validation_step(self, indices: Tensor, batch_idx: int) -> None:
-        """Scores a chunk of tasks, unless a callback has set `validation_given_up`."""
+        """Scores a chunk of tasks (one of the processes does), unless a callback has set `validation_given_up`."""
         if not self.validation_given_up:
             assert self._scoring is not None
             with torch.inference_mode(False):  # the inner loop needs gradients

@@ -92,6 +92,16 @@ def busy(folder: Path) -> str:
         return f"busy: another process is using {folder}"
 
 
+def is_child_of_holder(folder: Path) -> bool:
+    """Whether the process that started this one holds the lock of this run folder."""
+    try:
+        owner = json.loads((folder / _NAME).read_text())
+        own = owner["pid"] == os.getppid() and owner["host"] == socket.gethostname()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return own and _is_locked(folder)
+
+
 def timestamp() -> str:
     """The time now, in UTC, as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

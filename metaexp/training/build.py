@@ -3,7 +3,6 @@
 A value out of range in the task is refused before Lightning is imported, which takes longer than torch.
 """
 
-import os
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from metaexp.errors import ConfigError
 from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
+from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
@@ -26,18 +26,20 @@ class Experiment:
     Args:
         config: resolved configuration.
         family: used instead of the one described.
+        ranks: this process among those of the run; None: the first, of as many as the configuration asks for.
 
     Raises:
         ConfigError: a value out of range, naming its key.
         DataError: the family's data is missing or damaged.
     """
 
-    def __init__(self, config: dict[str, Any], family: TaskFamily | None = None):
+    def __init__(self, config: dict[str, Any], family: TaskFamily | None = None, ranks: Ranks | None = None):
         check_ranges(config)
         self.config = config
+        self.ranks = ranks or Ranks.alone(config["device"])
         trusted = set(config.get("trusted", ()))
         device = config["device"]
-        self.accelerator, self.device = _device(device)
+        self.accelerator, self.device = _device(device, self.ranks.local_rank)
         self.dtype = DTYPES[str(device["precision"])]
         family = family or instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
@@ -59,7 +61,6 @@ class Experiment:
         _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
-        self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
         compiled = _located(
             "",
             lambda: decide_compile(
@@ -95,8 +96,8 @@ class Experiment:
                 clip_value=config["clip"]["value"],
                 skips=config.get("skips", 0),  # runs older than this setting lack it
                 compiled=compiled,
-                rank=self.rank,
-                world=self.world,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
                 every=[config[group]["every"] for group in ("val", "log", "checkpoint")],
                 val_every=config["val"]["every"],
                 val_tasks=config["val"]["tasks"],
@@ -133,7 +134,7 @@ def _located(group: str, make: Any) -> Any:
         raise ConfigError(f"{group}.{error}" if group else str(error)) from error
 
 
-def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
+def _device(settings: dict[str, Any], local_rank: int = 0) -> tuple[str, torch.device]:
     """(Lightning's accelerator, torch device); refuses a device that is not available."""
     wanted = settings["accelerator"]
     there = {"cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -141,8 +142,7 @@ def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
         wanted = "gpu" if there["gpu"] else "mps" if there["mps"] else "cpu"
     if not there.get(wanted, False):
         raise ConfigError(f"device.accelerator={wanted}: there is none here; use device=cpu or device=auto")
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return wanted, torch.device({"cpu": "cpu", "gpu": f"cuda:{rank}", "mps": "mps"}[wanted])
+    return wanted, torch.device({"cpu": "cpu", "gpu": f"cuda:{local_rank}", "mps": "mps"}[wanted])
 
 
 def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> int:
@@ -150,10 +150,6 @@ def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> in
     if wanted is not None:
         return wanted
     return 1 if device.type == "cpu" and mapping != "loop" else THREADS
-
-
-def _processes(settings: dict[str, Any]) -> int:
-    return int(settings["devices"]) if settings["strategy"] != "auto" else 1
 
 
 def _callback(key: str, node: dict[str, Any], trusted: set[str]) -> Any:

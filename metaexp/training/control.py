@@ -128,8 +128,9 @@ class Control(L.Callback):
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """A signal in a single process ends a validation; the continued run makes it anew."""
-        if self.training.world == 1 and self.flag.requested is not None:
+        """A signal ends a validation; the continued run makes it anew. Ranks vote when each has scored a chunk."""
+        world = self.training.world
+        if self.flag.requested is not None if world == 1 else (batch_idx + 1) % world == 0 and self._agree():
             self.training.validation_given_up = self.training.stopped = True
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

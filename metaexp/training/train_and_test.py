@@ -16,10 +16,12 @@ from metaexp.metrics import declared, direction
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.checkpoints import Checkpoints, Continuation
 from metaexp.storage.run_folder import RunFolder
+from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Experiment
 from metaexp.training.control import Control
+from metaexp.training.distributed import end_children, no_orphans, tell_lightning
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names
@@ -31,6 +33,9 @@ def train_and_test(
     experiment: Experiment, folder: RunFolder, resumed: Continuation | None, flag: StopFlag, started: float
 ) -> dict[str, Any]:
     """Train, test and write one run; returns the content of result.json, empty on ranks above 0.
+
+    Processes that have joined already (under a launcher) get the checkpoint from the first one; those that Lightning
+    starts for the training read it themselves.
 
     Args:
         experiment: the parts.
@@ -45,10 +50,13 @@ def train_and_test(
     """
     config, training, learner = experiment.config, experiment.training, experiment.learner
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
-    found = _checkpoint(checkpoints, resumed, experiment) if resumed else None
+    group, device = Group.current(), experiment.device
+    found = group.first(lambda: _checkpoint(checkpoints, resumed, experiment), device) if resumed else None
     record = TrainingRecord.of(found["metaexp"]) if found else TrainingRecord()
     resumed_at = record.step if resumed else None
-    with make_loggers(config, folder.path, resumed_at, experiment.rank) as loggers:
+    rank = experiment.ranks.rank
+    tell_lightning(experiment.ranks)
+    with group.each(lambda: make_loggers(config, folder.path, resumed_at, rank)) as loggers:
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         with _progress(experiment, record.step) as progress:
             progress.note(f"run folder: {folder.path}")
@@ -63,16 +71,23 @@ def train_and_test(
             trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
             _restore_callbacks(experiment.callbacks, found)
             loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
-            if learner.trains and not record.finished(config["steps"]):
-                _fit(trainer, training, flag)
-            if experiment.rank > 0:
-                return {}
-            _stopped_early(config, folder, record, control.over_time, flag)
+            with no_orphans(trainer):
+                if learner.trains and not record.finished(config["steps"]):
+                    _fit(trainer, training, flag)
+                _stopped_early(config, folder, record, control.over_time, flag)
+        group = Group.current()  # by now with those that Lightning has started
         try:
-            result = final_test(experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial)
+            with no_orphans(trainer):
+                result = final_test(
+                    experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial, group
+                )
         except Interrupted as stop:
             raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
+        end_children(trainer, wait=True)
+        if rank > 0:
+            return {}
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
+        result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(flat_settings(config), result["test"], record.step)
     folder.write_json("result.json", result)
@@ -83,7 +98,7 @@ def train_and_test(
 
 def _progress(experiment: Experiment, step: int) -> Progress:
     config = experiment.config
-    shown, every = None if experiment.rank == 0 else io.StringIO(), config["log"]["seconds"]
+    shown, every = None if experiment.ranks.rank == 0 else io.StringIO(), config["log"]["seconds"]
     learner = experiment.learner
     larger = direction(declared(learner), next(iter(learner.metrics))) is not False
     return Progress(config["steps"], step, shown, every=every, larger_is_better=larger)
