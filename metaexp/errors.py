@@ -49,6 +49,12 @@ class SpaceError(MetaexpError):
     exit_code = 7
 
 
+class HangError(MetaexpError):
+    """No step ended within `watchdog` seconds; the last checkpoint is what is kept."""
+
+    exit_code = 8
+
+
 class TimeLimitError(MetaexpError):
     """The run's own `time_limit` was reached; the checkpoint is written."""
 
@@ -62,6 +68,6 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(Interrupted):
-    """SIGTERM, handled like Ctrl-C."""
+    """SIGTERM, SIGHUP or SIGUSR1, handled like Ctrl-C."""
 
     exit_code = 143

@@ -150,15 +150,15 @@ def score(
     return found
 
 
-def validator(learner: Any) -> Callable[[int], float]:
+def validator(learner: Any, tick: Callable[[int], None] = lambda done: None) -> Callable[[int], float]:
     """The function that `MetaLearner.finish` takes: number of validation tasks -> mean of the first metric after the
     last step.
 
-    All queries are in one batch, regardless of `test.normalise`.
+    All queries are in one batch, regardless of `test.normalise`. `tick` is that of `evaluate`.
     """
 
     def validate(tasks: int) -> float:
-        scores = evaluate(learner, "val", tasks, ["queries"], final=True)
+        scores = evaluate(learner, "val", tasks, ["queries"], tick=tick, final=True)
         return float(scores.first(next(iter(learner.metrics)))[:, -1].mean())
 
     return validate

@@ -1,6 +1,5 @@
 """The test of a trained learner: scores, baselines, the curve against shots, pictures, the result."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
+from metaexp.system.output import say
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
 from metaexp.training.figures import draw_episodes, draw_test, show_views
@@ -59,8 +59,9 @@ def final_test(
         weights = {"kind": "best", "step": best[0]["metaexp"]["step"]}
     tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
     with trainer.precision_plugin.forward_context():
-        chosen = learner.finish(validator(learner))
-        _say(f"testing on {tasks} tasks ...")
+        choosing = _ticker(config, flag, "choosing for the test: {} validation tasks")
+        chosen = learner.finish(validator(learner, choosing))
+        say(f"testing on {tasks} tasks ...")
         tick = _ticker(config, flag, f"tested {{}}/{tasks}")
         scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
         beside = baselines(experiment.family, "test", tasks, tick=tick)
@@ -69,12 +70,12 @@ def final_test(
         report = _ticker(config, flag, "other shots: tested {} tasks")
         by_shots = shots_curve(learner, _wanted(config), few, modes[0], report, scores.arrays)
         for shots, reason in by_shots.skipped.items():
-            _say(f"curve against shots: {shots} left out ({reason})")
+            say(f"curve against shots: {shots} left out ({reason})")
         loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
         show_views(learner, "test", loggers, record.step)
         if learner.trains:
             learner.load_state_dict(initial)
-            learner.finish(validator(learner))  # the untrained network gets a rate that suits it, too
+            learner.finish(validator(learner, choosing))  # the untrained network gets a rate that suits it, too
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
     draw_test(folder, loggers, scores, beside, by_shots, record.step, config)
@@ -88,18 +89,15 @@ def _wanted(config: dict[str, Any]) -> list[int] | None:
     return shots if shots is None or isinstance(shots, list) else [shots]
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 def _ticker(config: dict[str, Any], flag: StopFlag, what: str) -> Callable[[int], None]:
     """A function that prints the progress of the test from time to time and ends it at a signal."""
     due = [time.monotonic() + config["log"]["seconds"]]
 
     def tick(done: int) -> None:
+        flag.beat()
         flag.check()
         if time.monotonic() > due[0]:
-            print(what.format(done), file=sys.stderr, flush=True)
+            say(what.format(done))
             due[0] = time.monotonic() + config["log"]["seconds"]
 
     return tick

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metaexp.checks import nearest, show
@@ -49,6 +50,7 @@ def make_trainer(
     check_trainer(typed)
     asked = list(typed)
     plugins = typed.pop("plugins", None) or []
+    plugins = [*(plugins if isinstance(plugins, list) else [plugins])]
     strategy: Any = "auto"
     if experiment.world > 1:
         from lightning.pytorch.strategies import DDPStrategy
@@ -68,7 +70,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "inference_mode": False,
         "callbacks": list(callbacks),
-        "plugins": [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
+        "plugins": [AtomicCheckpointIO(), *_environment(experiment.world, plugins), *plugins],
         "default_root_dir": None if folder is None else str(folder),
     }
     with warnings.catch_warnings():
@@ -81,6 +83,15 @@ def make_trainer(
             reason = str(error).strip().splitlines()[0]
             names = ", ".join(f"trainer.{name}" for name in asked)
             raise ConfigError(f"{names}: Lightning's Trainer refuses it ({reason})") from error
+
+
+def _environment(world: int, plugins: list[Any]) -> list[Any]:
+    """Under SLURM Lightning would put a job back into the queue at SIGUSR1; here the run answers that signal itself."""
+    if any(isinstance(one, ClusterEnvironment) for one in plugins):
+        return []
+    if world == 1:
+        return [LightningEnvironment()]  # one process needs nothing of SLURM's variables
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def check_trainer(typed: dict[str, Any]) -> None:
