@@ -55,20 +55,14 @@ class Watcher:
         if not (signals or self.seconds) or not sys.executable:
             return
         self._thread = threading.get_ident()
-        events, orders = os.pipe(), os.pipe()
-        command = [sys.executable, "-I", "-S", other.__file__, str(events[0]), str(orders[1]), str(os.getpid())]
-        status = "" if self.status is None else str(self.status.absolute())
+        pipes: list[tuple[int, int]] = []
         try:
-            self._process = subprocess.Popen(
-                [*command, str(self.seconds or 0), status, self.hint],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(events[0], orders[1]),
-                start_new_session=True,  # Ctrl-C in the terminal is not for it
-                cwd="/",
-            )
+            for _ in range(2):
+                pipes.append(os.pipe())
+            events, orders = pipes
+            self._process = self._started(events[0], orders[1])
         except OSError as error:
-            for fd in (*events, *orders):
+            for fd in (fd for pipe in pipes for fd in pipe):
                 os.close(fd)
             say(f"no watcher could be started ({error}): a step that hangs is not ended")
             return
@@ -86,6 +80,18 @@ class Watcher:
         self._waiting = threading.Thread(target=self._obey, args=(orders[0],), daemon=True)
         self._waiting.start()
 
+    def _started(self, events: int, orders: int) -> "subprocess.Popen[bytes]":
+        status = "" if self.status is None else str(self.status.absolute())
+        words = [events, orders, os.getpid(), self.seconds or 0, status, self.hint]
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", other.__file__, *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(events, orders),
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+            cwd="/",
+        )
+
     def beat(self) -> None:
         """Call it whenever a step, a part of a validation or of a test has ended."""
         if (now := time.monotonic()) > self._due:
@@ -102,12 +108,10 @@ class Watcher:
             return
         self._tell(other.DONE)
         self._forget()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(2)
-        if self._process.returncode is None:
+        self._waiting.join(2)  # it sees the end of the process
+        if self._waiting.is_alive():
             self._process.kill()
-            self._process.wait()
-        self._waiting.join(2)
+        self._process.wait()
         self._process = None
 
     def leave(self) -> None:

@@ -5,15 +5,12 @@ which the run's C-level signal handler writes the number of every signal, also w
 the pipe is closed with it, however it dies.
 """
 
-import fcntl
-import json
 import os
 import select
 import signal
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 
 BEAT, ENDING, DONE = 128, 129, 130  # what the run itself writes; signals are below
 HUNG = 8  # the exit code for `watchdog`
@@ -149,6 +146,10 @@ def end(code: int, orders: int, run: Run, seconds: float, status: str, hint: str
 
 def record(path: str, run: Run, code: int, why: str) -> None:
     """Writes the end into status.json, if that still says that this very run is going on."""
+    import fcntl  # these only where they are needed: the process should start fast and stay small
+    import json
+    from datetime import UTC, datetime
+
     folder, name = os.path.split(path)
     with suppress(OSError, ValueError), open(os.path.join(folder, "run.lock"), "rb") as lock:
         if not run.alive():
@@ -175,6 +176,7 @@ def main(argv: list[str]) -> None:
     run = Run(int(pid))
     if os.getppid() == run.pid:
         watch(int(events), int(orders), run, float(seconds), status, hint)
+    os._exit(0)  # without the interpreter's own clearing up, for which the run would wait
 
 
 if __name__ == "__main__":
