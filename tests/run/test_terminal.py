@@ -74,7 +74,8 @@ def test_under_nohup_the_end_of_the_terminal_is_nothing(forks: Forks, tmp_path: 
 def hanging(run: Run) -> float:
     """Waits until it hangs, or has ended; returns the time."""
     end = time.monotonic() + 60
-    while "hangs" not in run.log.with_suffix(".out").read_text() and time.monotonic() < end:
+    out = run.log.with_suffix(".out")
+    while not (out.exists() and "hangs" in out.read_text()) and time.monotonic() < end:
         time.sleep(0.02)
     return time.monotonic()
 
@@ -127,7 +128,7 @@ def test_the_watchdog_ends_a_step_that_hangs(hang: int, forks: Forks, tmp_path: 
 
 
 def test_a_run_that_goes_on_is_left_alone_by_the_watchdog(forks: Forks, tmp_path: Path) -> None:
-    ended = forks(*SHORT, "steps=200000", "watchdog=2", "time_limit=5", cwd=tmp_path)
+    ended = forks(*SHORT, "steps=200000", "compile=false", "watchdog=1", "time_limit=2.5", cwd=tmp_path)
     assert ended.code == 124, ended.err
     ended = forks(f"resume={only_run(tmp_path)}", "watchdog=abc", cwd=tmp_path)
     assert (ended.code, ended.err) == (2, "metaexp: watchdog=abc: must be a number above 0 or null\n")

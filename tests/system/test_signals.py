@@ -59,8 +59,6 @@ def end(child: subprocess.Popen[str]) -> tuple[int, list[int], str]:
     [
         (signal.SIGINT, 130, "finishing the step; Ctrl-C again to stop at once"),
         (signal.SIGTERM, 143, "SIGTERM: finishing the step"),
-        (signal.SIGHUP, 143, "SIGHUP: finishing the step"),
-        (signal.SIGUSR1, 143, "SIGUSR1: finishing the step"),
     ],
 )
 def test_first_signal_finishes_the_step(number: int, code: int, line: str) -> None:
@@ -87,7 +85,7 @@ def test_the_second_one_stops_at_once(number: int, code: int) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sent_twice_in_a_moment_is_one(number: int) -> None:
     """`timeout` signals the process and its group; wrappers of commands pass on what the terminal has sent already."""
     child = start(0.3)
