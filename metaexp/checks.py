@@ -23,7 +23,7 @@ def _likeness(word: str, name: str) -> float:
 def nearest(word: str, names: Iterable[str]) -> str:
     """'; did you mean X?' with the name most similar to `word`, or an empty string if none is similar."""
     best = max(names, key=lambda name: _likeness(word, name), default="")
-    return f"; did you mean {best}?" if _likeness(word, best) > 0.6 else ""
+    return f"; did you mean {best}?" if best and _likeness(word, best) > 0.6 else ""
 
 
 def show(value: Any) -> str:

@@ -49,6 +49,12 @@ class SpaceError(MetaexpError):
     exit_code = 7
 
 
+class HangError(MetaexpError):
+    """No step ended within `watchdog` seconds; the last checkpoint is what is kept."""
+
+    exit_code = 8
+
+
 class PeerError(MetaexpError):
     """Another process of a distributed run has ended or has not answered in time; the last checkpoint is kept."""
 
@@ -68,6 +74,6 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(Interrupted):
-    """SIGTERM, handled like Ctrl-C."""
+    """SIGTERM, SIGHUP or SIGUSR1, handled like Ctrl-C."""
 
     exit_code = 143

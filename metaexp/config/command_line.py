@@ -14,14 +14,20 @@ from hydra._internal.utils import get_args_parser
 from metaexp.checks import nearest
 from metaexp.config.overrides import Overrides, parse
 from metaexp.errors import ConfigError, Interrupted, MetaexpError
+from metaexp.system.output import command_output
 
 
 def exit_code(body: Callable[[], int | None]) -> int:
     """Call `body` and turn what it raises into the process's exit code, with one line on stderr.
 
     A MetaexpError prints its line; any other exception is a bug and prints its traceback.
-    HYDRA_FULL_ERROR=1 prints all tracebacks.
+    HYDRA_FULL_ERROR=1 prints all tracebacks. Output that cannot be written is never an error.
     """
+    with command_output():
+        return _code(body)
+
+
+def _code(body: Callable[[], int | None]) -> int:
     try:
         return body() or 0
     except (MetaexpError, KeyboardInterrupt) as error:
@@ -29,9 +35,6 @@ def exit_code(body: Callable[[], int | None]) -> int:
             traceback.print_exc()
         complain(str(error) or "interrupted")
         return error.exit_code if isinstance(error, MetaexpError | Interrupted) else 130
-    except BrokenPipeError:  # the reader of the output has closed the pipe, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception:
         traceback.print_exc()
         return 1

@@ -88,6 +88,7 @@ class Train(TypedDict):
     checkpoint: Every
     stop: Stop
     time_limit: Positive | None
+    watchdog: NotRequired[Positive | None]
     logger: NotRequired[dict[str, Any]]
     callbacks: NotRequired[dict[str, Any]]
     trainer: NotRequired[dict[str, Any]]

@@ -167,15 +167,18 @@ def score(
     return found
 
 
-def validator(learner: Any, group: Group = ALONE) -> Callable[[int], float]:
+def validator(
+    learner: Any, tick: Callable[[int], None] = lambda done: None, group: Group = ALONE
+) -> Callable[[int], float]:
     """The function that `MetaLearner.finish` takes: number of validation tasks -> mean of the first metric after the
     last step.
 
-    All queries are in one batch, regardless of `test.normalise`. The processes of `group` share the tasks.
+    All queries are in one batch, regardless of `test.normalise`. `tick` is that of `evaluate`; the processes of `group`
+    share the tasks.
     """
 
     def validate(tasks: int) -> float:
-        scores = evaluate(learner, "val", tasks, ["queries"], final=True, group=group)
+        scores = evaluate(learner, "val", tasks, ["queries"], tick=tick, final=True, group=group)
         return float(scores.first(next(iter(learner.metrics)))[:, -1].mean())
 
     return validate

@@ -1,12 +1,12 @@
 """The table of results that a finished run prints: Rich on a terminal, plain aligned columns elsewhere."""
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from metaexp.loggers.progress import duration
+from metaexp.system.output import tolerant
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,10 +32,10 @@ def print_result(
         result: the content of result.json.
         folder: the run's folder.
         logdir: the argument for `tensorboard --logdir`.
-        stream: where to print; default sys.stdout. A reader that closes the pipe (`| head`) is not an error.
+        stream: where to print; default sys.stdout. What it does not take (`| head`, `> /dev/full`) is no error.
         console: a Rich console to print on instead of `stream`.
     """
-    stream = stream or sys.stdout
+    out = tolerant(sys.stdout if stream is None else stream)
     head, rows = _result_rows(result)
     speed, weights = result.get("speed", {}), result.get("weights", {})
     title = "{algo} on {task}, {model}, seed {seed}: {steps} outer steps".format(**result)
@@ -48,16 +48,12 @@ def print_result(
     if speed:
         rate = speed.get("meta_steps_per_s")
         below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
-    try:
-        if console is not None or stream.isatty():
-            _print_rich(title, head, rows, below, stream, console)
-        else:
-            widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-            lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
-            print("\n".join([title, *lines, *below]), file=stream, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit: give that flush somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if console is not None or out.isatty():
+        _print_rich(title, head, rows, below, out, console)
+    else:
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+        print("\n".join([title, *lines, *below]), file=out, flush=True)
 
 
 def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -85,14 +81,14 @@ def _interval(value: Mapping[str, Any]) -> str:
 
 
 def _print_rich(
-    title: str, head: list[str], rows: list[list[str]], below: list[str], stream: TextIO, console: "Console | None"
+    title: str, head: list[str], rows: list[list[str]], below: list[str], out: Any, console: "Console | None"
 ) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = console or Console(file=stream)
+    console = console or Console(file=out)
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, safe_box=True)
     for i, name in enumerate(head):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)

@@ -23,6 +23,7 @@ from metaexp.storage.run_folder import RunFolder
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
+from metaexp.system.watcher import Watcher
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord
@@ -55,7 +56,7 @@ def retest(
         check_data(restored.parts.family, restored.newest["metaexp"])
     folder = _claim_next(out or run / "evaluations")
     try:
-        with StopFlag() as flag:
+        with StopFlag(_watcher(folder)) as flag:
             result = _result(restored, folder, flag)
         _add_own(result, restored, changed, time.monotonic() - started)
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
@@ -68,6 +69,11 @@ def retest(
     folder.close()
     _print(result, restored, folder.path, changed, time.monotonic() - started)
     return result
+
+
+def _watcher(folder: RunFolder) -> Watcher:
+    """Ends this process at a second signal, also while a call hangs; no folder N is left then either."""
+    return Watcher(lambda code, why: shutil.rmtree(folder.path, ignore_errors=True))
 
 
 def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restored) -> None:

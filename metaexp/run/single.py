@@ -14,6 +14,7 @@ import torch
 from metaexp.errors import (
     ConfigError,
     DataError,
+    HangError,
     Interrupted,
     MetaexpError,
     NonFiniteError,
@@ -29,15 +30,17 @@ from metaexp.run.resume import (
     link_into_sweep,
 )
 from metaexp.storage.checkpoints import Continuation
-from metaexp.storage.lock import state_of
+from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.run_folder import RunFolder
 from metaexp.storage.saved_config import read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.group import Group, exit_code_of, lost
 from metaexp.system.machine import forget_peak
+from metaexp.system.output import tolerant_output
 from metaexp.system.ranks import Ranks, launched, ranks_of
 from metaexp.system.signals import StopFlag
+from metaexp.system.watcher import Watcher
 from metaexp.training.build import Experiment
 from metaexp.training.distributed import (
     end_hung_parent,
@@ -56,16 +59,22 @@ class Finished(NamedTuple):
     result: dict[str, Any]  # the content of result.json; empty in other processes of a distributed run
 
 
-def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
+def run(config: dict[str, Any], folder: Path | None = None, own_process: bool = True) -> Finished:
     """Train, test and write one run.
 
     Args:
         config: the resolved configuration (`metaexp.config.settings.load`), with `choices` and, in a sweep, `sweep`.
         folder: the claimed folder, for processes of a distributed run other than the first.
+        own_process: whether a second signal may end this process while a step hangs; not in a notebook.
 
     Raises:
         MetaexpError: by exit code, see `metaexp.errors`; Interrupted after Ctrl-C, Terminated after SIGTERM.
     """
+    with tolerant_output():
+        return _run(config, folder, own_process)
+
+
+def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Finished:
     started = time.monotonic()
     keep_freed_memory()
     forget_peak()
@@ -86,7 +95,9 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
     if first and ranks.launcher is None:
         os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:
-        with StopFlag() as flag, _end_in_status(run_folder), _lost_as_one_line(ranks, config["device"], how):
+        watcher = _watcher(run_folder, config, own_process)
+        peers = _lost_as_one_line(ranks, config["device"], how)
+        with _end_in_status(run_folder), StopFlag(watcher) as flag, peers:
             result = train_and_test(experiment, run_folder, resumed, flag, started)
             return Finished(run_folder.path, result)
     except ConfigError:
@@ -198,6 +209,29 @@ def _claim(config: dict[str, Any], resumed: Continuation | None) -> RunFolder:
     return RunFolder.claim(Path(config["out"]), label)
 
 
+def _watcher(folder: RunFolder, config: dict[str, Any], own_process: bool) -> Watcher:
+    def end(code: int, why: str) -> None:
+        if not _finished(folder):
+            folder.status("failed" if code == HangError.exit_code else "interrupted", exit_code=code, error=why)
+
+    return Watcher(
+        end,
+        seconds=config.get("watchdog"),
+        signals=own_process,
+        status=folder.path / "status.json" if folder.writes else None,
+        hint=f"; {_how(folder)}",
+    )
+
+
+def _finished(folder: RunFolder) -> bool:
+    """Whether this process has recorded that the run is finished: what comes later does not change that."""
+    return folder.begun and read_status(folder.path).get("state") == "finished"
+
+
+def _how(folder: RunFolder) -> str:
+    return f"continue with resume={folder.path}"
+
+
 @contextmanager
 def _end_in_status(folder: RunFolder) -> Iterator[None]:
     """Records in status.json how the run ended, if an exception ends it."""
@@ -207,13 +241,18 @@ def _end_in_status(folder: RunFolder) -> Iterator[None]:
         space = files.cause(error, OSError, None)
         if isinstance(space, OSError) and files.is_full(space) and not isinstance(error, MetaexpError):
             error = files.space_error(folder.path, space)
+        if isinstance(error, KeyboardInterrupt) and "continue with" not in str(error):
+            kind = type(error) if isinstance(error, Interrupted) else Interrupted
+            next_ = _how(folder) if any(folder.checkpoints.glob("*.ckpt")) else "there is no checkpoint yet"
+            error = kind(f"{str(error) or 'interrupted'}; {next_}")
         code = exit_code_of(error)
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not folder.begun and isinstance(error, ConfigError | DataError):
             raise error  # a refused continuation leaves the run unchanged
         with suppress(SpaceError):  # on a full disk, show the first error
-            folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)
+            if not _finished(folder):
+                folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)
         raise error
 
 

@@ -14,7 +14,6 @@ import os
 import pickle
 import platform
 import re
-import sys
 import warnings
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from metaexp.errors import CheckpointError
 from metaexp.system.files import replace_file, space_error
+from metaexp.system.output import say
 
 FORMAT = 1
 
@@ -36,7 +36,7 @@ class DamagedCheckpoint(CheckpointError):
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    say(f"warning: {text}")
 
 
 def versions() -> dict[str, str]:

@@ -33,6 +33,7 @@ KEYS = {
     "device": Key(fixed=False),  # on what
     "test": Key(fixed=False),
     "time_limit": Key(fixed=False, compared=False),
+    "watchdog": Key(fixed=False, compared=False, shown=False),
     "name": Key(fixed=False, compared=False),
     # How a run is observed, not what it computes. (A callback may stop it early; its result says so.)
     "logger": Key(fixed=False, compared=False, shown=False),

@@ -110,7 +110,7 @@ def exit_code_of(error: BaseException) -> int:
 def portable(error: Exception) -> Exception:
     """The error itself, or one that says the same, if the error cannot be sent to another process."""
     try:
-        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
+        return pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 

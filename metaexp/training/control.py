@@ -101,6 +101,7 @@ class Control(L.Callback):
         """After every outer step: shows progress, writes an overdue checkpoint, decides whether to stop here."""
         self.record.step = step
         self._since += 1
+        self.flag.beat()
         self.progress.update(step, training.loss)
         limit = self.config["time_limit"]
         self.over_time = limit is not None and time.monotonic() - self._started > limit
@@ -129,6 +130,7 @@ class Control(L.Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A signal ends a validation; the continued run makes it anew. Ranks vote when each has scored a chunk."""
+        self.flag.beat()
         world = self.training.world
         if self.flag.requested is not None if world == 1 else (batch_idx + 1) % world == 0 and self._agree():
             self.training.validation_given_up = self.training.stopped = True

@@ -48,7 +48,7 @@ def tell_lightning(ranks: Ranks) -> None:
     """Lightning takes its own rank from whatever variable it finds (LOCAL_RANK, SLURM_PROCID, ...): it is this one."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    rank_zero_only.rank = ranks.rank
+    rank_zero_only.rank = ranks.rank  # type: ignore[attr-defined]
 
 
 def strategy(ranks: Ranks, device: Mapping[str, Any], accelerator: str) -> Any:

@@ -1,6 +1,5 @@
 """The test of a trained learner: scores, baselines, the curve against shots, pictures, the result."""
 
-import sys
 import time
 from collections.abc import Callable
 from itertools import count
@@ -17,6 +16,7 @@ from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.group import ALONE, Group
+from metaexp.system.output import say
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
 from metaexp.training.figures import draw_episodes, draw_test, show_views
@@ -66,9 +66,10 @@ def final_test(
             weights = {"kind": "best", "step": best["step"]}
     tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
     with trainer.precision_plugin.forward_context():
-        chosen = learner.finish(validator(learner, group))
-        say = _say if group.rank == 0 else _quiet
-        say(f"testing on {tasks} tasks ...")
+        choosing = _ticker(config, flag, "choosing for the test: {} validation tasks", group)
+        chosen = learner.finish(validator(learner, choosing, group))
+        tell = say if group.rank == 0 else _quiet
+        tell(f"testing on {tasks} tasks ...")
         tick = _ticker(config, flag, f"tested {{}}/{tasks}", group)
         scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True, group=group)
         beside = baselines(experiment.family, "test", tasks, tick=tick, group=group)
@@ -77,13 +78,13 @@ def final_test(
         report = _ticker(config, flag, "other shots: tested {} tasks", group)
         by_shots = shots_curve(learner, _wanted(config), few, modes[0], report, scores.arrays, group)
         for shots, reason in by_shots.skipped.items():
-            say(f"curve against shots: {shots} left out ({reason})")
+            tell(f"curve against shots: {shots} left out ({reason})")
         if group.rank == 0:
             loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
             show_views(learner, "test", loggers, record.step)
         if learner.trains:
             learner.load_state_dict(initial)
-            learner.finish(validator(learner, group))  # the untrained network gets a rate that suits it, too
+            learner.finish(validator(learner, choosing, group))  # the untrained network gets a rate that suits it, too
             beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick, group=group).arrays
     if group.rank > 0:
         return {}
@@ -104,10 +105,6 @@ def _wanted(config: dict[str, Any]) -> list[int] | None:
     return shots if shots is None or isinstance(shots, list) else [shots]
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 def _quiet(message: str) -> None:
     """The first process says it."""
 
@@ -120,6 +117,7 @@ def _ticker(config: dict[str, Any], flag: StopFlag, what: str, group: Group) -> 
     due, chunks = [time.monotonic() + config["log"]["seconds"]], count(1)
 
     def tick(done: int) -> None:
+        flag.beat()
         if group.world == 1:
             flag.check()
         elif next(chunks) % group.world == 0:
@@ -129,7 +127,7 @@ def _ticker(config: dict[str, Any], flag: StopFlag, what: str, group: Group) -> 
                 flag.requested = kinds[asked.index(True)]
                 flag.check()
         if group.rank == 0 and time.monotonic() > due[0]:
-            print(what.format(done), file=sys.stderr, flush=True)
+            say(what.format(done))
             due[0] = time.monotonic() + config["log"]["seconds"]
 
     return tick

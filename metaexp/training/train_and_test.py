@@ -109,10 +109,12 @@ def _fit(trainer: L.Trainer, training: L.LightningModule, flag: StopFlag) -> Non
     gc.freeze()  # existing objects stay: the collector need not scan them again and again
     try:
         trainer.fit(training)
-    except SystemExit as error:  # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler is set
+    # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler is set. ValueError: outside the main
+    # thread it still tries to ignore further signals.
+    except (SystemExit, ValueError) as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
-        if flag.requested is None:
+        if isinstance(error, ValueError) or flag.requested is None:
             raise
     finally:
         gc.unfreeze()  # otherwise a sweep in one process would keep every job's learner and data
@@ -127,7 +129,8 @@ def _stopped_early(
     if over_time:
         raise TimeLimitError(f"time_limit={config['time_limit']} s reached at step {record.step}; {_how(folder)}")
     if flag.requested is not None:
-        raise flag.requested(f"stopped at step {record.step}; {_how(folder)}")
+        by = f" by {flag.by}" if flag.by not in (None, "Ctrl-C") else ""
+        raise flag.requested(f"stopped at step {record.step}{by}; {_how(folder)}")
 
 
 def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Experiment) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metaexp.checks import nearest, show
@@ -53,6 +54,7 @@ def make_trainer(
     asked = list(typed)
     plugins = typed.pop("plugins", None) or []
     ranks, given = experiment.ranks, plugins if isinstance(plugins, list) else [plugins]
+    chosen = [] if any(isinstance(one, ClusterEnvironment) for one in given) else [cluster_environment(ranks)]
     own: dict[str, Any] = {
         "accelerator": experiment.accelerator,
         "devices": ranks.world // ranks.nodes,
@@ -68,7 +70,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "inference_mode": False,
         "callbacks": list(callbacks),
-        "plugins": [AtomicCheckpointIO(), cluster_environment(ranks), *given],
+        "plugins": [AtomicCheckpointIO(), *chosen, *given],
         "default_root_dir": None if folder is None else str(folder),
     }
     with warnings.catch_warnings():
