@@ -1,5 +1,6 @@
 """One run, from a resolved configuration to result.json."""
 
+import importlib
 import os
 import shutil
 import time
@@ -11,13 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from metaexp.errors import ConfigError, DataError, Interrupted, MetaexpError, NonFiniteError, SpaceError, TimeLimitError
-from metaexp.run.resume import (
-    continued_config,
-    find_continuation,
-    finished_result,
-    joined_continuation,
-    link_into_sweep,
-)
+from metaexp.run.earlier import link_into_sweep
+from metaexp.run.resume import continued_config, find_continuation, finished_result, joined_continuation
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import state_of
 from metaexp.storage.run_folder import RunFolder
@@ -27,12 +23,30 @@ from metaexp.system.machine import forget_peak
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
 
+PRELOADED = (
+    "metaexp.training.train_and_test",
+    "metaexp.outer.meta_training",
+    "metaexp.training.trainer",
+    "metaexp.plots.episodes",
+    "metaexp.algos.maml",
+    "metaexp.models.mlp",
+    "metaexp.tasks.sine",
+    "matplotlib.backends.backend_agg",
+    "torch.utils.tensorboard",
+)
+
 
 class Finished(NamedTuple):
     """A run that has finished successfully."""
 
     folder: Path
     result: dict[str, Any]  # the content of result.json; empty in other processes of a distributed run
+
+
+def preload() -> None:
+    """Imports what a run imports on its way, for processes forked from this one; runs no operation of torch."""
+    for name in PRELOADED:
+        importlib.import_module(name)
 
 
 def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
