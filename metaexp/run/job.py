@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, Interrupted, MetaexpError
 from metaexp.run.earlier import FinishedRuns, find_resumable, link_into_sweep
 from metaexp.run.processes import Call, Processes
-from metaexp.run.sweep_jobs import is_grid, job_name
+from metaexp.run.sweep_jobs import is_grid, job_name, launcher_of
 from metaexp.run.sweep_lock import requests
 from metaexp.storage.lock import state_of
 from metaexp.storage.run_folder import RunFolder
@@ -37,7 +38,7 @@ def run_job(_: DictConfig) -> Any:
     """
     own = HydraConfig.get()
     folder, name = Path(own.sweep.dir), job_name(own.job.num, own.job.override_dirname)
-    launcher, grid = own.runtime.choices["hydra/launcher"], is_grid(own)
+    launcher, grid = launcher_of(own), is_grid(own)
     if requests(folder):
         return None
     try:
@@ -53,9 +54,11 @@ def run_job(_: DictConfig) -> Any:
         PROCESSES.wait(config["jobs"] - 1)
         return None if requests(folder) else start(config, folder, name, grid, _share(config["jobs"]))
     with _deaf():
-        slurm = launcher == "submitit_slurm"  # its jobs outlive the process that submitted them
-        threads = own.launcher.get("cpus_per_task") or 1 if launcher.startswith("submitit") else None
-        return start(config, folder, name, grid, threads, "parent" if slurm else "sweep")()
+        os.chdir(own.runtime.cwd)
+        # submitit starts all jobs at once; Joblib and Ray give their workers a share of the cores themselves. Jobs of
+        # SLURM outlive the process that submitted them.
+        threads = own.launcher.get("cpus_per_task") or 1 if launcher in ("submitit", "slurm") else None
+        return start(config, folder, name, grid, threads, "parent" if launcher == "slurm" else "sweep")()
 
 
 def start(
@@ -102,6 +105,8 @@ def work(config: dict[str, Any], folder: Path, name: str) -> float | None:
     """The job itself, in its own process. Returns the best validation metric; raises what the run raises."""
     from metaexp.run.single import run
 
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own classes, also in a launcher's worker
     print(f"run {name}", flush=True)
     place = folder / name
     try:

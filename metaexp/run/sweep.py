@@ -17,7 +17,7 @@ from metaexp.errors import ConfigError
 from metaexp.run.earlier import FinishedRuns, link_into_sweep
 from metaexp.run.job import PROCESSES, run_job, start
 from metaexp.run.launching import careful_launchers
-from metaexp.run.sweep_jobs import Job, check, find_jobs, is_grid, names_by_difference
+from metaexp.run.sweep_jobs import Job, check, find_jobs, is_grid, launcher_of, names_by_difference
 from metaexp.run.sweep_lock import SweepLock
 from metaexp.run.sweep_summary import summarise
 from metaexp.storage.lock import state_of
@@ -40,7 +40,7 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
     """
     prepared = Overrides((*settings.prepare(overrides).parsed, *parse([names_by_difference(overrides)]).parsed))
     node, jobs, faults = find_jobs(settings, prepared)
-    grid, launcher = is_grid(node), node.runtime.choices["hydra/launcher"]
+    grid, launcher = is_grid(node), launcher_of(node)
     _check_jobs_setting(overrides, jobs, launcher)
     with PROCESSES:
         faults = faults or PROCESSES.call(check, jobs)
@@ -52,18 +52,18 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
         names = [job.name for job in jobs] if grid else []
         print(f"sweep of {len(jobs)} runs in {folder}" if grid else f"sweep in {folder}", flush=True)
         with SweepLock(folder) as lock:
-            linked = _link_finished(folder, jobs) if grid else 0
+            linked = _link_finished(folder, jobs) if grid else []
             argv = ["--multirun", *(["--config-dir", extra] if extra else []), *prepared.words]
             try:
-                if linked < len(jobs):
+                if len(linked) < len(jobs):
                     call_hydra([*argv, *_hydra_lines(folder, overrides, node)])
                     PROCESSES.wait()
                     _settle(folder)
-                    if grid and lock.stopped is None and not launcher.startswith("submitit"):
+                    if grid and lock.stopped is None and launcher not in ("submitit", "slurm"):
                         _run_the_rest(folder, jobs)
             except KeyboardInterrupt as error:
                 complain(str(error) or "interrupted")
-            code = summarise(folder, names, lock.stopped.exit_code if lock.stopped else 0)
+            code = summarise(folder, names, lock.stopped.exit_code if lock.stopped else 0, linked)
         if code:
             complain("the same command with resume=auto runs only what is missing, failed or killed")
         return code
@@ -76,22 +76,23 @@ def _check_jobs_setting(overrides: Overrides, jobs: Sequence[Job], launcher: str
         raise ConfigError(f"{typed[-1].input_line}: one number for the whole sweep")
     if jobs and jobs[0].config["jobs"] > 1 and launcher != "basic":
         others = {"joblib": "hydra.launcher.n_jobs", "ray": "hydra.launcher.ray.init.num_cpus"}
+        others |= {"slurm": "hydra.launcher.array_parallelism"}
         raise ConfigError(
             f"jobs={jobs[0].config['jobs']}: hydra/launcher={launcher} has a number of its own; "
             f"use {others.get(launcher, 'its own settings')}"
         )
 
 
-def _link_finished(folder: Path, jobs: Sequence[Job]) -> int:
-    """Links jobs whose equal has finished before, where `resume=auto` asks for it; returns how many."""
+def _link_finished(folder: Path, jobs: Sequence[Job]) -> list[str]:
+    """Links jobs whose equal has finished before, where `resume=auto` asks for it; returns their names."""
     if not any(job.config["resume"] == "auto" for job in jobs):
-        return 0
-    finished, linked = FinishedRuns(Path(jobs[0].config["out"])), 0
+        return []
+    finished, linked = FinishedRuns(Path(jobs[0].config["out"])), []
     for job in jobs:
         if job.config["resume"] == "auto" and (found := finished.like(job.config)):
             link_into_sweep(folder / job.name, found)
-            linked += 1
-    print(f"{linked} finished before and are linked, {len(jobs) - linked} to run", flush=True)
+            linked.append(job.name)
+    print(f"{len(linked)} finished before and are linked, {len(jobs) - len(linked)} to run", flush=True)
     return linked
 
 

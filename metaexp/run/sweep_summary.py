@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from metaexp.storage.lock import read_status, state_of
 
 
-def summarise(folder: Path, names: Sequence[str], stopped: int = 0) -> int:
+def summarise(folder: Path, names: Sequence[str], stopped: int = 0, linked: Collection[str] = ()) -> int:
     """Prints one row per job; returns the sweep's exit code.
 
     Args:
         folder: the sweep's folder.
         names: names of its jobs; empty if they are known only from their folders.
+        linked: those that have finished before.
         stopped: 130 or 143 if a signal has ended the sweep.
 
     Returns:
@@ -26,7 +27,9 @@ def summarise(folder: Path, names: Sequence[str], stopped: int = 0) -> int:
         state = state_of(folder / name) if status else "not started"
         code = 0 if state == "finished" else int(status.get("exit_code") or 1)
         codes.append(code)
-        rows.append((name, state, str(code) if status else "-", _metric(folder / name) or str(status.get("error", ""))))
+        told = _metric(folder / name) or str(status.get("error", ""))
+        before = "  (finished before)" if name in linked else ""
+        rows.append((name, state, str(code) if status else "-", told + before))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())

@@ -21,7 +21,7 @@ from pathlib import Path
 from metaexp.tasks.sine import Sine
 
 class Bad(Sine):
-    """Sinusoids whose seed 1 kills its process at the first draw, once. A check of the jobs that drew would die of it."""
+    """Sinusoids whose seed 1 kills its process at the first draw, once; a check that drew would die of it."""
 
     def __init__(self, *args, mark="", **kwargs):
         super().__init__(*args, **kwargs)
