@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = """torch lightning hydra-core hydra-joblib-launcher joblib hydra-submitit-launcher submitit hydra-ray-launcher
-ray hydra-optuna-sweeper optuna sqlalchemy alembic mlflow-skinny wandb""".split()
+PACKAGES = """torch lightning hydra-core hydra-joblib-launcher joblib hydra-submitit-launcher submitit
+hydra-ray-launcher ray hydra-optuna-sweeper optuna sqlalchemy alembic mlflow-skinny wandb""".split()
 
 
 def record(tier: str, reporter: Any) -> Path:
@@ -19,9 +19,10 @@ def record(tier: str, reporter: Any) -> Path:
         for one in reporter.stats.get(outcome, []):
             rows.append(f"{outcome:8}{getattr(one, 'duration', 0.0):7.1f} s  {one.nodeid}")
     commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     head = [
         f"The last run of `scripts/test.sh --tier {tier}`.",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit.stdout.strip() or 'unknown'}, Python {platform.python_version()}",
+        f"{when}, commit {commit.stdout.strip() or 'unknown'}, Python {platform.python_version()}",
         ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
     ]
     file = ROOT / f"tests/tiers/{tier}.txt"

@@ -66,7 +66,7 @@ for task in range(last + 1):
 SRUN = (
     '#!/bin/bash\nwhile [ "${1#-}" != "$1" ]; do case "$1" in --output|--error) shift;; esac; shift; done\nexec "$@"\n'
 )
-SACCT = '#!/bin/bash\necho "JobID|State|NodeList"; for i in 0 1 2 3; do echo "77_$i|COMPLETED|here"; done\n'
+SACCT = '#!/bin/bash\necho "JobID|State|NodeList"; for i in 0 1 2 3; do echo "77_$i|RUNNING|here"; done\n'
 
 
 @pytest.fixture
