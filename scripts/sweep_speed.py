@@ -1,8 +1,8 @@
 """PYTHONPATH=. python scripts/sweep_speed.py [--jobs 2] [--count 8] [--steps N]: what jobs=N saves on idle cores.
 
-Runs one sweep of equal jobs serially and once with `jobs=N`, prints both times and their ratio, and ends with exit code
-0 if the ratio is at most 0.6 with two jobs (0.5, and a tenth for what is serial), else 1. Without --steps a job's length
-is chosen to be about 30 seconds. Use an idle machine; it says so if it is not one.
+Runs one sweep of equal jobs serially and once with `jobs=N`; prints both times and their ratio. The exit code is 0 if
+the ratio is at most 0.6 with two jobs (0.5, and a tenth for what is serial), else 1. Without --steps a job's length is
+chosen to be about 30 seconds. Use an idle machine; it says so if it is not one.
 """
 
 import argparse

@@ -114,9 +114,7 @@ def serve(channel: Connection) -> NoReturn:
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a job that has just been forked must not miss one
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     from metaexp.run import single
@@ -131,7 +129,7 @@ def serve(channel: Connection) -> NoReturn:
         if channel in ready:
             try:
                 request = channel.recv()
-                job = _fork(request, channel, heeded)
+                job = _fork(request, channel)
                 jobs[job.pid] = job
             except (EOFError, ConnectionError):
                 connected = False
@@ -154,26 +152,28 @@ def _reap(jobs: dict[int, _Job], channel: Connection) -> bool:
     return heard
 
 
-def _fork(request: Request, channel: Connection, heeded: list[signal.Signals]) -> _Job:
+def _fork(request: Request, channel: Connection) -> _Job:
     file = tempfile.TemporaryFile()  # noqa: SIM115  closed with the answer
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             channel.close()
-            _prepare(request, parent, heeded)
+            _prepare(request, parent)
             _call(request, file)
         finally:
             os._exit(70)
     return _Job(request, pid, file)
 
 
-def _prepare(request: Request, parent: int, heeded: list[signal.Signals]) -> None:
+def _prepare(request: Request, parent: int) -> None:
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in heeded:  # what was ignored at the start stays ignored
+    # Signals come from the sweep, which knows what was to be ignored; a launcher's worker may ignore or block others.
+    for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _die_with(parent)
     with suppress(OSError):  # out of memory, the kernel should take the job, not the sweep
         Path("/proc/self/oom_score_adj").write_text("500")

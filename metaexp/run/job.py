@@ -148,7 +148,7 @@ def _share(jobs: int) -> int | None:
 def _deaf() -> Iterator[None]:
     """In a launcher's worker: Ctrl-C is for the sweep, which passes it on to the jobs."""
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = signal.signal(signal.SIGINT, lambda *_: None)
     except ValueError:  # not the main thread
         yield
         return

@@ -59,7 +59,7 @@ def find_jobs(settings: Settings, overrides: Overrides) -> tuple[DictConfig, lis
     return composed.hydra, jobs, faults
 
 
-def launcher_of(hydra: DictConfig) -> str:
+def launcher_of(hydra: Any) -> str:
     """basic | joblib | submitit | slurm | ray, whatever the file that chooses it is called; else its class."""
     target = str(hydra.launcher.get("_target_", ""))
     kinds = {"basic_launcher": "basic", "joblib_launcher": "joblib", "LocalLauncher": "submitit"}
@@ -67,7 +67,7 @@ def launcher_of(hydra: DictConfig) -> str:
     return next((kind for part, kind in kinds.items() if part in target), target)
 
 
-def is_grid(hydra: DictConfig) -> bool:
+def is_grid(hydra: Any) -> bool:
     """Whether the jobs are known beforehand, as with Hydra's own sweeper."""
     return hydra.runtime.choices["hydra/sweeper"] == "basic"
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from metaexp.errors import ConfigError, MetaexpError
-from metaexp.run.fork_server import Answer
 from metaexp.run.processes import Processes
 from metaexp.run.sweep_lock import SweepLock, requests, sweep_is_alive
+from metaexp.storage.lock import RunLock
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,17 @@ def test_signals_of_the_sweep_reach_its_jobs(processes: Processes, tmp_path: Pat
 
 def test_jobs_end_with_the_sweep_that_died(processes: Processes, tmp_path: Path) -> None:
     """A job sees by the lock that its sweep's process is gone, whatever process asked for it."""
-    call = processes.start(told, tmp_path / "a", folder=tmp_path)  # nobody holds the lock
-    assert call.wait() == Answer(call.wait().number, value=signal.SIGTERM)
+    lock = RunLock(tmp_path, new=True)
+    call = processes.start(told, tmp_path / "a", folder=tmp_path)
+    wait_for(tmp_path / "a")
+    lock.release()  # as the end of the process does
+    assert call.wait().value == signal.SIGTERM
+
+
+def test_a_signal_right_after_the_start_is_not_missed(processes: Processes, tmp_path: Path) -> None:
+    for _ in range(5):
+        call = processes.start(time.sleep, 20, folder=tmp_path)  # nobody holds the lock
+        assert call.wait().killed == signal.SIGTERM
 
 
 def test_a_killed_server_takes_no_later_job(processes: Processes, tmp_path: Path) -> None:
