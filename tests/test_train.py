@@ -55,6 +55,9 @@ def run(config, folder=None):
         signal.signal(signal.SIGTERM, told)
         os.kill(json.loads((place.parent / "run.lock").read_text().splitlines()[0])["pid"], signal.SIGTERM)
         time.sleep(20)
+    if seed == 18:  # kills the launcher's worker, whose server is the parent
+        os.kill(int(open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        time.sleep(1)
     if seed == 17:
         end("running", None, step=3)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -282,6 +285,16 @@ def test_a_killed_job_takes_only_itself(fake: Callable[..., Any], train: Command
     assert rows[0] == "0_seed=17 killed 137 killed by SIGKILL (kill -9, or out of memory)".split()
     assert [row[:3] for row in rows[1:]] == [["1_seed=14", "interrupted", "143"], ["2_seed=2", "finished", "0"]]
     assert "0_seed=17: killed by SIGKILL" in result.stderr
+
+
+def test_a_killed_worker_takes_no_job(fake: Callable[..., Any], train: Command) -> None:
+    """Joblib ends all workers then; their jobs go on, and what has not been started runs in the sweep."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    result = fake("-m", "seed=18,1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert result.returncode == 0, result.stderr
+    assert states(sweep_folder(train.folder)) == {
+        f"{i}_seed={seed}": ("finished", 0) for i, seed in enumerate((18, 1, 2, 3, 4))
+    }
 
 
 def test_jobs_side_by_side(fake: Callable[..., Any], train: Command) -> None:

@@ -22,7 +22,7 @@ from metaexp.run.earlier import FinishedRuns, find_resumable, link_into_sweep
 from metaexp.run.processes import Call, Processes
 from metaexp.run.sweep_jobs import is_grid, job_name, launcher_of
 from metaexp.run.sweep_lock import requests
-from metaexp.storage.lock import state_of
+from metaexp.storage.lock import owner_of, state_of
 from metaexp.storage.run_folder import RunFolder
 
 PROCESSES = Processes()  # of this process; a launcher's worker makes its own on first use
@@ -53,7 +53,7 @@ def run_job(_: DictConfig) -> Any:
     if launcher == "basic":
         PROCESSES.wait(config["jobs"] - 1)
         return None if requests(folder) else start(config, folder, name, grid, _share(config["jobs"]))
-    with _deaf():
+    with _deaf(folder):
         os.chdir(own.runtime.cwd)
         # submitit starts all jobs at once; Joblib and Ray give their workers a share of the cores themselves. Jobs of
         # SLURM outlive the process that submitted them.
@@ -145,9 +145,11 @@ def _share(jobs: int) -> int | None:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _deaf(folder: Path) -> Iterator[None]:
     """In a launcher's worker: Ctrl-C is for the sweep, which passes it on to the jobs."""
     try:
+        if owner_of(folder).get("pid") == os.getpid():  # Joblib with n_jobs=1 works in the sweep's process
+            raise ValueError
         before = signal.signal(signal.SIGINT, lambda *_: None)
     except ValueError:  # not the main thread
         yield
