@@ -21,7 +21,7 @@ def record(tier: str, reporter: Any) -> Path:
     commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     head = [
-        f"The last run of `scripts/test.sh --tier {tier}`.",
+        f"The last run of the tier `{tier}`: `scripts/test.sh --tier {tier}`.",
         f"{when}, commit {commit.stdout.strip() or 'unknown'}, Python {platform.python_version()}",
         ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
     ]
