@@ -34,31 +34,34 @@ class ProcessLauncher(BasicLauncher):
 
 
 @contextmanager
-def careful_launchers() -> Iterator[None]:
-    """Inside the block `basic` starts processes, and the others return what they have when a worker was lost."""
+def careful_launchers(launcher: str) -> Iterator[None]:
+    """Inside the block `basic` starts processes, and `launcher` returns what it has when a worker was lost.
+
+    Args:
+        launcher: see `sweep_jobs.launcher_of`.
+    """
     classes = Plugins.instance().class_name_to_class
     name = f"{BasicLauncher.__module__}.{BasicLauncher.__name__}"
-    before: list[tuple[Any, str, Any]] = []
-    for module, owner, function in (("submitit.core.core", "Job", "results"), ("ray", None, "get")):
-        if (found := _loaded(module, owner)) is not None:
-            before.append((found, function, getattr(found, function)))
-            setattr(found, function, _forgiving(getattr(found, function), owner is not None))
+    owner, function = _results_of(launcher)
+    original = getattr(owner, function, None)
     classes[name] = ProcessLauncher
+    if original is not None:
+        setattr(owner, function, _forgiving(original, several=launcher != "ray"))
     try:
         yield
     finally:
         classes[name] = BasicLauncher
-        for found, function, original in before:
-            setattr(found, function, original)
+        if original is not None:
+            setattr(owner, function, original)
 
 
-def _loaded(module: str, owner: str | None) -> Any:
-    """A module, or a class in it, if its launcher is installed."""
-    plugin = {"ray": "hydra_ray_launcher", "submitit": "hydra_submitit_launcher"}[module.partition(".")[0]]
-    if not any(plugin in name for name in Plugins.instance().class_name_to_class):
-        return None
-    found = importlib.import_module(module)
-    return getattr(found, owner) if owner else found
+def _results_of(launcher: str) -> tuple[Any, str]:
+    """Where this launcher waits for a job's result: an object and the name of its function."""
+    if launcher == "ray":
+        return importlib.import_module("ray"), "get"
+    if launcher in ("submitit", "slurm"):
+        return importlib.import_module("submitit.core.core").Job, "results"
+    return None, ""
 
 
 def _forgiving(function: Callable[..., Any], several: bool) -> Callable[..., Any]:

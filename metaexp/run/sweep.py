@@ -56,7 +56,8 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
             argv = ["--multirun", *(["--config-dir", extra] if extra else []), *prepared.words]
             try:
                 if len(linked) < len(jobs):
-                    call_hydra([*argv, *_hydra_lines(folder, overrides, node)])
+                    with careful_launchers(launcher):
+                        call_hydra([*argv, *_hydra_lines(folder, overrides, node)])
                     PROCESSES.wait()
                     _settle(folder)
                     if grid and lock.stopped is None and launcher not in ("submitit", "slurm"):
@@ -141,8 +142,7 @@ def call_hydra(argv: Sequence[str]) -> int:
     before = sys.argv
     sys.argv = [before[0], *argv]
     try:
-        with careful_launchers():
-            hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name="train")(run_job)()
+        hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name="train")(run_job)()
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0

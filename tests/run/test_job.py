@@ -72,7 +72,7 @@ def test_a_lost_worker_is_no_end(capsys: pytest.CaptureFixture[str]) -> None:
             pass
 
     original = core.Job.results
-    with careful_launchers():
+    with careful_launchers("submitit"):
         (returned,) = Lost().results()
         assert (returned.status, returned.return_value) == (JobStatus.COMPLETED, None)
     assert core.Job.results is original
