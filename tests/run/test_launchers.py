@@ -58,10 +58,12 @@ if os.fork():
     sys.exit()
 os.setsid()
 log = open(os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "log"), "a")
+for descriptor in (1, 2):
+    os.dup2(log.fileno(), descriptor)  # whoever reads the answer of sbatch waits for its end
 for task in range(last + 1):
     more = dict(SLURM_JOB_ID="77", SLURM_ARRAY_JOB_ID="77", SLURM_ARRAY_TASK_ID=str(task), SLURM_NTASKS="1",
                 SLURM_JOB_NUM_NODES="1", SLURM_NODEID="0", SLURM_PROCID="0", SLURM_LOCALID="0")
-    subprocess.run(["bash", sys.argv[-1]], env=os.environ | more, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    subprocess.run(["bash", sys.argv[-1]], env=os.environ | more, stdin=subprocess.DEVNULL)
 """
 SRUN = (
     '#!/bin/bash\nwhile [ "${1#-}" != "$1" ]; do case "$1" in --output|--error) shift;; esac; shift; done\nexec "$@"\n'
