@@ -117,7 +117,7 @@ def gone(pid: int, seconds: float = 20) -> bool:
     return False
 
 
-LONG = [*KINDS["accumulate"], "steps=1000000", "checkpoint.every=50", "log.every=10", "seed=0,1"]
+LONG = [*KINDS["accumulate"], "compile=false", "steps=1000000", "checkpoint.every=50", "log.every=10", "seed=0,1"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
