@@ -9,6 +9,7 @@ from pathlib import Path
 from metaexp.config.command_line import CommandLine, exit_code
 from metaexp.config.help import help_text
 from metaexp.config.settings import Settings
+from metaexp.errors import ConfigError
 from metaexp.storage.lock import is_child_of_holder
 from metaexp.system.ranks import one_process
 
@@ -41,6 +42,8 @@ def train(argv: Sequence[str]) -> int | None:
         return _hydra([*line.flags, *settings.composer.kept(prepared.words), *prepared.words])
     if hydra.mode is not None and hydra.mode.name == "MULTIRUN":  # an experiment file may ask for a sweep
         return _sweep(settings, line)
+    if "jobs" in config["typed"]:
+        raise ConfigError(f"jobs={config['jobs']}: only a sweep has several jobs; add -m")
     from metaexp.run.single import run
 
     run(config)

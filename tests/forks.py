@@ -221,6 +221,9 @@ def _serve() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch
 
+    from metaexp.run import single
+
+    single.preload()
     torch.set_num_threads(1)  # a fork does not inherit the threads of a pool
     running: set[int] = set()
     for line in sys.stdin:

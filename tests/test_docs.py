@@ -25,7 +25,7 @@ from metaexp.config.settings import Settings, load
 from metaexp.contract import check_learner
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
-from metaexp.run.sweep_jobs import find_jobs
+from metaexp.run.sweep_jobs import find_jobs, is_grid
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
 
@@ -122,8 +122,8 @@ def test_every_command_is_valid(line: str, place: Path) -> None:
         assert program in ("test.sh", "python", "tensorboard")
         assert all((ROOT / script).exists() for script in scripts)
     elif "-m" in command.flags:
-        grid, jobs, faults = find_jobs(Settings(command.overrides, command.extra), parse(command.overrides))
-        assert grid
+        node, jobs, faults = find_jobs(Settings(command.overrides, command.extra), parse(command.overrides))
+        assert is_grid(node)
         assert not faults
         assert len(jobs) > 1
     else:

@@ -94,6 +94,7 @@ class Train(TypedDict):
     trainer: NotRequired[dict[str, Any]]
     out: NotRequired[str]
     name: NotRequired[str | None]
+    jobs: NotRequired[Count]
     resume: NotRequired[Literal[False, "auto"] | str]
     trust: NotRequired[list[str]]
     device: Device

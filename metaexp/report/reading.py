@@ -4,7 +4,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,10 +60,12 @@ class Found(NamedTuple):
 def find(paths: Sequence[Path]) -> Found:
     """All runs and evaluations under the paths (folders, or files in run folders), sorted by name.
 
+    A sweep's folder may hold links to runs that were there before: each run counts once, wherever it is met.
+
     Raises ConfigError for a path that does not exist.
     """
     found = Found([], [], [])
-    for folder in sorted({folder for path in paths for folder in _folders(path)}):
+    for folder in _once(folder for path in paths for folder in _folders(path)):
         try:
             one = _read(folder, found.damaged)
         except _Damaged as error:
@@ -76,7 +78,17 @@ def find(paths: Sequence[Path]) -> Found:
     return found
 
 
-def _folders(path: Path) -> Iterator[Path]:
+def _once(folders: Iterable[Path]) -> list[Path]:
+    """Sorted, without the links to folders that are there themselves, and without a second link to one folder."""
+    found: dict[str, Path] = {}
+    for folder in sorted(set(folders)):
+        real = os.path.realpath(folder)
+        if real not in found or os.path.abspath(folder) == real:
+            found[real] = folder
+    return sorted(found.values())
+
+
+def _folders(path: Path, links: bool = True) -> Iterator[Path]:
     if not path.exists():
         raise ConfigError(f"{path}: no such folder")
     if path.is_file():
@@ -86,6 +98,9 @@ def _folders(path: Path) -> Iterator[Path]:
         folders[:] = sorted(f for f in folders if not f.startswith(".") and not (is_run and f in _INSIDE))
         if is_run:
             yield Path(os.path.normpath(place))
+        for name in folders:
+            if links and (link := Path(place, name)).is_symlink() and (link / "status.json").is_file():
+                yield from _folders(link, links=False)  # a link inside it could lead back
 
 
 class _Damaged(Exception):
@@ -131,7 +146,7 @@ def _unfinished(folder: Path) -> Unfinished | None:
     except MetaexpError:
         pass
     text = f"step {step}" + (f" of {steps}" if steps is not None else "")
-    reason = status.get("error") if state in ("failed", "interrupted") else None
+    reason = status.get("error") if state in ("failed", "interrupted", "killed") else None
     return Unfinished(folder, state, text + (f": {reason}" if reason else ""))
 
 

@@ -3,15 +3,14 @@
 import json
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from metaexp.config.trust import trusted_modules
 from metaexp.errors import CheckpointError, ConfigError
+from metaexp.run.earlier import find_resumable
 from metaexp.storage.checkpoints import Continuation
-from metaexp.storage.lock import read_status, state_of
-from metaexp.storage.saved_config import differences, key_of, read_config, same_run
+from metaexp.storage.saved_config import differences, key_of, read_config
 
 
 def find_continuation(config: dict[str, Any]) -> Continuation | None:
@@ -41,25 +40,6 @@ def joined_continuation(folder: Path) -> Continuation | None:
     """The same for the other processes of a distributed run, from what the first process wrote into the environment."""
     path = os.environ.get("METAEXP_CHECKPOINT")
     return Continuation(folder, Path(path)) if path else None
-
-
-def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
-    """The newest run under `out` (or in a sweep's folder there) with these settings that can be continued.
-
-    That is, one that is unfinished, unlocked and has at least one checkpoint.
-    """
-    found: list[tuple[str, Path]] = []
-    for pattern in ("*/config.yaml", "*/*/config.yaml"):
-        for file in Path(out).glob(pattern):
-            folder = file.parent
-            if not any((folder / "checkpoints").glob("*.ckpt")) or state_of(folder) in ("finished", "running"):
-                continue
-            try:
-                if same_run(read_config(file), config):
-                    found.append((str(read_status(folder).get("started", "")), folder))
-            except CheckpointError as error:
-                print(f"warning: resume=auto skips {error}", file=sys.stderr)
-    return max(found)[1] if found else None
 
 
 def finished_result(path: Path, steps: int) -> dict[str, Any]:
@@ -117,12 +97,3 @@ def _device(saved: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, An
             f"{saved['device']['precision']}"
         )
     return device, choices
-
-
-def link_into_sweep(job: Path, run_folder: Path) -> None:
-    """Links the job's place in the sweep's folder to the older run that it continued, whose state counts in the sweep.
-
-    Call it only after that run has ended: earlier, its old state would be mistaken for the state of this sweep's job.
-    """
-    with suppress(OSError):
-        job.symlink_to(os.path.relpath(run_folder, job.parent), target_is_directory=True)

@@ -1,5 +1,6 @@
 """One run, from a resolved configuration to result.json."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -22,13 +23,8 @@ from metaexp.errors import (
     SpaceError,
     TimeLimitError,
 )
-from metaexp.run.resume import (
-    continued_config,
-    find_continuation,
-    finished_result,
-    joined_continuation,
-    link_into_sweep,
-)
+from metaexp.run.earlier import link_into_sweep
+from metaexp.run.resume import continued_config, find_continuation, finished_result, joined_continuation
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.run_folder import RunFolder
@@ -51,12 +47,30 @@ from metaexp.training.distributed import (
     wait_for_the_end,
 )
 
+PRELOADED = (
+    "metaexp.training.train_and_test",
+    "metaexp.outer.meta_training",
+    "metaexp.training.trainer",
+    "metaexp.plots.episodes",
+    "metaexp.algos.maml",
+    "metaexp.models.mlp",
+    "metaexp.tasks.sine",
+    "matplotlib.backends.backend_agg",
+    "torch.utils.tensorboard",
+)
+
 
 class Finished(NamedTuple):
     """A run that has finished successfully."""
 
     folder: Path
     result: dict[str, Any]  # the content of result.json; empty in other processes of a distributed run
+
+
+def preload() -> None:
+    """Imports what a run imports on its way, for processes forked from this one; runs no operation of torch."""
+    for name in PRELOADED:
+        importlib.import_module(name)
 
 
 def run(config: dict[str, Any], folder: Path | None = None, own_process: bool = True) -> Finished:

@@ -85,21 +85,27 @@ def _acquire(fd: int, folder: Path) -> None:
 
 def busy(folder: Path) -> str:
     """The line that says which process holds the lock."""
+    owner = owner_of(folder)
     try:
-        owner = json.loads((folder / _NAME).read_text())
         return f"busy: pid {owner['pid']} on host {owner['host']} since {owner['started']} is using {folder}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         return f"busy: another process is using {folder}"
 
 
 def is_child_of_holder(folder: Path) -> bool:
     """Whether the process that started this one holds the lock of this run folder."""
-    try:
-        owner = json.loads((folder / _NAME).read_text())
-        own = owner["pid"] == os.getppid() and owner["host"] == socket.gethostname()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    owner = owner_of(folder)
+    own = (owner.get("pid"), owner.get("host")) == (os.getppid(), socket.gethostname())
     return own and _is_locked(folder)
+
+
+def owner_of(folder: Path) -> dict[str, Any]:
+    """pid, host and start of the process that last locked the folder; {} if none did."""
+    try:
+        owner = json.loads((Path(folder) / _NAME).read_text().partition("\n")[0])
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def timestamp() -> str:

@@ -40,6 +40,7 @@ KEYS = {
     "callbacks": Key(fixed=False, compared=False, shown=False),
     "trainer": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
+    "jobs": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "trust": Key(fixed=False, compared=False, shown=False),
     "log": Key(compared=False),  # a run writes the same numbers, only more or less often

@@ -20,6 +20,13 @@ THREADS = torch.get_num_threads()  # at the start of the process: another run of
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 
 
+def use_threads(most: int) -> None:
+    """Runs of this process use at most this many threads: several of them share the machine."""
+    global THREADS
+    THREADS = most
+    torch.set_num_threads(most)
+
+
 class Experiment:
     """The objects that a configuration describes: family, learner, outer loop, callbacks.
 
