@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metaexp.algos.trial import at_test
 from metaexp.evaluation.calibration import bin_sums
 from metaexp.mapping import map_tasks
 from metaexp.metric_names import forms, metric_name
+from metaexp.models.attention import plain_attention
 from metaexp.types import Episode
 
 
@@ -60,7 +61,8 @@ class Scoring:
 
     def add(self, indices: Tensor) -> None:
         """Draw and score the tasks with these indices, int64 [tasks]."""
-        with torch.no_grad(), _at_test(self.learner):
+        self.learner.settle()
+        with torch.no_grad(), at_test(self.learner), plain_attention():
             episode = self.learner.family.sample(self.split, indices, shots=self.shots)
             for digest, tensor in zip(self._digests, episode.query, strict=True):
                 digest.update(tensor.contiguous().cpu().numpy().tobytes())
@@ -162,18 +164,6 @@ def validator(learner: Any) -> Callable[[int], float]:
         return float(scores.first(next(iter(learner.metrics)))[:, -1].mean())
 
     return validate
-
-
-@contextmanager
-def _at_test(learner: Any) -> Iterator[None]:
-    """Inside, the user's modules that behave differently in training are in evaluation mode."""
-    modes = {module: module.training for module in learner.modules()}
-    learner.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:

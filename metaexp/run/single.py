@@ -55,7 +55,7 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
         config = continued_config(resumed.folder, config)
         if state_of(resumed.folder) == "finished":
             return Finished(resumed.folder, finished_result(resumed.folder, config["steps"]))
-    experiment = Experiment(config)
+    experiment = Experiment(config, trial=True)
     from metaexp.training.train_and_test import train_and_test
 
     run_folder = _open(config, folder, resumed)
