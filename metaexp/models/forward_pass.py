@@ -71,10 +71,10 @@ def drawing_layer(model: nn.Module, call: Callable[[], Any]) -> str | None:
     before: list[Tensor] = []
 
     def enter(layer: nn.Module, args: Any) -> None:
-        before.append(torch.get_rngstate())
+        before.append(torch.get_rng_state())
 
     def leave(layer: nn.Module, args: Any, output: Any) -> None:
-        if not torch.equal(before.pop(), torch.get_rngstate()) and not found:
+        if not torch.equal(before.pop(), torch.get_rng_state()) and not found:
             found.append(str(layer).splitlines()[0].removesuffix("("))
 
     hooks = [h for m in model.modules() for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
@@ -153,29 +153,33 @@ def _content(value: Any) -> Any:
 def built(before: _State, after: _State) -> str | None:
     """A parameter, buffer or layer that is new, gone or another one."""
     for key in dict.fromkeys((*before, *after)):
-        old, new, (_, kind, name) = before.get(key), after.get(key), key
+        old, new, (path, kind, name) = before.get(key), after.get(key), key
         part = (old or after[key]).part
         same = old is not None and new is not None and (kind != "its layer " or old.value is new.value)
         if kind != "self." and not same:
-            return f"of {type(part).__name__} makes or takes away {kind}{name}"
+            return f"of {_called(path, part)} makes or takes away {kind}{name}"
     return None
+
+
+def _called(path: str, part: nn.Module) -> str:
+    return f"{path} ({type(part).__name__})" if path else type(part).__name__
 
 
 def _changed(before: _State, after: _State) -> str | None:
     """A parameter or buffer with other values."""
     for key, new in after.items():
-        old, (_, kind, name) = before.get(key), key
+        old, (path, kind, name) = before.get(key), key
         if kind != "self." and old is not None and not _same(old.content, new.content):
-            return f"{type(new.part).__name__} changes {kind}{name}"
+            return f"{_called(path, new.part)} changes {kind}{name}"
     return None
 
 
 def _counted(once: _State, twice: _State) -> str | None:
     """A number, text or container that the second pass changed again."""
     for key, new in twice.items():
-        old, (_, kind, name) = once.get(key), key
+        old, (path, kind, name) = once.get(key), key
         if kind == "self." and (old is None or _moved(old, new)):
-            return f"{type(new.part).__name__} changes {kind}{name}"
+            return f"{_called(path, new.part)} changes {kind}{name}"
     return None
 
 
@@ -190,10 +194,10 @@ def _moved(old: _Held, new: _Held) -> bool:
 def _set_anew(before: _State, after: _State) -> str | None:
     """An attribute that a pass set to another object, or filled."""
     for key, new in after.items():
-        old, (_, kind, name) = before.get(key), key
+        old, (path, kind, name) = before.get(key), key
         same = old is not None and old.value is new.value and (old.content is None or _alike(old.content, new.content))
         if kind == "self." and not same:
-            return f"{type(new.part).__name__} sets {kind}{name}"
+            return f"{_called(path, new.part)} sets {kind}{name}"
     return None
 
 

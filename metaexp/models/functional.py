@@ -1,6 +1,7 @@
 """Calling a module with other tensors instead of its own, whatever it shares; and which modules are refused."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def functional_call(module: nn.Module, tensors: Mapping[str, Tensor], args: tupl
     As `torch.func.functional_call`, and also right if one submodule has several names (`self.b = self.a`, one block
     twice in a `Sequential`): torch exchanges its tensors once per name, and restores the wrong ones. A tensor that
     several modules hold (tied weights) is replaced in all of them, by whichever of its names it is given. torch's
-    attention has derivatives of any order here.
+    attention and recurrent layers have derivatives of any order here.
 
     Args:
         module: any module.
@@ -49,7 +50,9 @@ def functional_call(module: nn.Module, tensors: Mapping[str, Tensor], args: tupl
                 if tensor is not None:
                     own.setdefault(f"{prefix}.{name}" if prefix else name, tensor)
     each = {place: value for name, value in tensors.items() for place in places[id(own[name])]}
-    with plain_attention():
+    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    # cuDNN's recurrent layers have no second derivative.
+    with plain_attention(), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
         return torch.func.functional_call(module, each, args, tie_weights=False)
 
 

@@ -14,7 +14,9 @@ def plain_weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
 
     torch 2.13 gives a wrong second derivative for its own function, `torch._weight_norm`.
     """
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+    others = [d for d in range(v.dim()) if d != dim % v.dim() or dim == -1]
+    length = torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1) if others else v.abs()
+    return v * (g / length)
 
 
 class _New(_NEW):  # type: ignore[misc, valid-type]

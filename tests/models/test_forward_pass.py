@@ -10,8 +10,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
+from metaexp.algos.anil import ANIL
 from metaexp.algos.maml import MAML
-from metaexp.algos.protonet import ProtoNet
 from metaexp.contract import finite_differences, new, pictures
 from metaexp.models.functional import check_module, check_output, check_state, functional_call
 
@@ -62,16 +62,16 @@ def test_features_are_looked_at_too():
     class Pair(nn.Module):
         def __init__(self):
             super().__init__()
-            self.head = nn.Linear(64, 3)
+            self.body, self.head = nn.Linear(64, 4), nn.Linear(4, 3)
 
         def features(self, x):
-            return x.flatten(1), x
+            return self.body(x.flatten(1)), x
 
         def forward(self, x):
             return self.head(self.features(x)[0])
 
     family = pictures()
-    learner = new(lambda f: ProtoNet(f, Pair()), family)
+    learner = new(lambda f: ANIL(f, Pair()), family)
     with pytest.raises(ValueError, match=r"^model: features returns a tuple"):
         learner(family.sample("train", torch.arange(2)))
     x = torch.zeros(3, 2)
@@ -173,9 +173,9 @@ CARRIES = {
     "history": (History, "History changes self.seen"),
     "parameter": (Late, "of Late makes or takes away its parameter late: call it on an example"),
     "layer": (LateLayer, "of LateLayer makes or takes away its layer late: call it on an example"),
-    "clamp": (Clamped, "Clamped changes its parameter weight"),
-    "spectral": (lambda: layers(parametrizations.spectral_norm(nn.Linear(4, 1))), "changes its buffer _u"),
-    "old spectral": (lambda: layers(old_spectral_norm(nn.Linear(4, 1))), "changes its buffer weight_u"),
+    "clamp": (Clamped, r"head \(Linear\) changes its parameter weight"),
+    "spectral": (lambda: layers(parametrizations.spectral_norm(nn.Linear(4, 1))), "changes its buffer _[uv]"),
+    "old spectral": (lambda: layers(old_spectral_norm(nn.Linear(4, 1))), "changes its buffer weight_[uv]"),
     "lazy": (lambda: layers(nn.LazyLinear(1)), r"2\.weight has no shape yet"),
     "lazy norm": (lambda: layers(nn.LazyBatchNorm1d(), nn.Linear(4, 1)), "has no shape yet"),
 }  # fmt: skip
