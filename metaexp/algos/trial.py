@@ -5,6 +5,7 @@ derivative of some (batch norm called as a function, in torch 2.13). The loop ov
 changes the learner, draws from a global generator or counts as training.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -104,7 +105,9 @@ def why_not_vmap(learner: Any, train: Episode | None, test: Episode | None) -> s
             continue
         right, _ = in_one_line(lambda c=compute, e=episode: c(learner, e, "loop"))  # type: ignore[misc]
         try:
-            found, dtype = compute(learner, episode, "vmap")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's notes on operations that vmap does one by one
+                found, dtype = compute(learner, episode, "vmap")
         except Exception as error:
             return f"vmap cannot take this learner ({first_line(error)})"
         if (apart := difference(found, right)) > AGREE.get(dtype, 0.1):
