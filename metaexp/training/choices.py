@@ -32,17 +32,13 @@ def _choice(asked: Any, used: Any, why: str | None = None) -> Choices:
 
 
 def choices_line(choices: Choices) -> str:
-    """One line: `mapping=loop (auto: vmap cannot take ...), compile=false (auto), ...`."""
+    """One line: `mapping=loop (auto), compile=false (auto), ...`; why something was replaced is said when it is."""
     words = []
     for name, choice in choices.items():
         if isinstance(choice, dict) and "used" in choice:
             used, asked = (str(choice[key]).lower() for key in ("used", "asked"))
-            chosen = used != asked and asked != "none"
-            notes = ": ".join(([asked] if chosen else []) + ([choice["why"]] if "why" in choice else []))
-            words.append(f"{name}={used}" + (f" ({notes})" if notes else ""))
+            words.append(f"{name}={used}" + (f" ({asked})" if asked not in (used, "none") else ""))
     if norms := choices.get("norms"):
         kinds = " and ".join(f"{number} {kind}" for kind, number in norms.items())
         words.append(f"{kinds} replaced by layers that are right under every mapping")
-    if names := choices.get("without_gradient"):
-        words.append(f"no gradient reaches {', '.join(names)}")
     return "chosen: " + ", ".join(words)
