@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.weight_norm import WeightNorm
 
-_NEW: type[nn.Module] = new._WeightNorm  # type: ignore[attr-defined]
+_NEW: type[nn.Module] = new._WeightNorm
 
 
 def plain_weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
