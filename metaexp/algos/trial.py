@@ -28,13 +28,13 @@ def first_tasks(learner: Any, number: int = 2) -> Episode:
     """The first training tasks, as training sees them."""
     device = learner.family.device
     with torch.no_grad():
-        return learner.train_batch(torch.arange(number, device=device))._replace(info={})  # type: ignore[no-any-return]
+        return learner.train_batch(torch.arange(number, device=device))._replace(info={})
 
 
 def two(episode: Episode) -> Episode:
     """The first two tasks of a meta-batch; the first one twice if there is no second."""
     rows = [0, min(1, len(episode.key) - 1)]
-    return tree_map(lambda t: t[rows], episode)  # type: ignore[no-any-return]
+    return tree_map(lambda t: t[rows], episode)
 
 
 def known(learner: Any) -> bool:
