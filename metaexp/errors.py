@@ -19,6 +19,10 @@ class ConfigError(MetaexpError):
     exit_code = 2
 
 
+class NothingLearnedError(ConfigError, ValueError):
+    """The meta-gradient is exactly zero: nothing is connected to what is learned."""
+
+
 class DataError(MetaexpError):
     """Missing, damaged or unreadable data; the message names the file or folder and how to get it."""
 

@@ -10,6 +10,7 @@ from metaexp.algos.base import ModelFactory, Validate
 from metaexp.algos.features import FeatureLearner, remove_head
 from metaexp.constraints import Count, Limit
 from metaexp.metrics import Metric, class_log_likelihood, gaussian_metrics
+from metaexp.models.functional import check_output
 from metaexp.models.sets import ClassDecoder, GaussianDecoder, perceptron
 from metaexp.types import Episode, Examples
 
@@ -61,7 +62,9 @@ class NeuralProcess(FeatureLearner):
             raise ValueError(f"targets={targets}: must be query or both")
         remove_head(self.model, type(self).__name__)
         with torch.no_grad():
-            self.inputs = self.model(torch.zeros(2, *family.x_shape)).shape[1]  # features of one input
+            x = torch.zeros(2, *family.x_shape)
+            check_output(z := self.model(x), x)
+            self.inputs = z.shape[1]  # features of one input
         self.keep(normalise)
         self.sigma_floor, self.targets = sigma_floor, targets
         y_dim = family.y_dim if self.regression else 0
@@ -86,6 +89,7 @@ class NeuralProcess(FeatureLearner):
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]: the network without its head."""
         z: Tensor = self.model(x)
+        check_output(z, x)
         return z
 
     def encode(self, z: Tensor, y: Tensor) -> Tensor:

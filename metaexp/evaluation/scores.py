@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metaexp.algos.trial import at_test
 from metaexp.evaluation.calibration import bin_sums
 from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metric_names import forms, metric_name
+from metaexp.models.attention import plain_attention
 from metaexp.system.group import ALONE, Group
 from metaexp.types import Episode
 
@@ -64,6 +65,7 @@ class Scoring:
 
     def add(self, indices: Tensor) -> None:
         """Draw and score the tasks with these indices, int64 [tasks]."""
+        self.learner.settle()
         self._indices.append(indices.cpu().numpy())
         self._shared.do(lambda: self._scored(indices), beside=lambda: self._drawn(indices))
 
@@ -75,7 +77,7 @@ class Scoring:
         return episode
 
     def _scored(self, indices: Tensor) -> dict[str, np.ndarray]:
-        with torch.no_grad(), _at_test(self.learner):
+        with torch.no_grad(), at_test(self.learner), plain_attention():
             episode = self._drawn(indices)
             seen = episode if self.learner.reads_info else episode._replace(info={})
             scores = map_tasks(self._one, seen, self.learner.mapping)
@@ -182,18 +184,6 @@ def validator(
         return float(scores.first(next(iter(learner.metrics)))[:, -1].mean())
 
     return validate
-
-
-@contextmanager
-def _at_test(learner: Any) -> Iterator[None]:
-    """Inside, the user's modules that behave differently in training are in evaluation mode."""
-    modes = {module: module.training for module in learner.modules()}
-    learner.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:

@@ -126,7 +126,7 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
             raise CheckpointError(f"run={folder}: no checkpoint yet ({state_of(folder)}), so there is nothing to test")
         newest, path = found
         _load(learner, newest, path)
-        learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
+        learner.set_mapping(newest["metaexp"]["mapping"], parts.device, tried=True)
         parts.training.compiled = newest["metaexp"]["compiled"]
         parts.training.finite.skipped = newest["metaexp"].get("skipped", 0)
     return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))

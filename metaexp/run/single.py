@@ -101,7 +101,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         typed, config, resumed = config.get("typed", ()), plan.config, plan.resumed
         ranks = ranks_of(config["device"], typed, child=folder is not None)
         config = config | {"device": config["device"] | {"devices": ranks.world // ranks.nodes}}
-        experiment = group.each(lambda: Experiment(config, ranks=ranks))
+        experiment = group.each(lambda: Experiment(config, ranks=ranks, trial=True))
         from metaexp.training.train_and_test import train_and_test
 
         run_folder = _open(config, folder, resumed, group)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from metaexp.algos.trial import first_tasks
 from metaexp.config.declared import check_ranges
 from metaexp.config.instantiate import instantiate, nodes
 from metaexp.errors import ConfigError
@@ -34,13 +35,21 @@ class Experiment:
         config: resolved configuration.
         family: used instead of the one described.
         ranks: this process among those of the run; None: the first, of as many as the configuration asks for.
+        trial: try the learner on two training tasks, if it has parts from elsewhere: the mapping over tasks, and what
+            depends on it, is then decided here and not at its first use.
 
     Raises:
         ConfigError: a value out of range, naming its key.
         DataError: the family's data is missing or damaged.
     """
 
-    def __init__(self, config: dict[str, Any], family: TaskFamily | None = None, ranks: Ranks | None = None):
+    def __init__(
+        self,
+        config: dict[str, Any],
+        family: TaskFamily | None = None,
+        ranks: Ranks | None = None,
+        trial: bool = False,
+    ):
         check_ranges(config)
         self.config = config
         self.ranks = ranks or Ranks.alone(config["device"])
@@ -67,6 +76,8 @@ class Experiment:
         self.learner.to(self.dtype)
         _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
+        if trial:
+            _located("", lambda: _try(self.learner.to(self.device), config["meta_batch"]))
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
         compiled = _located(
             "",
@@ -131,6 +142,12 @@ def _check_metric(name: str | None, learner: Any) -> None:
     names = list(dict.fromkeys([*metrics, *score_names(metrics, learner.modes(["queries"]))]))
     if name is not None and name not in names:
         raise ConfigError(f"stop.metric={name}: not a validation metric here; one of {', '.join(names)}")
+
+
+def _try(learner: Any, meta_batch: int) -> None:
+    """Settle the mapping, and refuse a learner whose meta-gradient is zero on the first meta-batch."""
+    learner.settle()
+    learner.check_connected(lambda: first_tasks(learner, meta_batch))
 
 
 def _located(group: str, make: Any) -> Any:

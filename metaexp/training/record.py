@@ -88,7 +88,7 @@ def restore_training(training: MetaTraining, data: dict[str, Any], device: Any) 
     """Restore learner, optimiser, schedule and sums from a checkpoint."""
     state = data["metaexp"]
     training.learner.load_state_dict(data["state_dict"])
-    training.learner.set_mapping(state["mapping"], device)
+    training.learner.set_mapping(state["mapping"], device, tried=True)
     training.compiled, training.finite.skipped = state["compiled"], state.get("skipped", 0)
     training.optimizer.load_state_dict(data["optimizer_states"][0])
     training.set_sums(state["sums"], state["count"])

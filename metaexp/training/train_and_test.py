@@ -20,6 +20,7 @@ from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Experiment
+from metaexp.training.choices import choices_line, choices_of
 from metaexp.training.control import Control
 from metaexp.training.distributed import end_children, no_orphans, tell_lightning
 from metaexp.training.final_test import final_test
@@ -60,6 +61,7 @@ def train_and_test(
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         with _progress(experiment, record.step) as progress:
             progress.note(f"run folder: {folder.path}")
+            progress.note(choices_line(choices_of(experiment)))
             initial = {name: value.clone() for name, value in learner.state_dict().items()}
             if found:
                 restore_training(training, found, experiment.device)
