@@ -39,7 +39,7 @@ def test_at_most_16_modules_beside_the_packages():
     assert len(modules) <= 16, modules
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages == set(
-        "algos config evaluation inner loggers models outer plots report run storage system tasks training".split()
+        "algos audit config evaluation inner loggers models outer plots report run storage system tasks training".split()
     )
 
 

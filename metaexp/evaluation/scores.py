@@ -60,7 +60,7 @@ class Scoring:
 
     def add(self, indices: Tensor) -> None:
         """Draw and score the tasks with these indices, int64 [tasks]."""
-        with torch.no_grad(), _at_test(self.learner):
+        with torch.no_grad(), at_test(self.learner):
             episode = self.learner.family.sample(self.split, indices, shots=self.shots)
             for digest, tensor in zip(self._digests, episode.query, strict=True):
                 digest.update(tensor.contiguous().cpu().numpy().tobytes())
@@ -165,7 +165,7 @@ def validator(learner: Any) -> Callable[[int], float]:
 
 
 @contextmanager
-def _at_test(learner: Any) -> Iterator[None]:
+def at_test(learner: Any) -> Iterator[None]:
     """Inside, the user's modules that behave differently in training are in evaluation mode."""
     modes = {module: module.training for module in learner.modules()}
     learner.eval()
