@@ -30,8 +30,8 @@ from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples
 
 __all__ = [
-    "audit", "check_family", "check_learner", "check_model", "finite_differences", "largest", "largest_difference", "new",
-    "parameters", "pictures", "rows", "task",
+    "audit", "check_family", "check_learner", "check_model", "finite_differences", "largest", "largest_difference",
+    "new", "parameters", "pictures", "rows", "task",
 ]  # fmt: skip
 SPLITS = ("train", "val", "test")
 Make = Callable[[TaskFamily], MetaLearner]

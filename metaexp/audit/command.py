@@ -54,16 +54,16 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError("audit: one pair at a time; see python -m metaexp.audit --help")
     config = Settings(line.overrides, line.extra).load(line.overrides)
     choices = config["choices"]
-    print(
-        f"algo={choices['algo']} task={choices['task']} model={choices['model']}: float64, CPU\n{HEAD}\n{'-' * WIDTH}"
-    )
-    found = audit_config(config, _show)
+    title = f"algo={choices['algo']} task={choices['task']} model={choices['model']}: float64, CPU"
+    above = [title, HEAD, "-" * WIDTH]  # only once it is known that there is something to audit
+
+    def show(row: Row) -> None:
+        print(*above, row, sep="\n", flush=True)
+        above.clear()
+
+    found = audit_config(config, show)
     print(f"{'-' * WIDTH}\n{found.summary}")
     return 0 if found.ok else 1
-
-
-def _show(row: Row) -> None:
-    print(row, flush=True)
 
 
 def audit_config(config: dict[str, Any], tick: Any = lambda row: None) -> Audit:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,14 +73,14 @@ def labels_anew(subject: Subject) -> Finding:
     for episode in _episodes(family, "train"):
         for x, y in zip(*(t.flatten(0, 1) for t in episode.support), strict=True):
             labels.setdefault(_digest(x), []).append(int(y.argmax()))
-    pairs = [a == b for found in labels.values() for a, b in zip(found, found[1:], strict=False)]
+    pairs = [a == b for found in labels.values() for a, b in pairwise(found)]
     if len(pairs) < LABELS:
         return not_applicable(f"no example comes up again in the first {TASKS} tasks")
     chance = 1 / int(family.sizes["train"]["ways"] or 1)
     return at_most(
         sum(pairs) / len(pairs), chance + 5 * math.sqrt(chance * (1 - chance) / len(pairs)),
-        f"share of {len(pairs)} repeated examples with the label that they had before: the input alone tells the label, "
-        "and nothing need be learned from a support set",
+        f"share of {len(pairs)} repeated examples with the label that they had before: the input alone tells the "
+        "label, and nothing need be learned from a support set",
     )  # fmt: skip
 
 

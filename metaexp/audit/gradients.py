@@ -49,7 +49,7 @@ def differences(subject: Subject) -> Finding:
 
 
 def against_loop(subject: Subject) -> Finding:
-    """Loss and meta-gradient do not depend on how tasks are mapped: the learner's mapping against one after the other."""
+    """Loss and meta-gradient do not depend on how tasks are mapped: the learner's mapping against the loop."""
     learner = subject.learner
     if not learner.trains:
         return not_applicable("it trains nothing")

@@ -27,7 +27,7 @@ def query_targets(subject: Subject) -> Finding:
     if learner.reads_info:
         return not_applicable(INFO)
     episode = seen(learner, subject.episodes())
-    asked = _asked(subject)
+    asked = _Asked(subject)
     with asked:
         own = predictions(learner, episode)
     query = Examples(episode.query.x, _other_targets(episode.query.y, subject.family.classification))
@@ -37,13 +37,13 @@ def query_targets(subject: Subject) -> Finding:
     return at_most(apart, 0, "predictions change with the targets of the queries, which no prediction may see")
 
 
-class _asked:  # noqa: N801
+class _Asked:
     """Inside, counts how often tasks or pooled examples are drawn from the family."""
 
     def __init__(self, subject: Subject):
         self.family, self.count = subject.family, 0
 
-    def __enter__(self) -> "_asked":
+    def __enter__(self) -> "_Asked":
         for name in ("sample", "pool"):
             setattr(self.family, name, self._counted(getattr(self.family, name)))
         return self
@@ -222,8 +222,8 @@ def _classes(subject: Subject) -> Finding:
     spread = max(float(each.std()) if len(each) > 1 else 1.0, 0.02)
     return at_most(
         float(each.mean()), chance + 5 * spread / math.sqrt(len(each)),
-        f"accuracy on {len(each)} tasks with shuffled support labels, chance is {chance:.3g}: the labels of the queries "
-        "are known from elsewhere, for instance from the order of the support set",
+        f"accuracy on {len(each)} tasks with shuffled support labels, chance is {chance:.3g}: the labels of the "
+        "queries are known from elsewhere, for instance from the order of the support set",
     )  # fmt: skip
 
 

@@ -80,11 +80,11 @@ def task_of_index(subject: Subject) -> Finding:
         for part in (index[-1:], index[1::3].flip(0), index):
             again = subject.family.sample(split, part)
             found.append(_apart(tree_map(lambda t, p=part: t[p], whole), again))
-            wrong += [split] if not found[-1] == 0 else []
+            wrong += [split] if found[-1] != 0 else []
     drawn = subject.learner.train_batch(torch.arange(subject.tasks)) if subject.learner.trains else None
     if drawn is not None:
         found.append(_apart(drawn, subject.learner.train_batch(torch.arange(subject.tasks))))
-        wrong += ["train_batch"] if not found[-1] == 0 else []
+        wrong += ["train_batch"] if found[-1] != 0 else []
     return at_most(
         largest(found), 0, f"the same task has other values when it is drawn again: {', '.join(dict.fromkeys(wrong))}"
     )

@@ -35,7 +35,7 @@ def resumes(subject: Subject, make: MakeParts) -> Finding:
     found, wanted = outcome(resumed), outcome(straight)
     missing = set(wanted["slots"]) ^ set(found["slots"])
     apart = float("inf") if missing else relative_difference(found, wanted)
-    wrong = [part for part in wanted if missing and part == "slots" or _differs(found[part], wanted[part])]
+    wrong = [part for part in wanted if (missing and part == "slots") or _differs(found[part], wanted[part])]
     return at_most(apart, 0, f"a resumed run differs from the straight one in its {', '.join(wrong)}: something that "
                    "training changes is in no checkpoint")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Three outer steps of a run, with its own checkpoints, validation and choice of weights, in a folder that is removed."""
+"""Three outer steps of a run, with its checkpoints, validation and choice of weights, in a folder of their own."""
 
 import io
 import warnings
@@ -40,7 +40,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     schedule: Any
     training: MetaTraining
-    device: torch.device = torch.device("cpu")
+    device: str = "cpu"
     dtype: torch.dtype = torch.float64
     accelerator: str = "cpu"
     rank: int = 0
@@ -54,7 +54,7 @@ def small(config: dict[str, Any], varying_bucket: int | None = None) -> dict[str
         "device": {"accelerator": "cpu", "precision": "64-true", "strategy": "auto", "devices": 1},
         "val": {"every": 1, "tasks": size},
         "log": {"every": 1},
-        "checkpoint": {"every": 1, "seconds": None},
+        "checkpoint": {"every": 1, "seconds": 10**9},
         "stop": {"target": None, "patience": None},
     }
     cut = {name: config[name] | values for name, values in groups.items()}
