@@ -1,7 +1,7 @@
 """All checks of a learner on a family, one after the other."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Collection
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +58,7 @@ def audit(
     family: TaskFamily | None = None,
     *,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    only: Collection[str] | None = None,
     tick: Callable[[Row], None] = lambda row: None,
 ) -> Audit:
     """Check whether the numbers of a learner on a family can be trusted; changes neither of them.
@@ -69,22 +70,27 @@ def audit(
         learner: a learner, trained or not, or a function that makes one for a family.
         family: small sizes make it fast; None: the learner's own.
         optimizer: makes the outer optimiser of the resumed run from a list of parameters; None: Adam.
+        only: names of checks (`CHECKS`); the others are left out. None: all.
         tick: called with every row as soon as it is known.
 
     Returns:
         The rows; `.ok` says whether all is well, `str` is the table. A learner that is refused, or that cannot learn,
         adapt and predict at all, has one row with the reason.
     """
-    config = small(load(["device=cpu"]), _bucket(family or getattr(learner, "family", None)))
 
     def make(subject: Subject, of: TaskFamily) -> Any:
-        return parts_of(subject.fresh(of), config, optimizer)
+        return parts_of(subject.fresh(of), small(_defaults(), _bucket(of)), optimizer)
 
-    return audit_with(lambda: Subject(learner, family), make, tick)
+    return audit_with(lambda: Subject(learner, family), make, tick, only)
 
 
-def _bucket(family: Any) -> int | None:
-    varying = family.varying("train") if family is not None else None
+@cache
+def _defaults() -> dict[str, Any]:
+    return load(["device=cpu"])
+
+
+def _bucket(family: TaskFamily) -> int | None:
+    varying = family.varying("train")
     return varying.bucket if varying else None
 
 
@@ -92,13 +98,14 @@ def audit_with(
     begin: Callable[[], Subject],
     make: Callable[[Subject, TaskFamily], Any],
     tick: Callable[[Row], None] = lambda row: None,
+    only: Collection[str] | None = None,
 ) -> Audit:
     """As `audit`.
 
     Args:
         begin: makes what is audited; what it refuses with a ValueError is the only row.
         make: the parts of a small run with a fresh learner on a family.
-        tick: called with every row.
+        tick, only: as for `audit`.
     """
     result = Audit()
 
@@ -117,7 +124,8 @@ def audit_with(
         return result
     subject = subjects[0]
     for name, run in CHECKS:
-        add(name, partial(run, subject, partial(make, subject)) if name in RUNS else partial(run, subject))
+        if only is None or name in only:
+            add(name, partial(run, subject, partial(make, subject)) if name in RUNS else partial(run, subject))
     return result
 
 
@@ -137,9 +145,3 @@ def _row(name: str, find: Callable[[], Finding], begins: bool = False) -> Row:
         text = " ".join(str(error).split())[:300]
         plain = isinstance(error, ValueError) and text
         return Row(name, None, "", False, text if plain else f"{type(error).__name__}: {text}")
-
-
-def all_checks() -> Iterator[str]:
-    """The names of all checks, in order."""
-    yield WORKS.name
-    yield from (check.name for check in CHECKS)
