@@ -92,7 +92,8 @@ def test_the_command(capsys):
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "audited_net.py").write_text(
-        "from torch import nn\n\ndef drop(x_shape, out):\n    return nn.Sequential(nn.Linear(1, 4), nn.Dropout(), nn.Linear(4, out))\n"
+        "from torch import nn\n\n\ndef drop(x_shape, out):\n"
+        "    return nn.Sequential(nn.Linear(1, 4), nn.Dropout(), nn.Linear(4, out))\n"
     )
     (tmp_path / "mine" / "model" / "drop.yaml").write_text(
         "# Drops\n_target_: mine.audited_net.drop\n_partial_: true\n"
