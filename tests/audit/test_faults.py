@@ -10,6 +10,7 @@ from torch import nn
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.protonet import ProtoNet
+from metaexp.audit.auditor import RUNS
 from metaexp.contract import audit, pictures
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
@@ -93,14 +94,15 @@ class Halved(Base):
 
 
 class Native(nn.Module):
-    """Calls batch norm itself, whose second derivative is wrong under vmap."""
+    """Calls layer norm itself, whose second derivative is wrong under vmap."""
 
     def __init__(self, x_shape, out):
         super().__init__()
         self.body, self.head = nn.Linear(*x_shape, 6), nn.Linear(6, out)
+        self.weight = nn.Parameter(torch.rand(6) + 0.5)
 
     def forward(self, x):
-        return self.head(torch.tanh(F.batch_norm(self.body(x), None, None, training=True)))
+        return self.head(torch.tanh(F.layer_norm(self.body(x), (6,), self.weight)))
 
 
 # --- memory and chance
@@ -202,7 +204,7 @@ class Asks(Looped):
         return super().path(Examples(queries.x[0], queries.y[0]), key, steps)
 
 
-class Remembers(Looped):
+class Remembers(Base):
     """Has the test queries' targets in a table."""
 
     def __init__(self, family):
@@ -347,7 +349,7 @@ LEARNERS = {
     "one tensor of the inner loop detached": (Detached, sines, GRADIENT),
     "the inner loop detached": (Cut, sines, ZERO),
     "another loss under vmap": (Halved, sines, LOOP),
-    "batch norm with a wrong second derivative under vmap": (partial(Base, model=Native), sines, LOOP),
+    "a norm with a wrong second derivative under vmap": (partial(Base, model=Native), sines, LOOP),
     "the same against finite differences": (partial(Base, model=Native), sines, GRADIENT),
     "a task that follows another": (Carries, sines, MIX),
     "tasks of a meta-batch centred together": (Mixes, sines, INDEX),
@@ -391,12 +393,12 @@ def test_a_fault_is_found_by_its_check(fault):
     assert found[check].reason, found
     assert set(found.failed) <= {check, WORKS}
     assert not found.ok
-    sound = audit(SOUND.get(family, Base), family() if family in SOUND else apart(), only=[check])
-    assert sound.ok, sound
+    if check not in RUNS:  # of these, tests/audit/test_audit.py has a sound one
+        sound = audit(SOUND.get(family, Base), family() if family in SOUND else apart(), only=[check])
+        assert sound.ok, sound
 
 
 def test_an_optimiser_or_a_schedule_that_forgets(monkeypatch):
-    assert audit(Base, sines(), only=[RESUME]).ok
     found = audit(Base, sines(), optimizer=Forgets, only=[RESUME])
     assert found.failed == [RESUME]
     assert "slots" in found[RESUME].reason
@@ -407,7 +409,6 @@ def test_an_optimiser_or_a_schedule_that_forgets(monkeypatch):
 
 
 def test_weights_chosen_on_test_tasks(monkeypatch):
-    assert audit(Base, sines(), only=[CHOICE])[CHOICE].number == 0
     score = meta_training.Scoring
     monkeypatch.setattr(meta_training, "Scoring", lambda learner, split, *a, **k: score(learner, "test", *a, **k))
     found = audit(Base, sines(), only=[CHOICE])
