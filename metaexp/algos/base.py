@@ -53,6 +53,8 @@ class MetaLearner(nn.Module):
 
     trains = True  # False: nothing to meta-train
     permutation_invariant = True  # adapt does not depend on the order of the support examples
+    classes_alike = False  # renaming the classes of a task renames the predictions, and nothing else
+    exact_gradient = True  # the meta-gradient is that of the meta-loss, as finite differences show
     any_ways = False  # whether the number of classes may differ between training and test
     reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
     reads_queries = True  # whether training looks at the queries of a task

@@ -44,6 +44,7 @@ class GradientLearner(MetaLearner):
     ):
         super().__init__(family, model, loss, mapping)
         self.inner = inner
+        self.exact_gradient = not inner.first_order
         self.inner_lr: Any = inner.lr
         self.inner_steps, self.test_lr, self.test_steps = inner.steps, inner.test_lr, inner.test_steps
 

@@ -47,7 +47,7 @@ class HyperNet(FeatureLearner):
         ValueError: a setting out of range; a network without `features` and `head` where these are needed.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,

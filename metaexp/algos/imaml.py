@@ -42,6 +42,8 @@ class IMAML(MetaLearner):
         ValueError: a setting out of range.
     """
 
+    exact_gradient = False  # the inner loop ends near the minimum, and the system is solved in a few steps
+
     def __init__(
         self,
         family: Any,

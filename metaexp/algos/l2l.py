@@ -78,6 +78,7 @@ class L2L(MetaLearner):
         self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         self.rule = rule()
         self.trains = isinstance(self.rule, nn.Module) and any(p.requires_grad for p in self.rule.parameters())
+        self.exact_gradient = second_order and (truncation is None or truncation >= inner_steps)
         if self.trains:  # the rule alone
             self.model.requires_grad_(False)
 

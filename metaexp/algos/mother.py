@@ -122,6 +122,8 @@ class Mother(MetaLearner):
         self.folds, self.top1 = folds, select == "top1"
         self.competition, self.judging, self.second_feedback = competition, judging, second_feedback
         self.learned, self.alike = weights == "learned", overrides is None and children > 1
+        constants = self.learned and (not second_feedback or judging > 0)  # what counts as constant, see above
+        self.exact_gradient = not first_order and not constants
         self.permutation_invariant = folds is None or not self.learned  # who shares a fold depends on the order
         if self.learned:
             self.encoder = SetEncoder(math.prod(family.x_shape) + family.y_dim, hidden, embedding)

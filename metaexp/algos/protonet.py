@@ -34,7 +34,7 @@ class ProtoNet(FeatureLearner):
             without parameters.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,

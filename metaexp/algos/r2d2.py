@@ -36,7 +36,7 @@ class R2D2(FeatureLearner):
         ValueError: a setting out of range, or a network without `features` and `head`.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,
