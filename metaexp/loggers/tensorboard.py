@@ -163,7 +163,8 @@ class TensorBoard:
 
         The row is written to the sub-folder `test`, without the message that fixes the table's columns: TensorBoard
         then merges the columns of all runs of a tree, whatever their algorithm and metric, and does not mistake a
-        training curve for a result. A metric that is None (every task diverged) is shown as NaN.
+        training curve for a result. A metric that is None (every task diverged) is shown as NaN, and a setting that is
+        None is left out, so that a column of numbers and nulls stays numeric.
         """
         if not self.active:
             return
@@ -177,7 +178,9 @@ class TensorBoard:
             for key, value in config.items()
             if not key.endswith("_target_") and key_of(key).shown
         }
-        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in shown.items()}
+        # A null is left out: as text it would make the whole column one of text, and its numbers could not be sorted.
+        given = {key: value for key, value in shown.items() if value is not None}
+        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in given.items()}
         _, start, end = hparams(row, values)
         with self._guard():
             writer: Any = SummaryWriter(str(self.folder / "test"))

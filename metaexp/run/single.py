@@ -10,14 +10,25 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metaexp.errors import ConfigError, DataError, Interrupted, MetaexpError, NonFiniteError, SpaceError, TimeLimitError
+from metaexp.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MetaexpError,
+    NonFiniteError,
+    SpaceError,
+    TimeLimitError,
+)
 from metaexp.run.resume import (
+    check_continuation,
     continued_config,
     find_continuation,
     finished_result,
     joined_continuation,
     link_into_sweep,
 )
+from metaexp.run.saved_run import make_parts
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import state_of
 from metaexp.storage.run_folder import RunFolder
@@ -55,7 +66,9 @@ def run(config: dict[str, Any], folder: Path | None = None) -> Finished:
         config = continued_config(resumed.folder, config)
         if state_of(resumed.folder) == "finished":
             return Finished(resumed.folder, finished_result(resumed.folder, config["steps"]))
-    experiment = Experiment(config)
+    experiment = make_parts(resumed.folder, config) if resumed and first else Experiment(config)
+    if resumed and first:
+        check_continuation(resumed, experiment)
     from metaexp.training.train_and_test import train_and_test
 
     run_folder = _open(config, folder, resumed)
@@ -108,7 +121,7 @@ def _end_in_status(folder: RunFolder) -> Iterator[None]:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not folder.begun and isinstance(error, ConfigError | DataError):
+        if not folder.begun and isinstance(error, ConfigError | DataError | CheckpointError):
             raise error  # a refused continuation leaves the run unchanged
         with suppress(SpaceError):  # on a full disk, show the first error
             folder.status("interrupted" if stopped else "failed", exit_code=code, error=message)

@@ -24,6 +24,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from metaexp.checks import printable
 from metaexp.errors import CheckpointError
 from metaexp.system.files import replace_file, space_error
 
@@ -36,7 +37,7 @@ class DamagedCheckpoint(CheckpointError):
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def versions() -> dict[str, str]:
