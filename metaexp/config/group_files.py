@@ -37,6 +37,8 @@ class GroupFiles(FileConfigSource):
             raise ConfigError(f"{file}: cannot be read as settings, name: value ({reason})") from error
         if not isinstance(result.config, DictConfig):
             raise ConfigError(f"{file}: holds a list; it must hold settings, name: value")
+        if len(result.config) == 1 and ":" not in file.read_text(encoding="utf-8"):
+            raise ConfigError(f"{file}: holds a word; it must hold settings, name: value")  # read as a key of no value
         return result
 
 

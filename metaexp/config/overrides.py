@@ -70,22 +70,23 @@ def parse(words: "Sequence[str] | Overrides") -> Overrides:
         if "=" not in line and not line.startswith("~"):
             raise ConfigError(f"{line}: cannot be read as key=value, e.g. algo=maml")
     with one_line():
-        return Overrides(tuple(OverridesParser.create().parse_overrides([_as_path(word) for word in words])))
+        return Overrides(tuple(OverridesParser.create().parse_overrides([_quoted(word) for word in words])))
 
 
 _PATHS = ("resume", "out", "task.files")  # and every `root` of a data set
+_WORD = re.compile(r"[\w.-]+")  # a choice or a name with umlauts, which Hydra's grammar lacks
 _PLAIN = re.compile(r"[\w./:%-]+", re.ASCII)  # what Hydra reads as it is typed
 
 
-def _as_path(word: str) -> str:
-    """A path quoted for Hydra, whatever is in it: folders have spaces, brackets, quotes, commas and `=` in their names.
+def _quoted(word: str) -> str:
+    """An argument with its path quoted for Hydra: folders have spaces, brackets, quotes, commas and `=` in their names.
 
     Raises ConfigError for an empty one.
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     if not equals or not (name in _PATHS or name.endswith(".root")):
-        return word
+        return f'{key}="{value}"' if not value.isascii() and _WORD.fullmatch(value) else word
     value = unquoted(value)
     if not value.strip():
         raise ConfigError(f"{word}: empty; name a {'file' if name == 'task.files' else 'folder'} (this one is .)")
@@ -98,7 +99,8 @@ def _as_path(word: str) -> str:
 def unquoted(text: str) -> str:
     """A value without the quotes around it, if it was typed as Hydra wants it: 'out="a folder"'."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1].replace(f"\\{text[0]}", text[0])
+        ends = rf"(\\+)({text[0]}|$)"  # where a backslash has a meaning, it is doubled or stands before a quote
+        return re.sub(ends, lambda end: end[1][: len(end[1]) // 2] + end[2], text[1:-1])
     return text
 
 

@@ -47,6 +47,15 @@ def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> 
     return values | steps
 
 
+class _Logger(TensorBoardLogger):
+    """Lightning's, in the folder that it is given: a `$` or `~` in its name is part of the name."""
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the event files."""
+        return os.path.join(self.root_dir, str(self.version))
+
+
 class TensorBoard:
     """Writes a run's event files into its own folder, so that a folder of runs or a sweep is one TensorBoard tree.
 
@@ -64,7 +73,7 @@ class TensorBoard:
     def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None, rank: int | None = None):
         self.folder = Path(folder)
         self.active = (getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0
-        self.logger = TensorBoardLogger(
+        self.logger = _Logger(
             str(self.folder.parent),
             name="",
             version=self.folder.name,

@@ -174,9 +174,12 @@ def check_continuation(resumed: Continuation, experiment: "Experiment") -> None:
             "checkpoint"
         )
     check_rows(folder, record["step"])
-    with suppress(DamagedCheckpoint):  # a damaged best is reported by the test, if none better has replaced it
-        if (best := checkpoints.best()) is not None:
-            check_weights(*best, learner, experiment.config)
+    try:
+        best = checkpoints.best()
+    except DamagedCheckpoint as error:
+        raise CheckpointError(f"{error}; remove it to go on without the best weights so far") from error
+    if best is not None:
+        check_weights(*best, learner, experiment.config)
 
 
 def link_into_sweep(job: Path, run_folder: Path) -> None:

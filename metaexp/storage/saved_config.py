@@ -89,6 +89,10 @@ def read_config(path: Path) -> dict[str, Any]:
     for key, value in leaves(config):
         if "${" in json.dumps([key, value], default=str):
             raise CheckpointError(f"{file}: {key} holds an interpolation (${{...}}), refused: it must be a plain value")
+        try:
+            plain(value)
+        except TypeError as error:  # a date, a set, bytes
+            raise CheckpointError(f"{file}: damaged, {key} is no plain value ({type(value).__name__})") from error
     return config
 
 

@@ -15,7 +15,7 @@ from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.tasks.base import TaskFamily
-from metaexp.training.sizes import check_machine, check_sizes, learner_within_memory, within_memory
+from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
@@ -44,6 +44,7 @@ class Experiment:
         with within_memory():
             family = family or instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
+        check_tasks(config, self.family)
         varying = self.family.varying("train")
         if varying and varying.bucket % config["meta_batch"]:
             raise ConfigError(
@@ -65,7 +66,7 @@ class Experiment:
         self.learner.to(self.dtype)
         _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
-        check_sizes(config, self.family, self.learner, example)
+        check_learner(config, self.learner, example)
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
         self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
         compiled = _located(

@@ -1,6 +1,6 @@
 """Sizes that cannot be: refused in one line before they are allocated, and before a folder is made.
 
-What is counted is what is needed at least, so nothing that could run is refused.
+What is counted is about the least that is needed: a run that is not refused may still need more.
 """
 
 import logging
@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metaexp.errors import ConfigError
-from metaexp.evaluation.scores import chunk_size
 from metaexp.system.machine import cores
 from metaexp.system.memory import memory_limit, resident
 from metaexp.tasks.base import TaskFamily
 
 DRAWING = 3  # 64 random bits are held for every number that is drawn, until it is one of 32 bits
+FEWEST = 10  # test tasks that are always drawn at once
 _PAUSE = 1 << 28  # bytes of weights above which they are counted before they are made
 MOST_STEPS = 10**7  # inner steps: one outer step would take minutes at the very least
 _SMALL = 1 << 20  # numbers: no tensor below this is looked at
@@ -121,7 +121,7 @@ def learner_within_memory(make: Callable[[], Any], optimizer: Any) -> Any:
 def check_machine(device: dict[str, Any]) -> None:
     """Refuse numbers of threads and processes that a machine cannot start, with a ConfigError."""
     for name, most in (("threads", max(256, 8 * cores())), ("devices", max(64, 8 * cores()))):
-        value = device[name]
+        value = device.get(name)
         if value is not None and value > most:
             raise ConfigError(
                 f"device.{name}={value}: this machine has {cores()} cores; at most {most}, and more than {cores()} "
@@ -129,25 +129,28 @@ def check_machine(device: dict[str, Any]) -> None:
             )
 
 
-def check_sizes(config: dict[str, Any], family: TaskFamily, learner: Any, optimizer: Any) -> None:
-    """Refuse a run whose weights, meta-batches or scores alone need more than the memory, with a ConfigError."""
-    limit = memory_limit() if family.device.type == "cpu" else _of_device(family.device)
-    _check_weights(learner, optimizer, limit)
+def check_tasks(config: dict[str, Any], family: TaskFamily) -> None:
+    """Refuse tasks and meta-batches that alone need more than the memory, with a ConfigError."""
+    limit = _limit(family.device)
+    _check_tasks(config, family, "train", config["meta_batch"], "meta_batch", limit)
+    _check_tasks(config, family, "test", min(config["test"]["tasks"], FEWEST), "test.tasks", limit)
+
+
+def check_learner(config: dict[str, Any], learner: Any, optimizer: Any) -> None:
+    """Refuse weights and scores that alone need more than the memory, and counts that end nowhere: ConfigError."""
+    _check_weights(learner, optimizer, _limit(learner.family.device))
     for name in ("inner_steps", "test_steps"):
         steps = getattr(learner, name, 0)
         if isinstance(steps, int) and steps > MOST_STEPS:
             raise ConfigError(f"algo.{name}={steps}: must be at most {MOST_STEPS}")
-    if learner.trains:
-        if config["steps"] * config["meta_batch"] * config["accumulate"] >= 1 << 62:
-            raise ConfigError(
-                f"steps={config['steps']}: with this meta_batch and accumulate, tasks have no numbers left"
-            )
-        _check_tasks(family, "train", config["meta_batch"], "meta_batch", limit)
-    _check_tasks(family, "test", min(config["test"]["tasks"], chunk_size(learner)), "test.tasks", limit)
+    if learner.trains and config["steps"] * config["meta_batch"] * config["accumulate"] >= 1 << 62:
+        raise ConfigError(
+            f"steps={config['steps']}: too many tasks, with this meta_batch and accumulate, to be numbered"
+        )
     _check_scores(config, learner, memory_limit())
 
 
-def _of_device(device: torch.device) -> int:
+def _limit(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else memory_limit()
 
 
@@ -165,8 +168,15 @@ def _check_weights(learner: Any, optimizer: Any, limit: int) -> None:
         )
 
 
-def _check_tasks(family: TaskFamily, split: str, tasks: int, key: str, limit: int) -> None:
-    one = DRAWING * _task_bytes(family, split)
+def _check_tasks(config: dict[str, Any], family: TaskFamily, split: str, tasks: int, key: str, limit: int) -> None:
+    try:
+        one = DRAWING * _task_bytes(family, split)
+    except TooLarge as error:
+        sizes = {
+            name: size for name, size in config["task"].items() if isinstance(size, int) and str(size) in str(error)
+        }
+        name = max(sizes, key=lambda size: sizes[size], default=None)
+        raise ConfigError(f"task{f'.{name}={sizes[name]}' if name else ''}: {error}") from error
     if one * tasks <= limit:
         return
     if one > limit / 100:  # a single task is too large already
@@ -181,15 +191,20 @@ def _check_tasks(family: TaskFamily, split: str, tasks: int, key: str, limit: in
 
 
 def _task_bytes(family: TaskFamily, split: str) -> float:
-    """The bytes of one task's examples, from one of the least size; 0 if the family draws none of that size."""
+    """The bytes of one task's examples, from one of the least size; 0 if that is not known.
+
+    A user's own family is not asked: this is called where settings are only checked.
+    """
+    if not type(family).__module__.startswith("metaexp."):
+        return 0.0
     sizes = family.sizes[split]
     shots, queries, ways = (sizes[name] or 0 for name in ("shots", "queries", "ways"))
     try:
         with torch.no_grad(), within_memory():
             index = torch.zeros(1, dtype=torch.int64, device=family.device)
             task = family.sample(split, index, shots=1, queries=1, ways=2 if ways else None)
-    except TooLarge as error:
-        raise ConfigError(f"task: {error}") from error
+    except TooLarge:
+        raise
     except Exception:  # a family with sizes of its own
         return 0.0
     inputs = sum(leaf.nbytes for part in (task.support, task.query) for leaf in tree_leaves(part.x))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metaexp.config.settings import load
+from metaexp.config.settings import Settings, load
 from metaexp.errors import ConfigError
 
 GOOD = "# Mine\ndefaults:\n  - sine\nshots: 3\n"
@@ -27,22 +27,37 @@ FAULTS: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fault as a task and as an experiment."""
+    made = tmp_path_factory.mktemp("groups")
+    for group in ("task", "experiment"):
+        (made / group).mkdir()
+        for fault, (content, _) in FAULTS.items():
+            (made / group / f"{fault.replace(' ', '_')}.yaml").write_bytes(content)
+    return made
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Settings:
+    return Settings([], str(folder))
+
+
 @pytest.mark.parametrize("group", ["task", "experiment"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_file_that_holds_no_settings_is_named(tmp_path: Path, group: str, fault: str) -> None:
-    content, says = FAULTS[fault]
-    file = tmp_path / "groups" / group / "mine.yaml"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-    for typed in ([f"{group}=mine"], [f"{group}=mine", "steps=3"]):
-        with pytest.raises(ConfigError) as found:
-            load(typed, str(tmp_path / "groups"))
-        assert str(found.value).startswith(str(file))
-        assert says in str(found.value)
-        assert "\n" not in str(found.value)
-    with pytest.raises(ConfigError, match=r"mine\.yaml"):
-        load([f"hydra.searchpath=[file://{tmp_path}/groups]", f"{group}=mine"])
-    assert load(["steps=3"], str(tmp_path / "groups"))["steps"] == 3  # a file that is not chosen does no harm
+def test_a_file_that_holds_no_settings_is_named(settings: Settings, folder: Path, group: str, fault: str) -> None:
+    name = fault.replace(" ", "_")
+    with pytest.raises(ConfigError) as found:
+        settings.load([f"{group}={name}", "steps=3"])
+    assert str(found.value).startswith(str(folder / group / f"{name}.yaml"))
+    assert FAULTS[fault][1] in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_file_that_is_not_chosen_does_no_harm(settings: Settings, folder: Path) -> None:
+    assert settings.load(["steps=3"])["steps"] == 3
+    with pytest.raises(ConfigError, match=r"task/latin-1\.yaml, line 1: not UTF-8"):
+        load([f"hydra.searchpath=[file://{folder}]", "task=latin-1"])
 
 
 def test_a_base_file_is_named_as_well(tmp_path: Path) -> None:

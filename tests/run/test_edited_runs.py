@@ -1,5 +1,6 @@
 """Runs edited by hand, cut short or of another method: one line at every door, and the run stays as it is."""
 
+import datetime
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -142,6 +143,11 @@ def first_moment(value: Any) -> Fault:
     return do
 
 
+def content_of_set(run: Path) -> None:
+    with (run / "config.yaml").open("a") as file:
+        file.write("more: !!set {a, b}\n")
+
+
 CHECKPOINTS = "checkpoints/*.ckpt"
 SETTINGS = {
     "another inner rate": setting("algo.inner_lr", 0.5),
@@ -181,6 +187,8 @@ SETTINGS = {
     "callbacks is a number": setting("callbacks", 5),
     "logger is a list": setting("logger", [1]),
     "trainer is text": setting("trainer", "x"),
+    "name is a date": setting("name", datetime.date(2026, 1, 2)),
+    "a setting is a set": content_of_set,
     "config cut": cut("config.yaml"),
     "config empty": content("config.yaml", b""),
     "config is bytes": content("config.yaml", b"\xff\xfe\x00\x80"),
@@ -227,6 +235,7 @@ WEIGHTS = {
     "one weight is NaN": another_weight(lambda state, name: state[name].fill_(torch.nan)),
     "of another method": of_another_method,
     "checkpoints cut": cut(CHECKPOINTS),
+    "the best cut": cut("checkpoints/best.ckpt"),
     "checkpoints empty": content(CHECKPOINTS, b""),
     "checkpoints are text": content(CHECKPOINTS, b"weights"),
     "checkpoints are pickles": content(CHECKPOINTS, b"\x80\x04N."),
