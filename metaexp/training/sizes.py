@@ -172,19 +172,17 @@ def _check_tasks(config: dict[str, Any], family: TaskFamily, split: str, tasks: 
     try:
         one = DRAWING * _task_bytes(family, split)
     except TooLarge as error:
-        sizes = {
-            name: size for name, size in config["task"].items() if isinstance(size, int) and str(size) in str(error)
-        }
-        name = max(sizes, key=lambda size: sizes[size], default=None)
-        raise ConfigError(f"task{f'.{name}={sizes[name]}' if name else ''}: {error}") from error
+        typed = {n: size for n, size in config["task"].items() if isinstance(size, int) and not n.endswith("seed")}
+        largest = max(typed, key=lambda n: typed[n], default=None)
+        raise ConfigError(f"task{f'.{largest}={typed[largest]}' if largest else ''}: {error}") from error
     if one * tasks <= limit:
         return
     if one > limit / 100:  # a single task is too large already
         sizes = {name: size for name, size in family.sizes[split].items() if size is not None}
         name = max(sizes, key=lambda size: sizes[size])
-        typed = split == "test" and sizes[name] != family.sizes["train"][name]
+        own = split == "test" and sizes[name] != family.sizes["train"][name]
         raise ConfigError(
-            f"task.{'test.' if typed else ''}{name}={sizes[name]}: drawing {tasks} tasks at once takes "
+            f"task.{'test.' if own else ''}{name}={sizes[name]}: drawing {tasks} tasks at once takes "
             f"{_amount(one * tasks, limit)}"
         )
     raise ConfigError(f"{key}={tasks}: drawing so many tasks at once takes {_amount(one * tasks, limit)}")
@@ -216,7 +214,7 @@ def _task_bytes(family: TaskFamily, split: str) -> float:
 
 def _check_scores(config: dict[str, Any], learner: Any, limit: int) -> None:
     steps = learner.test_steps if isinstance(getattr(learner, "test_steps", 0), int) else 0
-    for key in ("val", "test"):
+    for key in sorted(("val", "test"), key=lambda key: -config[key]["tasks"]):
         tasks = config[key]["tasks"]
         needed = tasks * (steps + 1) * 8 * len(learner.metrics)
         if needed > limit:

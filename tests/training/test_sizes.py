@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forks import Forks
 
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError
@@ -117,7 +118,7 @@ def test_spans_and_chunks_are_never_listed() -> None:
     first = list(itertools.islice(loader, 3))
     assert [(int(piece[0]), len(piece)) for piece in first] == [(0, 100), (100, 100), (200, 100)]
     varying = SimpleNamespace(family=GP(shots=[3, 20], bucket=16), mapping="vmap")
-    assert varying.family.varying("val").bucket == 16
+    assert varying.family.varying("val").bucket == 10
     for tasks in (1, 7, 99, 1000, 1001, 12345):
         loader = TaskIndices(varying, "val", tasks)
         assert len(loader) == len(list(loader))
@@ -131,3 +132,10 @@ def test_a_refused_size_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(ConfigError):
             train([*SINE, typed])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_run_with_a_validation_after_every_step_starts_and_stops(forks: Forks, tmp_path: Path) -> None:
+    often = ["val.every=1", "log.every=1", "val.tasks=2", "checkpoint.every=1e9", "compile=false"]
+    ended = forks(*SINE, "model.hidden=[4]", "steps=1e10", *often, "time_limit=0.2", cwd=tmp_path)
+    assert ended.code == 124, ended.err
+    assert "time_limit=0.2 s reached at step " in ended.err
