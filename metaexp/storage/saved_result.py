@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from metaexp.checks import show
 from metaexp.errors import CheckpointError
@@ -52,7 +52,7 @@ def _read(file: Path) -> dict[str, Any]:
     return result
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value read from JSON is a number that a float can hold: neither NaN, inf, a bool nor too large."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
