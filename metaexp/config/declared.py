@@ -12,7 +12,7 @@ from metaexp.checks import show
 from metaexp.constraints import Count, Filled, Limit, Misfit, Natural, Positive, fields, fitted
 from metaexp.errors import ConfigError
 
-Tasks = Annotated[int, Limit(least=1, most=10**8)]  # tasks whose scores are kept
+Tasks = Annotated[int, Limit(least=1), Limit(most=10**8)]  # tasks whose scores are kept
 Mode = Literal["queries", "single", "support"]  # where batch statistics come from at test
 
 
@@ -75,9 +75,9 @@ class Train(TypedDict):
     """A run's configuration, without the arguments of classes."""
 
     seed: Annotated[int, Limit(least=-(2**63), most=2**63 - 1)]
-    steps: Annotated[int, Limit(least=0, most=10**10)]
+    steps: Annotated[int, Limit(least=0), Limit(most=10**10)]
     meta_batch: Count
-    accumulate: Annotated[int, Limit(least=1, most=10**6)]
+    accumulate: Annotated[int, Limit(least=1), Limit(most=10**6)]
     mapping: Literal["auto", "vmap", "loop"] | Count
     compile: Literal["auto", True, False]
     clip: Clip
