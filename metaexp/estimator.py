@@ -133,8 +133,13 @@ class Estimator(ABC):
             raise ValueError(f"x has shape {list(array.shape)}: must be [{wanted}]{hint}")
         family = self.learner.family
         values = torch.from_numpy(array.astype(np.float64))
-        if family.bytes and (array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.max(initial=0) > 1)):
-            values = values / 255  # like the run's own images, which are bytes too
+        white = family.white or 255 * family.bytes  # the run's own inputs are pictures of whole numbers, too
+        if white and array.dtype == np.uint8:
+            values = values / 255
+        elif white and array.dtype == np.uint16 and (white != 255 or array.max(initial=0) > 255):
+            values = values / 65535
+        elif white and array.dtype.kind in "iu" and array.max(initial=0) > 1:
+            values = values / white
         if hasattr(family, "x_mean"):
             values = (values - family.x_mean) / family.x_std
         return values.to(self.device, family.dtype)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from hydra._internal.utils import get_args_parser
 
-from metaexp.checks import nearest
+from metaexp.checks import nearest, printable
 from metaexp.config.overrides import Overrides, parse
 from metaexp.errors import ConfigError, Interrupted, MetaexpError
 from metaexp.system.output import command_output
@@ -42,7 +42,10 @@ def _code(body: Callable[[], int | None]) -> int:
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
-    print(f"metaexp: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"metaexp: {printable(_LINES.sub(' ', message.strip()))}", file=sys.stderr, flush=True)
+
+
+_LINES = re.compile(r"\s*\n\s*")  # other spaces may be those of a file's name
 
 
 class CommandLine(NamedTuple):
@@ -75,7 +78,7 @@ class CommandLine(NamedTuple):
                 rest.pop(0)
             else:
                 flags.append(word)
-        overrides = parse([_quoted(word) for word in given.overrides])
+        overrides = parse(given.overrides)
         action: Literal["run", "sweep", "help", "show", "hydra"] = "run"
         if given.help:
             action = "help"
@@ -108,13 +111,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     if sum(map(bool, commands.values())) > 1:
         raise ConfigError(f"only one of {', '.join(name for name, typed in commands.items() if typed)} at a time")
     return given
-
-
-def _quoted(override: str) -> str:
-    """Quotes a path that Hydra could not parse: sweep folders and checkpoints have `=` in their names."""
-    key, _, value = override.partition("=")
-    path = key in ("resume", "out", "task.root") and re.fullmatch(r"[^\"'\[\]{}]*[ =][^\"'\[\]{}]*", value)
-    return f'{key}="{value}"' if path else override
 
 
 def _version(package: str) -> str:

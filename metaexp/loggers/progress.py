@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from metaexp.checks import printable
 from metaexp.system.output import Tolerant, tolerant
 
 if TYPE_CHECKING:
@@ -76,10 +77,10 @@ class Progress:
     def note(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._live is None:
-            self._write(lambda: print(text, file=self._stream, flush=True))
+            self._write(lambda: print(printable(text), file=self._stream, flush=True))
         else:
-            console = self._live.console
-            self._write(lambda: console.print(text, markup=False, highlight=False, soft_wrap=True))
+            console, text = self._live.console, printable(text)
+            self._write(lambda: console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True))
 
     def close(self) -> None:
         """Shows the last state and ends the line; call it however the run ends. A second call does nothing."""

@@ -1,10 +1,10 @@
 """The table of results that a finished run prints: Rich on a terminal, plain aligned columns elsewhere."""
 
-import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from metaexp.checks import printable, shell
 from metaexp.loggers.progress import duration
 from metaexp.system.output import tolerant
 
@@ -38,16 +38,20 @@ def print_result(
     out = tolerant(sys.stdout if stream is None else stream)
     head, rows = _result_rows(result)
     speed, weights = result.get("speed", {}), result.get("weights", {})
-    title = "{algo} on {task}, {model}, seed {seed}: {steps} outer steps".format(**result)
+    algo, task, model, seed, steps = (result.get(name) for name in ("algo", "task", "model", "seed", "steps"))
+    title = f"{algo} on {task}, {model}, seed {seed}: {steps} outer steps"
     if weights:
-        title += f", {weights['kind']} weights (step {weights['step']})"
-    below = [f"folder       {folder}", f"view with    tensorboard --logdir {shlex.quote(logdir)}"]
+        title += f", {weights.get('kind')} weights (step {weights.get('step')})"
+    below = [f"folder       {folder}", f"view with    tensorboard --logdir {shell(logdir)}"]
     for metric, value in result["test"].items():
         if lost := value.get("diverged", 0):
-            below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
-    if speed:
+            below.insert(0, f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
+    if speed.get("seconds") is not None:
         rate = speed.get("meta_steps_per_s")
         below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
+    # A result may come from elsewhere: what is text there is shown as text.
+    title, below = printable(title), [printable(line) for line in below]
+    head, rows = [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
     if console is not None or out.isatty():
         _print_rich(title, head, rows, below, out, console)
     else:
@@ -62,7 +66,7 @@ def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         steps = value.get("per_step") or []
         some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
         curve = ["" if step is None or step["mean"] is None else f"{float(step['mean']):.4g}" for step in some]
-        rows.append([metric, _interval(value), *curve, str(value["tasks"])])
+        rows.append([metric, _interval(value), *curve, str(value.get("tasks", ""))])
         if (error := value.get("ece")) and error["value"] is not None:
             low, high = error["ci95"]
             rows.append([f"{metric}, calibration error", f"{error['value']:.3g} ({low:.3g} to {high:.3g})", *[""] * 4])
@@ -98,4 +102,4 @@ def _print_rich(
         table.add_row(*(Text(cell.replace("+-", plus)) for cell in row), style=dim)
     console.print(table)
     for line in below:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """Reading run folders, finished or not, intact or damaged: damage is reported, never raised."""
 
-import json
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.errors import ConfigError, MetaexpError
+from metaexp.errors import CheckpointError, ConfigError, MetaexpError
 from metaexp.nested import leaves
 from metaexp.storage.lock import read_status, state_of
+from metaexp.storage.metrics_log import check_rows
 from metaexp.storage.saved_config import key_of, read_config
+from metaexp.storage.saved_result import read_result
 
-FORMAT = 1  # the newest format of result.json that is supported
 MOST = 2 << 30  # most bytes of scores that are read: a small zip archive may unpack to any size
 UNKNOWN = "settings unknown"  # instead of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders inside a run that contain no runs
@@ -71,6 +72,9 @@ def find(paths: Sequence[Path]) -> Found:
         except _Damaged as error:
             found.damaged.append(str(error))
             continue
+        except (OSError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            found.damaged.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
+            continue
         if isinstance(one, Run):
             found.runs.append(one)
         elif one is not None:
@@ -110,7 +114,12 @@ class _Damaged(Exception):
 def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
     if not (folder / "result.json").exists():
         return _unfinished(folder)
-    result = _result(folder / "result.json")
+    try:
+        result, faults = read_result(folder)
+    except CheckpointError as error:
+        raise _Damaged(str(error)) from error
+    damaged += faults
+    _mend(result)
     try:
         config = flat(read_config(folder))
     except MetaexpError as error:
@@ -130,6 +139,10 @@ def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
         except _Damaged as error:
             damaged.append(f"{error}; its tasks are not compared")
             scores = {}
+    try:
+        check_rows(folder, sys.maxsize)
+    except CheckpointError as error:
+        damaged.append(f"{str(error).partition(';')[0]}; it is left out of the pictures")
     order = (str(read_status(folder).get("started", "")), (folder / "result.json").stat().st_mtime)
     return Run(folder, result, config, scores, order)
 
@@ -150,36 +163,13 @@ def _unfinished(folder: Path) -> Unfinished | None:
     return Unfinished(folder, state, text + (f": {reason}" if reason else ""))
 
 
-def _result(file: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _Damaged(f"{file}: cannot be read ({os.strerror(error.errno or 0)})") from error
-    except (ValueError, RecursionError) as error:
-        raise _Damaged(f"{file}: damaged, not JSON ({str(error).splitlines()[0]})") from error
-    if not isinstance(result, dict):
-        raise _Damaged(f"{file}: damaged, holds no result")
-    written = result.get("format", 1)
-    if not isinstance(written, int) or written > FORMAT:
-        raise _Damaged(f"{file}: written by format {written}, this reads <={FORMAT}; use a newer metaexp")
-    for name in ("floors", "protocol", "speed", "memory", "weights"):
-        result[name] = value if isinstance(value := result.get(name), dict) else {}
-    tests = [result.get("test"), *result["floors"].values()]
-    if not all(isinstance(test, dict) and all(map(_is_summary, test.values())) for test in tests) or not tests[0]:
-        raise _Damaged(f"{file}: damaged, its key test or floors does not hold metrics")
-    return result
-
-
-def _is_summary(value: Any) -> bool:
-    number = int | float | None
-    kinds = {
-        "mean": number,
-        "ci95": number,
-        "tasks": int | None,
-        "diverged": int | None,
-        "larger_is_better": bool | None,
-    }
-    return isinstance(value, dict) and "mean" in value and all(isinstance(value.get(k), t) for k, t in kinds.items())
+def _mend(result: dict[str, Any]) -> None:
+    """Empties groups that are none, beside the scores: what a report only shows need not be right."""
+    protocol, again = result["protocol"], result.get("evaluation")
+    if not isinstance(protocol.get("normalise"), dict):
+        protocol["normalise"] = {}
+    if isinstance(again, dict) and not isinstance(again.get("changed"), dict):
+        again["changed"] = {}
 
 
 def _scores(file: Path) -> dict[str, np.ndarray]:

@@ -1,9 +1,13 @@
 """The comparison as text: aligned columns, Markdown, CSV."""
 
 import csv
+import html
 import io
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from metaexp.checks import printable
 from metaexp.evaluation.intervals import LEAST_SEEDS
 from metaexp.loggers.result_table import BASELINE, UPPER_BOUND, baseline_label
 from metaexp.report.grouping import Compared, Section
@@ -64,6 +68,7 @@ def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
 
 
 def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
+    head, rows = [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = []
     for row in (head, *rows):
@@ -73,22 +78,28 @@ def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is: no table cells, links, pictures, HTML or code begin in it."""
+    return re.sub(r"([\\\\|`*\[\]])", r"\\\1", html.escape(printable(text), quote=False))
+
+
 def _marked(head: list[str], rows: list[list[str]], left: int) -> str:
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+        return f"| {' | '.join(map(_escaped, cells))} |"
 
     rule = ["---" if i < left else "---:" for i in range(len(head))]
-    return "\n".join(map(line, [head, rule, *rows]))
+    lines = [line(head), f"| {' | '.join(rule)} |", *map(line, rows)]
+    return "\n".join(lines)
 
 
 def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False) -> str:
     """The whole report, as aligned columns or as Markdown."""
-    table = _marked if markdown else _aligned
+    table, safe = (_marked, _escaped) if markdown else (_aligned, printable)
     parts: list[str] = []
     before: Section | None = None
     for block in made:
         if block.section is not before:
-            parts.append(f"## {block.section.title}" if markdown else block.section.title)
+            parts.append(f"{'## ' if markdown else ''}{safe(block.section.title)}")
         before = block.section
         head, rows = _cells(block, compared.keys)
         keys = next(i for i, name in enumerate(head) if name == block.metric)
@@ -97,16 +108,16 @@ def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool
             head, rows = _pair_cells(block)
             parts.append(table(head, rows, 1))
         if block.pairs_note:
-            parts.append(block.pairs_note)
+            parts.append(safe(block.pairs_note))
     parts += _legend(made, markdown)
     bullet = "- " if markdown else ""
     if compared.notes:
-        parts.append("\n".join(f"{bullet}note: {note}" for note in compared.notes))
+        parts.append("\n".join(f"{bullet}note: {safe(note)}" for note in compared.notes))
     if found.unfinished:
-        lines = [f"{bullet}{one.state}: {one.folder} ({one.text})" for one in found.unfinished]
+        lines = [bullet + safe(f"{one.state}: {one.folder} ({one.text})") for one in found.unfinished]
         parts.append("\n".join([f"not finished ({len(lines)} runs):", *([""] if markdown else []), *lines]))
     if found.damaged:
-        parts.append("\n".join(f"{bullet}damaged: {line}" for line in found.damaged))
+        parts.append("\n".join(f"{bullet}damaged: {safe(line)}" for line in found.damaged))
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,7 +147,7 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
     fields = [field for field in Row._fields if field not in ("names", "floor", "mean", "note")]
     before, after = ["task", "test", "query_sha256", "metric", "floor"], ["mean", *fields, "note"]
     named = [f"setting_{key}" if key in (*before, *after) else key for key in keys]  # no name twice
-    writer.writerow([*before, *named, *after])
+    writer.writerow([*before, *map(_cell, named), *after])
     for block in made:
         section = block.section
         for row in block.rows:
@@ -149,8 +160,22 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
                 row.names[0] if row.floor else "",
             ]
             values = [getattr(row, field) for field in ("mean", *fields, "note")]
-            writer.writerow([*start, *names, *("" if value is None else value for value in values)])
+            writer.writerow(map(_cell, [*start, *names, *("" if value is None else value for value in values)]))
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet shows and does not compute: `=cmd()` gets an apostrophe in front; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    if value.lstrip()[:1] not in ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20") or value == "-":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _p(value: float | None) -> str:

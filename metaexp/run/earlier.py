@@ -2,14 +2,15 @@
 
 import json
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from metaexp.checks import printable
 from metaexp.errors import CheckpointError
 from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.saved_config import config_sha256, read_config, same_run
+from metaexp.system.output import say
 
 
 def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
@@ -27,7 +28,7 @@ def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
                 if same_run(read_config(file), config):
                     found.append((str(read_status(folder).get("started", "")), folder))
             except CheckpointError as error:
-                print(f"warning: resume=auto skips {error}", file=sys.stderr)
+                say(printable(f"warning: resume=auto skips {error}"))
     return max(found)[1] if found else None
 
 

@@ -1,6 +1,5 @@
 """A second test of a run: the same function as after training, in a folder of its own."""
 
-import json
 import shutil
 import sys
 import time
@@ -13,13 +12,14 @@ import numpy as np
 import torch
 
 from metaexp.config.instantiate import instantiate
-from metaexp.errors import BusyError, ConfigError
+from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.loggers.result_table import print_result
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import Restored, load_weights, restore
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_result import read_result
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
@@ -133,12 +133,11 @@ def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any]
 
 
 def _first_result(run: Path) -> dict[str, Any]:
-    """The result of the test after training; {} if there is none."""
+    """The result of the test after training; {} if there is none, or a damaged one."""
     try:
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_result(run)[0]
+    except CheckpointError:
         return {}
-    return result if isinstance(result, dict) else {}
 
 
 def _print(result: dict[str, Any], restored: Restored, path: Path, changed: dict[str, Any], seconds: float) -> None:

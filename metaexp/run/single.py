@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metaexp.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     HangError,
@@ -24,7 +25,14 @@ from metaexp.errors import (
     TimeLimitError,
 )
 from metaexp.run.earlier import link_into_sweep
-from metaexp.run.resume import continued_config, find_continuation, finished_result, joined_continuation
+from metaexp.run.resume import (
+    check_continuation,
+    continued_config,
+    find_continuation,
+    finished_result,
+    joined_continuation,
+)
+from metaexp.run.saved_run import make_parts
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.run_folder import RunFolder
@@ -101,7 +109,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         typed, config, resumed = config.get("typed", ()), plan.config, plan.resumed
         ranks = ranks_of(config["device"], typed, child=folder is not None)
         config = config | {"device": config["device"] | {"devices": ranks.world // ranks.nodes}}
-        experiment = group.each(lambda: Experiment(config, ranks=ranks, trial=True))
+        experiment = group.each(lambda: _parts(config, None if folder else resumed, ranks))
         from metaexp.training.train_and_test import train_and_test
 
         run_folder = _open(config, folder, resumed, group)
@@ -132,6 +140,15 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
             if sweep and resumed:
                 link_into_sweep(Path(sweep["folder"]) / sweep["job"], run_folder.path)
         run_folder.close()
+
+
+def _parts(config: dict[str, Any], resumed: Continuation | None, ranks: Ranks) -> Experiment:
+    """The parts of the run; a run that goes on is checked before it is touched."""
+    if resumed is None:
+        return Experiment(config, ranks=ranks, trial=True)
+    experiment = make_parts(resumed.folder, config, ranks=ranks, trial=True)
+    check_continuation(resumed, experiment)
+    return experiment
 
 
 class _Plan(NamedTuple):
@@ -262,7 +279,7 @@ def _end_in_status(folder: RunFolder) -> Iterator[None]:
         code = exit_code_of(error)
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not folder.begun and isinstance(error, ConfigError | DataError):
+        if not folder.begun and isinstance(error, ConfigError | DataError | CheckpointError):
             raise error  # a refused continuation leaves the run unchanged
         with suppress(SpaceError):  # on a full disk, show the first error
             if not _finished(folder):

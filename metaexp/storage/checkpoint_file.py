@@ -23,6 +23,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from metaexp.checks import printable
 from metaexp.errors import CheckpointError
 from metaexp.system.files import replace_file, space_error
 from metaexp.system.output import say
@@ -36,7 +37,7 @@ class DamagedCheckpoint(CheckpointError):
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    say(f"warning: {text}")
+    say(f"warning: {printable(text)}")
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from metaexp.checks import shell
 from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.storage.lock import STATES, RunLock, busy, read_status, state_of, timestamp
 from metaexp.storage.metrics_log import MetricsLog
@@ -83,7 +84,7 @@ class RunFolder:
             if state == "running":
                 raise BusyError(busy(path))
             what = "already finished" if state == "finished" else "already exists"
-            raise BusyError(f"{path}: {what}; use a new folder or resume={path}")
+            raise BusyError(f"{path}: {what}; use a new folder or {shell(f'resume={path}')}")
         return cls._begin(path)
 
     @classmethod

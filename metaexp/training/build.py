@@ -16,6 +16,7 @@ from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
+from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
@@ -57,8 +58,11 @@ class Experiment:
         device = config["device"]
         self.accelerator, self.device = _device(device, self.ranks.local_rank)
         self.dtype = DTYPES[str(device["precision"])]
-        family = family or instantiate(config["task"], group="task", trusted=trusted)
+        check_machine(device)
+        with within_memory():
+            family = family or instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
+        check_tasks(config, self.family)
         varying = self.family.varying("train")
         if varying and varying.bucket % config["meta_batch"]:
             raise ConfigError(
@@ -67,15 +71,20 @@ class Experiment:
             )
         settings = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
         optimizer = instantiate(settings, group="optimizer", trusted=trusted)
-        optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is refused before Lightning is imported
+        example = optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is refused before Lightning is imported
         model = instantiate(config["model"], group="model", trusted=trusted)
         make = instantiate(config["algo"], group="algo", trusted=trusted)
-        with torch.random.fork_rng(devices=[]):
+
+        def learner() -> Any:
             torch.manual_seed(config["seed"])  # the initial weights are a function of the seed
-            self.learner = _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
+            return _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
+
+        with torch.random.fork_rng(devices=[]):
+            self.learner = learner_within_memory(learner, example)
         self.learner.to(self.dtype)
         _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
+        check_learner(config, self.learner, example)
         if trial:
             _located("", lambda: _try(self.learner.to(self.device), config["meta_batch"]))
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))

@@ -17,6 +17,7 @@ from metaexp.outer.meta_training import MetaTraining
 from metaexp.storage.checkpoint_file import readable
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_config import learned_sha256
 from metaexp.system.signals import StopFlag
 from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
@@ -55,6 +56,7 @@ class Control(L.Callback):
         self.progress, self.flag = progress, flag
         self.validation = Validation(training.learner, config["val"]["tasks"], loggers)
         self.over_time = False
+        self._settings = learned_sha256(config)
         self._left_out: set[str] = set()  # callbacks whose state cannot be kept
         self._opening = False  # during the validation before the first step
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
@@ -77,7 +79,7 @@ class Control(L.Callback):
             if name not in self._left_out:
                 self._left_out.add(name)
                 log.warning(f"the state of {name} holds more than plain values and tensors: not kept in checkpoints")
-        checkpoint["metaexp"] = self.record.state(self.training, self.seconds())
+        checkpoint["metaexp"] = self.record.state(self.training, self.seconds(), self._settings)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """From here on, signals end the run between two steps."""

@@ -48,8 +48,8 @@ class TrainingRecord:
         """Whether meta-training is over: all steps, or stopped early by its own rule."""
         return self.reason is not None or (self.step >= steps and not self.pending)
 
-    def state(self, training: MetaTraining, seconds: float) -> dict[str, Any]:
-        """Plain containers and tensors for the checkpoint; `seconds` of the run up to now."""
+    def state(self, training: MetaTraining, seconds: float, config_sha256: str) -> dict[str, Any]:
+        """Plain containers and tensors for the checkpoint; `seconds` of the run up to now, SHA-256 of its settings."""
         learner, schedule = training.learner, training.schedule
         return {
             "format": FORMAT,
@@ -68,6 +68,7 @@ class TrainingRecord:
             "peak_mb": self.peak_mb(),
             "family": keep(learner.family),
             "trained_on": learner.family.trained_on,
+            "config_sha256": config_sha256,
         }
 
     @classmethod

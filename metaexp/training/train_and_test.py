@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from metaexp.checks import shell
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
@@ -20,6 +21,7 @@ from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Experiment
+from metaexp.training.checkpoint_form import restore_callbacks
 from metaexp.training.choices import choices_line, choices_of
 from metaexp.training.control import Control
 from metaexp.training.distributed import end_children, no_orphans, tell_lightning
@@ -71,7 +73,7 @@ def train_and_test(
             rule = StopRule.of(config, learner)
             control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)
             trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
-            _restore_callbacks(experiment.callbacks, found)
+            restore_callbacks(experiment.callbacks, found or {}, folder.checkpoints)
             loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
             with no_orphans(trainer):
                 if learner.trains and not record.finished(config["steps"]):
@@ -153,13 +155,5 @@ def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Exp
     return data
 
 
-def _restore_callbacks(callbacks: list[L.Callback], found: dict[str, Any] | None) -> None:
-    """Restore the state of the user's callbacks."""
-    states = (found or {}).get("callbacks") or {}
-    for callback in callbacks:
-        if callback.state_key in states:
-            callback.load_state_dict(states[callback.state_key])
-
-
 def _how(folder: RunFolder) -> str:
-    return f"continue with resume={folder.path}"
+    return f"continue with {shell(f'resume={folder.path}')}"  # to be pasted into a shell

@@ -69,6 +69,7 @@ BAD = [
     ("algo=mother algo.select=sofd", "algo.select=sofd: must be soft | top1; did you mean soft?"),
     ("algo=l2l algo.rule.preprocess=-1", "algo.rule.preprocess=-1: must be above 0, or null"),
     ("steps=-1", "steps=-1: must be at least 0"),
+    ("steps=1e12", "steps=1000000000000.0: must be at most 10000000000"),
     ("time_limit=abc", "time_limit=abc: must be a number above 0 or null"),
     ("time_limit=0", "time_limit=0: must be above 0, or null"),
     ("time_limit=1h", "time_limit=1h: must be a number above 0 or null"),
