@@ -112,7 +112,7 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"made worse   {value['made_worse']} of {value['tasks']} tasks by adaptation: {after}")
     for metric, value in result["test"].items():
         if value.get("heavy_tailed"):
-            share = f"the worst 1 % of tasks carry {value['worst_share']:.0%} of the mean"
+            share = f"the worst 1 % of tasks carry {100 * value['worst_share']:.0f} % of the mean"
             lines.append(f"heavy tail   {metric}: {share}, which says little: compare medians")
     return lines
 

@@ -54,7 +54,7 @@ def heavy(share: float | None) -> bool:
 
 def heavy_note(shares: Mapping[str, float | None], by_median: bool) -> str:
     """The note below a table with groups, by label, whose mean few tasks carry; "" if there are none."""
-    found = [f"{label} ({share:.0%})" for label, share in shares.items() if share is not None and heavy(share)]
+    found = [f"{label} ({100 * share:.0f} %)" for label, share in shares.items() if share is not None and heavy(share)]
     if not found:
         return ""
     order = ", and rows are ordered by the median" if by_median else ""

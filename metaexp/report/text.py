@@ -35,7 +35,7 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
         ("± tasks", lambda r: number(r.tasks_half, 2)),
         ("± seeds", lambda r: number(r.seeds_half, 2)),
         ("median", _median),
-        ("worst 1 %", lambda r: "" if r.worst_share is None else f"{r.worst_share:.0%}"),
+        ("worst 1 %", lambda r: "" if r.worst_share is None else f"{100 * r.worst_share:.0f} %"),
         ("seeds", lambda r: _text(r.seeds)),
         ("tasks", lambda r: _text(r.tasks)),
         ("diverged", lambda r: _text(r.diverged)),
@@ -74,7 +74,8 @@ def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
         numbers = [f"{number(pair.mean)}", number(pair.half, 2), _p(pair.p)]
         numbers += [better_on(pair, block.larger), _p(pair.sign_p)]
         rows.append([f"{pair.one} - {pair.two}", *numbers, pair.claim, pair.seeds, tasks, pair.verdict])
-    return head, rows
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]  # no p where nothing is claimed on the mean
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
