@@ -37,7 +37,8 @@ def of_group(group: Group, metric: str, larger: bool | None) -> Beside:
 
 def _of_scores(column: np.ndarray, larger: bool | None) -> Beside:
     median, ends = middle(column)
-    return Beside(median, *(ends or (None, None)), worst_share(column, larger))
+    low, high = ends or (None, None)
+    return Beside(median, low, high, worst_share(column, larger))
 
 
 def of_result(told: Mapping[str, Any]) -> Beside:

@@ -226,7 +226,7 @@ def _pair(one: Group, two: Group, metric: str, larger: bool | None) -> Pair | No
     else:
         verdict = f"{(one if (found.mean > 0) == larger else two).label} better"
     claim = "algorithms" if found.crossed else "checkpoints"
-    shares = [of_group(group, metric, larger).worst_share for group in (one, two)]
+    shares = (of_group(one, metric, larger).worst_share, of_group(two, metric, larger).worst_share)
     of_mean = (found.mean, found.half, claim, seeds, found.tasks, found.lost, found.p, verdict)
     more, less, sign_p = found.signs
     return Pair(one.label, two.label, *of_mean, (more, less), sign_p, barred(*shares, found))
