@@ -37,7 +37,7 @@ class Source:
         finally:
             torch.set_num_threads(threads)  # keep the caller's number of threads, which restoring a run changes
         learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
-        about = {"folder": folder, "step": step, "choices": dict(config["choices"])}
+        about: dict[str, Any] = {"folder": folder, "step": step, "choices": dict(config["choices"])}
         about |= {"device": restored.parts.device, "precision": str(config["device"]["precision"])}
         made = cls(learner, (folder, weights, device, trust), **about)
         with made.computing():
