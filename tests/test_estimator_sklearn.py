@@ -366,11 +366,8 @@ WORDS = "the refusal is the same, in other words"
 DO_NOT_APPLY = {
     "check_estimators_empty_data_messages": WORDS,
     "check_fit2d_predict1d": WORDS,
-    "check_dataframe_column_names_consistency": WORDS,
     "check_supervised_y_2d": "a column y [n, 1] is taken without a warning; a regressor predicts a column then",
     "check_methods_subset_invariance": "single precision: a sum in another order may differ in the seventh digit",
-    "check_methods_sample_order_invariance": "single precision: a sum in another order may differ in the seventh digit",
-    "check_classifiers_one_label": "a task has at least two classes",
     "check_classifiers_regression_target": "labels may be any values that can be sorted, fractions too",
 }
 
@@ -418,15 +415,17 @@ def checked(estimator: Any) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["regressor", "classifier"])
-def test_scikit_learns_own_checks(kind: str, sine: Regressor, classes: Classifier) -> None:
-    made = AnyWidthRegressor(sine.run) if kind == "regressor" else AnyWidthClassifier(classes.run)
-    found = checked(made)
-    failed = {one["check_name"]: str(one["exception"]) for one in found["failed"]}
+def test_scikit_learns_own_checks(sine: Regressor, classes: Classifier) -> None:
+    failed: dict[str, str] = {}
+    for kind, made in (("regressor", AnyWidthRegressor(sine.run)), ("classifier", AnyWidthClassifier(classes.run))):
+        found = checked(made)
+        failed |= {one["check_name"]: str(one["exception"]) for one in found["failed"]}
+        assert len(found["passed"]) >= 40
+        skipped = {one["check_name"] for one in found["skipped"]}  # without pandas, and without Array API
+        assert skipped <= {"check_array_api_input", f"check_{kind}_data_not_an_array"}
     assert not set(failed) - set(DO_NOT_APPLY), failed
-    assert len(found["passed"]) >= 40
-    skipped = {one["check_name"] for one in found["skipped"]}
-    assert skipped <= {"check_array_api_input", f"check_{kind}_data_not_an_array"}
+    passed = set(DO_NOT_APPLY) - set(failed)
+    assert passed <= {"check_methods_subset_invariance"}  # a machine with another order of sums may be lucky
 
 
 def test_on_a_run_as_it_is_the_other_checks_fail_for_the_number_of_columns(sine: Regressor) -> None:
