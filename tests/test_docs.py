@@ -258,7 +258,7 @@ def test_three_folds_of_the_shipped_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(found["scores"]) == 3
     assert min(found["scores"]) > 0.9
     assert found["search"].best_score_ > 0.9
-    assert found["scaled"].score(found["x"], found["y"]) > 0.9
+    assert found["scaled"].score(np.rad2deg(found["x"]), found["y"]) > 0.9
 
 
 # --- links and claims
