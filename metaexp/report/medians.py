@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.evaluation.intervals import MOST_SHARE, Difference, holm, middle, worst_share
+from metaexp.evaluation.intervals import MOST_SHARE, Difference, holm, made_worse, middle, worst_share
 from metaexp.report.grouping import Group, scores_of
 
 
@@ -46,6 +46,19 @@ def of_result(told: Mapping[str, Any]) -> Beside:
     ends = told.get("median_ci")
     low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
     return Beside(*(_finite(value) for value in (told.get("median"), low, high, told.get("worst_share"))))
+
+
+def worse_of_group(group: Group, metric: str, larger: bool | None) -> int | None:
+    """On how many tasks of all seeds adaptation made the score worse; None without inner steps, or if unknown."""
+    found = []
+    for run in group.runs:
+        if metric in run.scores:
+            found.append(made_worse(run.scores[metric], larger))
+        else:
+            told = (run.result["test"].get(metric) or {}).get("made_worse")
+            found.append(told if isinstance(told, int) and not isinstance(told, bool) else None)
+    known = [count for count in found if count is not None]
+    return sum(known) if known else None
 
 
 def heavy(share: float | None) -> bool:

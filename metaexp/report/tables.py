@@ -9,7 +9,15 @@ from metaexp.checks import show
 from metaexp.evaluation.intervals import difference, holm, over_seeds
 from metaexp.metric_names import Direction, metric_of, near, recorded_direction
 from metaexp.report.grouping import Compared, Group, Section, scores_of
-from metaexp.report.medians import barred, heavy, heavy_note, judged_by_signs, of_group, of_result
+from metaexp.report.medians import (
+    barred,
+    heavy,
+    heavy_note,
+    judged_by_signs,
+    of_group,
+    of_result,
+    worse_of_group,
+)
 from metaexp.report.reading import Run
 
 MOST_PAIRS = 10  # up to this many pairs, all groups are compared with each other; otherwise each with the best
@@ -39,6 +47,7 @@ class Row(NamedTuple):
     median_low: float | None
     median_high: float | None
     worst_share: float | None
+    made_worse: int | None
     note: str = ""
 
 
@@ -131,6 +140,7 @@ def _row(group: Group, metric: str, larger: bool | None) -> Row:
         median_low=beside.low,
         median_high=beside.high,
         worst_share=beside.worst_share,
+        made_worse=worse_of_group(group, metric, larger),
         note="; ".join(filter(None, [_weights(results), _lost(told, len(finite))])),
     )
 

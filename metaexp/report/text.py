@@ -17,6 +17,7 @@ LEGEND = {
     "median": "over test tasks, with 95 % by order statistics (any distribution); of several seeds the mean of theirs",
     "worst 1 %": "share of the mean that the worst 1 % of tasks carry; above a quarter nothing is claimed on the mean",
     "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
+    "made worse": "test tasks of all seeds with a worse score after the last inner step than before the first",
     BASELINE: "what a method must beat; where it depends on network and inner loop, the best of all runs here",
     "p": "probability of such a difference by chance, corrected for all pairs (Holm 1979); ± 95 % is one pair's own",
     "sign p": "of the sign test (on how many tasks is the first better?): these trained learners, new tasks; Holm",
@@ -39,6 +40,7 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
         ("seeds", lambda r: _text(r.seeds)),
         ("tasks", lambda r: _text(r.tasks)),
         ("diverged", lambda r: _text(r.diverged)),
+        ("made worse", lambda r: _text(r.made_worse)),
         ("outer steps", lambda r: number(r.steps, 7)),
         ("test steps", lambda r: r.test_steps or ""),
         ("statistics", lambda r: r.normalise or ""),
@@ -133,6 +135,7 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
         "median": any(row.median_low is not None for row in rows),
         "worst 1 %": any(row.worst_share is not None for row in rows),
         "diverged": any(row.diverged for row in rows),
+        "made worse": any(row.made_worse is not None for row in rows),
         **{
             kind: any(row.floor and baseline_label(row.names[0]).startswith(kind) for row in rows)
             for kind in (BASELINE, UPPER_BOUND)

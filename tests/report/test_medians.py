@@ -134,6 +134,27 @@ def test_several_seeds(tmp_path: Path) -> None:
     assert sum(pair.signs) == 500
 
 
+def test_tasks_that_adaptation_made_worse_are_counted_over_all_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of runs older than the key as well: their scores are there."""
+    random = np.random.default_rng(0)
+    scores = random.uniform(1, 2, (2, 200, 4))
+    for seed in range(2):
+        write(tmp_path, "maml", scores[seed], seed, old=seed == 0)
+    write(tmp_path, "r2d2", random.uniform(1, 2, (200, 1)))
+    expected = int((scores[:, :, -1] > scores[:, :, 0]).sum())
+    (block,) = blocks(compare(find([tmp_path]).runs))
+    assert {row.names[0]: row.made_worse for row in block.rows if not row.floor} == {"maml": expected, "r2d2": None}
+    for file in tmp_path.glob("*/test_scores.npz"):
+        file.unlink()
+    (block,) = blocks(compare(find([tmp_path]).runs))
+    (maml,) = (row for row in block.rows if row.names == ("maml",))
+    assert maml.made_worse == int((scores[1, :, -1] > scores[1, :, 0]).sum())
+    assert report([str(tmp_path)]) == 0
+    assert "made worse: test tasks of all seeds" in capsys.readouterr().out
+
+
 def test_results_without_scores_of_tasks_say_what_they_know(tmp_path: Path) -> None:
     one, two = tails()
     write(tmp_path, "maml", one)
