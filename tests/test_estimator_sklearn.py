@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from joblib import Parallel, delayed
 from sklearn.base import clone, is_classifier, is_regressor
@@ -24,9 +25,13 @@ from sklearn.utils.validation import check_is_fitted
 from small_runs import own_package, train
 
 import metaexp
-from metaexp.errors import CheckpointError
+from metaexp.config.settings import load
+from metaexp.errors import CheckpointError, ConfigError
 from metaexp.estimator import Classifier, Regressor
+from metaexp.run.source import Source
 from metaexp.tasks.data.tables import numbers
+from metaexp.tasks.placeholder import Absent
+from metaexp.training.build import Experiment
 
 SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 
@@ -217,6 +222,26 @@ def test_pickle_leaves_the_data_of_the_run_behind(tmp_path: Path) -> None:
     stored = pickle.dumps(made)
     assert len(stored) < x.nbytes / 3
     assert np.array_equal(pickle.loads(stored).predict(x[:9]), made.predict(x[:9]))
+
+
+@pytest.mark.tier("long")
+@pytest.mark.parametrize("task", ["sine", "clusters"])
+def test_every_method_can_be_pickled_without_its_data(task: str) -> None:
+    done = 0
+    for file in sorted((ROOT / "conf/algo").glob("*.yaml")):
+        try:
+            config = load([f"algo={file.stem}", f"task={task}", "device=cpu", "compile=false"])
+        except ConfigError:
+            continue  # this pair makes no sense
+        learner = Experiment(config).learner
+        about = {"device": torch.device("cpu"), "precision": "32", "folder": ROOT, "step": 0, "choices": {}}
+        back = pickle.loads(pickle.dumps(Source(learner, (), **about))).learner
+        assert isinstance(back.family, Absent), file.stem
+        for one, two in zip(learner.state_dict().items(), back.state_dict().items(), strict=True):
+            assert one[0] == two[0]
+            assert torch.equal(one[1], two[1])
+        done += 1
+    assert done >= 16
 
 
 def test_what_cannot_be_pickled_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

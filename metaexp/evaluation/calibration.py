@@ -123,8 +123,8 @@ def interval(gap: np.ndarray, covariance: np.ndarray, draws: int = DRAWS) -> lis
     the interval if the estimate found lies between the 2.5 % and the 97.5 % quantile of the estimates drawn. How the
     error is spread over the bins matters and is unknown: the interval is the union over three cases, spread like the
     gaps found, in proportion to the noise, and all in the bin with the largest gap. It covers a true error of 0 in
-    97.5 % of all cases, since only its lower end can miss, and in a simulation (tests/evaluation/test_calibration.py)
-    true errors above 0 in 94 % or more.
+    97.5 % of all cases or more, since only its lower end can miss; docs/statistics.md has the coverage of other true
+    errors in simulated tests (tests/evaluation/test_calibration.py), 93 % or more.
     """
     deviation = np.sqrt(np.diag(covariance))
     if not deviation.any():
