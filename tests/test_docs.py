@@ -203,7 +203,7 @@ def test_every_example_has_a_name_under_which_it_is_run() -> None:
     assert {"use.py", "library.py", "check_ridge.py", "check_decay.py", "check_waves.py"} <= set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("use.py", "library.py")])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("use.py", "folds.py", "library.py")])
 def test_the_script_runs(name: str, place: Path) -> None:
     exec(compile(FILES[name], name, "exec"), {})
 
@@ -249,6 +249,17 @@ def test_the_shipped_run_fits_a_sine(monkeypatch: pytest.MonkeyPatch, capsys: py
     exec(compile(FILES["use.py"], "use.py", "exec"), found)
     assert found["model"].score(found["new"], 3 * np.sin(found["new"][:, 0] - 1)) > 0.999
     assert float(capsys.readouterr().out.split()[-1]) > 0.999
+
+
+def test_three_folds_of_the_shipped_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found: dict[str, Any] = {}
+    exec(compile(FILES["folds.py"], "folds.py", "exec"), found)
+    assert found["x"].shape == (30, 1)
+    assert len(found["scores"]) == 3
+    assert min(found["scores"]) > 0.9
+    assert found["search"].best_score_ > 0.9
+    assert found["scaled"].score(np.rad2deg(found["x"]), found["y"]) > 0.9
 
 
 # --- links and claims

@@ -46,6 +46,7 @@ def print_result(
     for metric, value in result["test"].items():
         if lost := value.get("diverged", 0):
             below.insert(0, f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
+    below[:0] = _warnings(result)
     if speed.get("seconds") is not None:
         rate = speed.get("meta_steps_per_s")
         below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
@@ -61,18 +62,16 @@ def print_result(
 
 
 def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    head, rows = ["test", "mean", "before", "1 step", "last step", "tasks"], []
+    head, rows = ["test", "mean", "median", "before", "1 step", "last step", "tasks"], []
     for metric, value in result["test"].items():
         steps = value.get("per_step") or []
         some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
         curve = ["" if step is None or step["mean"] is None else f"{float(step['mean']):.4g}" for step in some]
-        rows.append([metric, _interval(value), *curve, str(value.get("tasks", ""))])
-        if (error := value.get("ece")) and error["value"] is not None:
-            low, high = error["ci95"]
-            rows.append([f"{metric}, calibration error", f"{error['value']:.3g} ({low:.3g} to {high:.3g})", *[""] * 4])
+        rows.append([metric, _interval(value), median_text(value), *curve, str(value.get("tasks", ""))])
+        rows += [[f"{metric}, {label}", text, *[""] * 5] for label, text in _calibration(value.get("ece") or {})]
     for name, metrics in result.get("floors", {}).items():
         label = baseline_label(name)
-        rows += [[f"{metric}, {label}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
+        rows += [[f"{metric}, {label}", _interval(v), median_text(v), *[""] * 4] for metric, v in metrics.items()]
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -82,6 +81,40 @@ def _interval(value: Mapping[str, Any]) -> str:
         return "not finite"
     mean = f"{float(value['mean']):.4g}"
     return f"{mean} +- {float(value['ci95']):.2g}" if value.get("ci95") is not None else mean
+
+
+def median_text(value: Mapping[str, Any]) -> str:
+    """The median of a summary with its interval; nothing if it has none, as those of older versions."""
+    median, ends = value.get("median"), value.get("median_ci")
+    if median is None:
+        return ""
+    return f"{float(median):.4g}" + ("" if ends is None else f" ({float(ends[0]):.3g} to {float(ends[1]):.3g})")
+
+
+def _calibration(error: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of each line about the calibration error."""
+    if error.get("value") is None:
+        return []
+    ends = "" if error.get("ci95") is None else " ({:.3g} to {:.3g})".format(*error["ci95"])
+    if error.get("corrected") is None:
+        return [("calibration error", f"{error['value']:.3g}{ends}")]
+    chance = " ({:.3g} to {:.3g} by chance alone)".format(*error["null95"])
+    corrected = f"{error['corrected']:.3g}{ends}"
+    return [("calibration error", corrected), ("not corrected", f"{error['value']:.3g}{chance}")]
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    """What the means do not show: tasks that adaptation made worse, and means that few tasks carry."""
+    lines = []
+    worse = [(metric, value) for metric, value in result["test"].items() if value.get("made_worse") is not None]
+    for metric, value in worse[:1]:
+        after = f"{metric} after the last inner step is worse than before the first"
+        lines.append(f"made worse   {value['made_worse']} of {value['tasks']} tasks by adaptation: {after}")
+    for metric, value in result["test"].items():
+        if value.get("heavy_tailed"):
+            share = f"the worst 1 % of tasks carry {100 * value['worst_share']:.0f} % of the mean"
+            lines.append(f"heavy tail   {metric}: {share}, which says little: compare medians")
+    return lines
 
 
 def _print_rich(

@@ -11,15 +11,20 @@ from metaexp.checks import printable
 from metaexp.evaluation.intervals import LEAST_SEEDS
 from metaexp.loggers.result_table import BASELINE, UPPER_BOUND, baseline_label
 from metaexp.report.grouping import Compared, Section
+from metaexp.report.medians import better_on
 from metaexp.report.reading import Found
 from metaexp.report.tables import Block, Row, number
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
     "± seeds": "95 % of Student's t over the seeds' means: how much a new training would differ",
+    "median": "over test tasks, with 95 % by order statistics (any distribution); of several seeds the mean of theirs",
+    "worst 1 %": "share of the mean that the worst 1 % of tasks carry; above a quarter nothing is claimed on the mean",
     "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
+    "made worse": "test tasks of all seeds with a worse score after the last inner step than before the first",
     BASELINE: "what a method must beat; where it depends on network and inner loop, the best of all runs here",
     "p": "probability of such a difference by chance, corrected for all pairs (Holm 1979); ± 95 % is one pair's own",
+    "sign p": "of the sign test (on how many tasks is the first better?): these trained learners, new tasks; Holm",
     UPPER_BOUND: "what a learner would reach that knows the task family",
 }
 PAIRS = {
@@ -34,9 +39,12 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
         (block.metric, lambda r: "not finite" if r.mean is None else number(r.mean)),
         ("± tasks", lambda r: number(r.tasks_half, 2)),
         ("± seeds", lambda r: number(r.seeds_half, 2)),
+        ("median", _median),
+        ("worst 1 %", lambda r: "" if r.worst_share is None else f"{100 * r.worst_share:.0f} %"),
         ("seeds", lambda r: _text(r.seeds)),
         ("tasks", lambda r: _text(r.tasks)),
         ("diverged", lambda r: _text(r.diverged)),
+        ("made worse", lambda r: _text(r.made_worse)),
         ("outer steps", lambda r: number(r.steps, 7)),
         ("test steps", lambda r: r.test_steps or ""),
         ("statistics", lambda r: r.normalise or ""),
@@ -57,14 +65,23 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
+def _median(row: Row) -> str:
+    if row.median is None or row.median_low is None or row.median_high is None:
+        return number(row.median)
+    return f"{number(row.median)} ({number(row.median_low, 3)} to {number(row.median_high, 3)})"
+
+
 def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
-    head = ["difference", block.metric, "± 95 %", "p", "claim about", "seeds", "tasks", ""]
+    on = "larger on" if block.larger is None else "better on"
+    head = ["difference", block.metric, "± 95 %", "p", on, "sign p", "claim about", "seeds", "tasks", ""]
     rows = []
     for pair in block.pairs:
         tasks = f"{pair.tasks} ({pair.lost} left out)" if pair.lost else f"{pair.tasks}"
         numbers = [f"{number(pair.mean)}", number(pair.half, 2), _p(pair.p)]
+        numbers += [better_on(pair, block.larger), _p(pair.sign_p)]
         rows.append([f"{pair.one} - {pair.two}", *numbers, pair.claim, pair.seeds, tasks, pair.verdict])
-    return head, rows
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]  # no p where nothing is claimed on the mean
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
@@ -126,7 +143,10 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
     shown = {
         "± tasks": any(row.tasks_half is not None for row in rows),
         "± seeds": any(row.seeds_half is not None for row in rows),
+        "median": any(row.median_low is not None for row in rows),
+        "worst 1 %": any(row.worst_share is not None for row in rows),
         "diverged": any(row.diverged for row in rows),
+        "made worse": any(row.made_worse is not None for row in rows),
         **{
             kind: any(row.floor and baseline_label(row.names[0]).startswith(kind) for row in rows)
             for kind in (BASELINE, UPPER_BOUND)
@@ -136,6 +156,8 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
     lines = [f"{name}: {LEGEND[name]}" for name, there in shown.items() if there]
     if any(pair.p is not None for block in made for pair in block.pairs):
         lines.append(f"p: {LEGEND['p']}")
+    if claims:
+        lines.append(f"sign p: {LEGEND['sign p']}")
     lines += [f"claim about {name}: {meaning}" for name, meaning in PAIRS.items() if name in claims]
     return ["\n".join(f"{'- ' if markdown else ''}{line}" for line in lines)] if lines else []
 
