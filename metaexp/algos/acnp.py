@@ -53,9 +53,10 @@ class ACNP(NeuralProcess):
         normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
+        skip: bool = False,
     ):
         super().__init__(
-            family, model, width, encoder_layers, decoder_layers, sigma_floor, targets, normalise, loss, mapping
+            family, model, width, encoder_layers, decoder_layers, sigma_floor, targets, normalise, loss, mapping, skip
         )
         if heads < 1 or width % heads:
             raise ValueError(f"heads={heads}: must divide width={width}")

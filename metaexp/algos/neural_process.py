@@ -18,7 +18,8 @@ class NeuralProcess(FeatureLearner):
     """A set encoder and a decoder; a method writes how a query reads the encoded support set (`fit` and `read`).
 
     An input x enters as z, the features of the network `model` before its head: of pictures those of the convolutions,
-    of vectors x itself where `model=linear`, else the last hidden layer of `model=mlp`.
+    of vectors x itself where `model=linear`, else the last hidden layer of `model=mlp`, beside x with `skip`: behind
+    nine layers that shrink it, x reaches the mean so weakly that the deviation learns and the mean does not.
 
     Regression: (z, y) of every support example is encoded, the prediction is Gaussian and the loss its negative
     log-likelihood. Classification: z is encoded, representations are made for each class apart, and one decoder
@@ -30,6 +31,7 @@ class NeuralProcess(FeatureLearner):
         sigma_floor: the least standard deviation of a prediction; sigma = floor + (1 - floor) softplus(raw).
         targets: of the training loss: "query", or "both" support and query set, as in the authors' notebook.
         normalise: "running" or "batch", see `FeatureLearner`.
+        skip: of vectors, x itself stands beside the features of a network with parameters.
 
     Raises:
         ValueError: a setting out of range, or a network without `features` and `head`.
@@ -49,6 +51,7 @@ class NeuralProcess(FeatureLearner):
         normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
+        skip: bool = False,
     ):
         self.regression = not family.classification
         super().__init__(family, model, loss or (losses.gaussian_nll if self.regression else None), mapping)
@@ -60,8 +63,9 @@ class NeuralProcess(FeatureLearner):
         if targets not in ("query", "both"):
             raise ValueError(f"targets={targets}: must be query or both")
         remove_head(self.model, type(self).__name__)
+        self.skip = skip and len(family.x_shape) == 1 and any(True for _ in self.model.parameters())
         with torch.no_grad():
-            self.inputs = self.model(torch.zeros(2, *family.x_shape)).shape[1]  # features of one input
+            self.inputs = self.features(torch.zeros(2, *family.x_shape)).shape[1]  # features of one input
         self.keep(normalise)
         self.sigma_floor, self.targets = sigma_floor, targets
         y_dim = family.y_dim if self.regression else 0
@@ -84,9 +88,9 @@ class NeuralProcess(FeatureLearner):
         return 1
 
     def features(self, x: Tensor) -> Tensor:
-        """[n, *x_shape] -> [n, d]: the network without its head."""
+        """[n, *x_shape] -> [n, d]: the network without its head, and with `skip` x itself."""
         z: Tensor = self.model(x)
-        return z
+        return torch.cat((z, x), -1) if self.skip else z
 
     def encode(self, z: Tensor, y: Tensor) -> Tensor:
         """Each support example by itself: [n, d], [n, y_dim] -> [n, width]."""

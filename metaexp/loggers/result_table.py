@@ -45,6 +45,8 @@ def print_result(
     for metric, value in result["test"].items():
         if lost := value.get("diverged", 0):
             below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
+    if result.get("doubt"):
+        below.insert(0, f"doubt        {result['doubt']}")
     if speed:
         rate = speed.get("meta_steps_per_s")
         below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))

@@ -15,11 +15,14 @@ from metaexp.loggers.result_table import print_result
 from metaexp.metrics import declared, direction
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.checkpoints import Checkpoints, Continuation
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Experiment
 from metaexp.training.control import Control
+from metaexp.training.doubt import doubt
+from metaexp.training.expectation import expectation
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names
@@ -64,6 +67,8 @@ def train_and_test(
             _restore_callbacks(experiment.callbacks, found)
             loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
             if learner.trains and not record.finished(config["steps"]):
+                if said := expectation(training, config["steps"] - record.step):
+                    progress.note(said)
                 _fit(trainer, training, flag)
             if experiment.rank > 0:
                 return {}
@@ -72,6 +77,9 @@ def train_and_test(
             result = final_test(experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial)
         except Interrupted as stop:
             raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
+        if learner.trains:
+            known = {name: metric.larger_is_better for name, metric in declared(learner).items()}
+            result["doubt"] = doubt(read_rows(folder.path), known, record.step)
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(flat_settings(config), result["test"], record.step)
