@@ -47,7 +47,7 @@ def test_both_targets_and_the_record():
 
 
 def test_behind_a_network_the_mean_learns_at_default_settings():
-    """With torch's initial weights the deviation learns the spread of the targets, 4, and the mean stays where it is."""
+    """With torch's initial weights the deviation learns the targets' spread and the mean stays where it is."""
 
     def trained(*typed):
         config = load(["algo=cnp", "task=linear", "model=mlp", "device=cpu", "compile=false", "steps=150", *typed])
