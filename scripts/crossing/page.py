@@ -3,6 +3,7 @@
 # ruff: noqa: E501
 import math
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 FLOORS = ("mean", "scratch", "untrained")  # what a cell must beat to learn; the neighbour stands beside
@@ -16,8 +17,9 @@ def verdict(name: str, row: dict[str, Any], reasons: dict[str, str]) -> tuple[st
     missed = [floor for floor in FLOORS if not beats(row, floor)]
     if not missed:
         return "learns", "" if beats(row, "neighbour") else "not better than its nearest neighbour"
-    if name in reasons:
-        return "cannot", reasons[name]
+    for pattern, reason in reasons.items():
+        if name == pattern or (fnmatchcase(name, pattern) and missed == ["scratch"]):
+            return "cannot", reason
     if "mean" in missed or "untrained" in missed:
         return "at chance", f"not better than {', '.join(missed)}"
     return "below scratch", "better than mean and the untrained network; " + cause(row)

@@ -28,6 +28,8 @@ def test_a_cell_learns_if_its_paired_intervals_exclude_0_on_the_right_side() -> 
     assert page.verdict("a:b", row(1.7), {})[0] == "below scratch"
     assert page.verdict("a:b", row(1.95), {}) == ("at chance", "not better than mean, scratch, untrained")
     assert page.verdict("a:b", row(1.95), {"a:b": "why"}) == ("cannot", "why")
+    assert page.verdict("a:b", row(1.95), {"*:b": "why"})[0] == "at chance"  # a reason for scratch excuses no chance
+    assert page.verdict("a:b", row(0.95), {"*:b": "why"}) == ("cannot", "why")
     assert page.verdict("a:b", {"failed": "a line"}, {}) == ("failed", "a line")
 
 
