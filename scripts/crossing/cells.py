@@ -64,7 +64,7 @@ def affordable(cell: Cell) -> tuple[int, float]:
         start = time.process_time()
         training.advance(index)
         times.append(time.process_time() - start)
-        if time.process_time() - began > 0.1 * cell.budget:
+        if index >= 2 and time.process_time() - began > 0.1 * cell.budget:  # the first step warms up
             break
     each = float(np.median(times[1:] or times))
     steps = max(1, min(config["steps"], int(cell.budget / each)))
