@@ -24,8 +24,10 @@ def expectation(training: Any, remaining: int) -> str | None:
     if remaining < LEAST_STEPS or learner.family.device.type != "cpu":
         return None
     few = min(FEW, tasks)
-    _measured(learner, 1)  # warms up
-    one, some = _measured(learner, 1), _measured(learner, few)
+    forget_peak()
+    before = peak_mb()  # memory that a measurement frees is kept for the next: what counts is the peak above this
+    _measured(learner, 1, before)  # warms up
+    one, some = _measured(learner, 1, before), _measured(learner, few, before)
     at_once = piece_size(learner.mapping, tasks)
     megabytes = _line(one[1], some[1], few, at_once)
     seconds = _line(one[0], some[0], few, tasks) * training.accumulate
@@ -44,11 +46,10 @@ def _line(one: float, some: float, few: int, tasks: int) -> float:
     return one + (tasks - 1) * max(some - one, 0.0) / max(few - 1, 1)
 
 
-def _measured(learner: Any, tasks: int) -> tuple[float, float]:
-    """Seconds and MB of the meta-gradient of so many tasks."""
+def _measured(learner: Any, tasks: int, before: float) -> tuple[float, float]:
+    """Seconds of the meta-gradient of so many tasks, and the peak so far in MB above `before`."""
     params = {name: p.detach() for name, p in learner.meta_parameters().items()}
     episode = learner.train_batch(torch.arange(tasks, device=learner.family.device))
-    forget_peak()
-    before, start = peak_mb(), time.perf_counter()
+    start = time.perf_counter()
     learner.meta_gradient(params, episode)
     return time.perf_counter() - start, peak_mb() - before
