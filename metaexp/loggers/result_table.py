@@ -47,6 +47,8 @@ def print_result(
         if lost := value.get("diverged", 0):
             below.insert(0, f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
     below[:0] = _warnings(result)
+    if result.get("doubt"):
+        below.insert(0, f"doubt        {result['doubt']}")
     if speed.get("seconds") is not None:
         rate = speed.get("meta_steps_per_s")
         below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))

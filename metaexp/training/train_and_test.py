@@ -16,6 +16,7 @@ from metaexp.loggers.result_table import print_result
 from metaexp.metrics import declared, direction
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.checkpoints import Checkpoints, Continuation
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
@@ -25,6 +26,8 @@ from metaexp.training.checkpoint_form import restore_callbacks
 from metaexp.training.choices import choices_line, choices_of
 from metaexp.training.control import Control
 from metaexp.training.distributed import end_children, no_orphans, tell_lightning
+from metaexp.training.doubt import doubt
+from metaexp.training.expectation import expectation
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names
@@ -77,6 +80,8 @@ def train_and_test(
             loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
             with no_orphans(trainer):
                 if learner.trains and not record.finished(config["steps"]):
+                    if rank == 0 and (said := expectation(training, config["steps"] - record.step)):
+                        progress.note(said)
                     _fit(trainer, training, flag)
                 _stopped_early(config, folder, record, control.over_time, flag)
         group = Group.current()  # by now with those that Lightning has started
@@ -90,6 +95,9 @@ def train_and_test(
         end_children(trainer, wait=True)
         if rank > 0:
             return {}
+        if learner.trains:
+            known = {name: metric.larger_is_better for name, metric in declared(learner).items()}
+            result["doubt"] = doubt(read_rows(folder.path), known, record.step)
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
         result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
