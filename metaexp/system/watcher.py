@@ -75,7 +75,7 @@ class Watcher:
             if not self._wakeup:  # an event loop of the caller's needs it
                 signal.set_wakeup_fd(before)
         if self.seconds:
-            self._due = time.monotonic() + self.seconds / 20
+            self._due = 0.0
             self._handler = _exit_at_signal_8()
         self._waiting = threading.Thread(target=self._obey, args=(orders[0],), daemon=True)
         self._waiting.start()

@@ -70,7 +70,8 @@ class Watch:
     """
 
     def __init__(self, seconds: float, now: float):
-        self.seconds, self.beat, self.looked = seconds, now, now
+        self.seconds, self.looked = seconds, now
+        self.beat = float("inf")  # the time counts from the first sign of life, when training begins
         self.first: dict[int, float] = {}  # when each kind of signal came first
         self.due, self.code = float("inf"), 0  # when to end the run, and its exit code
 
@@ -86,7 +87,7 @@ class Watch:
     def look(self, now: float, stopped: bool) -> None:
         """Call it at least every `pause` seconds."""
         if stopped or now - self.looked > self.pause() + 1:  # this process was suspended, too
-            self.beat = now
+            self.beat = max(now, self.beat)
         self.looked = now
         if self.seconds and now - self.beat > self.seconds and not self.code:
             self.due, self.code = now, HUNG

@@ -84,6 +84,7 @@ class Control(L.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """From here on, signals end the run between two steps."""
         self.flag.hold()
+        self.flag.beat()
         self._entered = self._saved = time.monotonic()
         self.trainer = trainer
 

@@ -108,9 +108,10 @@ def test_a_second_signal_ends_a_step_that_hangs(
     assert f"metaexp: {found['error']}" in ended.err
     assert (f"{Path(__file__).parents[1]}/forks.py" in str(found["error"])) == (hang == HANGS)
     assert max(folder.glob("checkpoints/step=*.ckpt")).name == "step=000000010.ckpt"
-    ended = forks(f"resume={folder}", cwd=tmp_path)
-    assert ended.code == 0, ended.err
-    assert "resumed at step 10 of 40" in ended.err
+    if hang == STUCK:  # once is enough: whatever ended it, the folder is the same
+        ended = forks(f"resume={folder}", cwd=tmp_path)
+        assert ended.code == 0, ended.err
+        assert "resumed at step 10 of 40" in ended.err
 
 
 @pytest.mark.parametrize("hang", [HANGS, STUCK])
@@ -128,7 +129,7 @@ def test_the_watchdog_ends_a_step_that_hangs(hang: int, forks: Forks, tmp_path: 
 
 
 def test_a_run_that_goes_on_is_left_alone_by_the_watchdog(forks: Forks, tmp_path: Path) -> None:
-    ended = forks(*SHORT, "steps=200000", "compile=false", "watchdog=1", "time_limit=2.5", cwd=tmp_path)
+    ended = forks(*SHORT, "steps=200000", "compile=false", "watchdog=3", "time_limit=4.5", cwd=tmp_path)
     assert ended.code == 124, ended.err
     ended = forks(f"resume={only_run(tmp_path)}", "watchdog=abc", cwd=tmp_path)
     assert (ended.code, ended.err) == (2, "metaexp: watchdog=abc: must be a number above 0 or null\n")

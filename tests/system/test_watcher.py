@@ -38,12 +38,18 @@ def test_what_it_decides() -> None:
 def test_when_a_run_hangs() -> None:
     def looks(*times: float, beats: tuple[float, ...] = (), stopped: tuple[float, ...] = ()) -> int:
         watch = Watch(5.0, 0.0)
+        watch.look(0.5, False)
+        watch.read(BEAT, 0.0)
         for now in sorted({*times, *beats}):
             if now in beats:
                 watch.read(BEAT, now)
             watch.look(now, now in stopped)
         return watch.code
 
+    watch = Watch(5.0, 0.0)
+    for now in range(100):  # before training begins
+        watch.look(now, now == 50)
+    assert watch.code == 0
     every = [step / 2 for step in range(1, 30)]
     assert looks(*every[:10]) == 0  # up to 5 s
     assert looks(*every[:11]) == 8
