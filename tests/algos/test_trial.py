@@ -146,6 +146,29 @@ def test_another_result_under_vmap_is_noticed():
         typed.settle(episodes)
 
 
+class CalledNorm(nn.Module):
+    """Batch norm as a function with scale and shift: torch 2.13 differentiates it twice wrongly under vmap."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 8), nn.Linear(8, 1)
+        self.scale, self.shift = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        return self.head(torch.tanh(F.batch_norm(self.body(x), None, None, self.scale, self.shift, training=True)))
+
+
+def test_a_wrong_second_derivative_under_vmap_is_noticed():
+    typed, learner = (new(lambda f, m=m: MAKE(f, CalledNorm(), mapping=m), sines()) for m in ("vmap", "auto"))
+    episodes = learner.family.sample("train", torch.arange(3))
+    message = r"^mapping=vmap: under vmap the meta-gradient is wrong by .*take mapping=loop"
+    with pytest.raises(ValueError, match=message):
+        typed(episodes)
+    learner(episodes)
+    assert learner.mapping == "loop"
+    assert finite_difference(learner, episodes._replace(info={}), step=1e-4) < 1e-6
+
+
 def test_the_modes_of_the_test_with_a_recurrent_network_and_batch_norm():
     """Each query apart with the support set, one after the other: the value against a loop written here."""
 
