@@ -289,6 +289,7 @@ def test_a_killed_job_takes_only_itself(fake: Callable[..., Any], train: Command
     assert "0_seed=17: killed by SIGKILL" in result.stderr
 
 
+@pytest.mark.tier("launchers")
 def test_a_killed_worker_takes_no_job(fake: Callable[..., Any], train: Command) -> None:
     """Joblib ends all workers then; their jobs go on, and what has not been started runs in the sweep."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
