@@ -47,7 +47,7 @@ def small_mlp(x_shape, out):
     ("make", "family"),
     [
         (lambda f: MAML(f, Net, inner_lr=0.05), lambda: pictures(side=4)),
-        (lambda f: MAML(f, Net, inner_lr=0.05, inner_steps=2, mapping="loop"), lambda: Sine(4, 4)),
+        (lambda f: MAML(f, Net, inner_lr=0.05, mapping="loop"), lambda: Sine(3, 2)),
         (lambda f: MAML(f, small_mlp, first_order=True), lambda: Sine(4, 4)),
         (lambda f: ProtoNet(f, small_mlp), lambda: pictures(side=4, test={"ways": 5})),
         (lambda f: CNP(f, small_mlp, width=6), lambda: GP(shots=[0, 6], queries=4, bucket=25)),
