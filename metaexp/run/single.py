@@ -119,7 +119,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
     try:
         watcher = _watcher(run_folder, config, own_process)
         peers = _lost_as_one_line(ranks, config["device"], how)
-        with _end_in_status(run_folder), StopFlag(watcher) as flag, peers:
+        with StopFlag(watcher) as flag, _end_in_status(run_folder), peers:
             result = train_and_test(experiment, run_folder, resumed, flag, started)
             return Finished(run_folder.path, result)
     except ConfigError:
