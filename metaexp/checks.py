@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from numbers import Integral
+from shlex import quote
 from typing import Any
 
 
@@ -14,6 +15,24 @@ def whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name}={value}: must be at least {least}")
 
 
+def printable(text: str) -> str:
+    r"""The text as one line that a terminal only shows: control characters, escape sequences, changes of the writing
+    direction and bytes that are no text stand there as \x1b, \u202e."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def shell(word: str) -> str:
+    """A word as it can be pasted into a shell, in one line: quoted where it must be, as $'...' if not shown."""
+    if word.isprintable():
+        return quote(word)
+    shown = (c if c.isprintable() else _bytes(c) for c in word.replace("\\", "\\\\").replace("'", "\\'"))
+    return f"$'{''.join(shown)}'"
+
+
+def _bytes(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
 def _likeness(word: str, name: str) -> float:
     # Compare the letters in order and sorted: a swapped pair of letters should cost little.
     pairs = ((word, name), ("".join(sorted(word)), "".join(sorted(name))))
@@ -23,7 +42,7 @@ def _likeness(word: str, name: str) -> float:
 def nearest(word: str, names: Iterable[str]) -> str:
     """'; did you mean X?' with the name most similar to `word`, or an empty string if none is similar."""
     best = max(names, key=lambda name: _likeness(word, name), default="")
-    return f"; did you mean {best}?" if _likeness(word, best) > 0.6 else ""
+    return f"; did you mean {best}?" if best and _likeness(word, best) > 0.6 else ""
 
 
 def show(value: Any) -> str:

@@ -240,7 +240,8 @@ def described(kind: Any, short: bool = False) -> str:
     if origin is Annotated:
         base = described(args[0], short)
         rules = [str(rule) for rule in args[1:] if isinstance(rule, Limit)]
-        return base if short else " ".join([base, *(f"of {r}" if r.startswith("at ") else r for r in rules)])
+        said = " and ".join(rules)
+        return base if short or not said else f"{base} {'of ' if said.startswith('at ') else ''}{said}"
     if origin is NotRequired:
         return described(args[0], short)
     if origin in (Union, UnionType):

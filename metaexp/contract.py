@@ -5,7 +5,8 @@
     def test_my_method():
         check_learner(lambda family: MyMethod(family, partial(MLP, hidden=[8])), Sine(shots=5, queries=5))
 
-All checks run in float64 on the CPU, and raise AssertionError with a message about what is wrong.
+All checks run in float64 on the CPU, and raise AssertionError with a message about what is wrong. `audit` asks further
+questions and returns a table instead: are the numbers of a learner on a family to be trusted?
 """
 
 import copy
@@ -19,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.base import MODES, MetaLearner
 from metaexp.algos.views import Heatmap, Scatter
+from metaexp.audit.auditor import audit
+from metaexp.audit.measures import finite_differences, largest, largest_difference, parameters, rows, task
 from metaexp.evaluation.scores import evaluate, score, validator
 from metaexp.mapping import map_tasks
 from metaexp.outer.meta_training import MetaTraining
@@ -26,6 +29,10 @@ from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples
 
+__all__ = [
+    "audit", "check_family", "check_learner", "check_model", "finite_differences", "largest", "largest_difference",
+    "new", "parameters", "pictures", "rows", "task",
+]  # fmt: skip
 SPLITS = ("train", "val", "test")
 Make = Callable[[TaskFamily], MetaLearner]
 
@@ -42,61 +49,11 @@ def pictures(side: int = 8, ways: int = 3, shots: int = 2, queries: int = 2, **s
     return family
 
 
-def task(episode: Episode, index: int) -> Episode:
-    """One task of a meta-batch, without the task dimension."""
-    support, query = (Examples(part.x[index], part.y[index]) for part in (episode.support, episode.query))
-    return Episode(support, query, episode.key[index], {name: value[index] for name, value in episode.info.items()})
-
-
-def rows(examples: Examples, order: Any) -> Examples:
-    """The given rows of one task's examples."""
-    return Examples(examples.x[order], examples.y[order])
-
-
 def new(make: Make, family: TaskFamily, seed: int = 0) -> MetaLearner:
     """A learner in float64, with weights drawn with this seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(family).to(torch.float64)
-
-
-def parameters(learner: MetaLearner) -> dict[str, Tensor]:
-    """Copies of the meta-parameters."""
-    return {name: p.detach().clone() for name, p in learner.meta_parameters().items()}
-
-
-def largest_difference(a: Any, b: Any) -> float:
-    """Largest |a - b| over all leaves of two trees of tensors, relative to max(1, largest |b|); NaN if any leaf is."""
-    pairs = [(x.detach(), y.detach()) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
-    scale = largest([1.0, *(float(y.abs().max()) for _, y in pairs if y.numel())])
-    return largest([float((x - y).abs().max()) for x, y in pairs if x.numel()]) / scale
-
-
-def largest(values: list[float]) -> float:
-    """Like `max`, but NaN if any value is (Python's `max` may miss it), and 0 for an empty list."""
-    return float(torch.tensor([0.0, *values], dtype=torch.float64).max())
-
-
-def finite_differences(learner: MetaLearner, episode: Episode, directions: int = 3, step: float = 1e-6) -> float:
-    """Largest relative error of the meta-gradient against central differences of the meta-loss.
-
-    The differences are along random directions in the space of the meta-parameters. Only for methods whose
-    meta-gradient IS the gradient of their meta-loss (not FOMAML, not Reptile).
-    """
-    start = parameters(learner)
-    gradient = learner.meta_gradient(start, episode)[0]
-    draw = torch.Generator().manual_seed(0)
-    errors = []
-    for _ in range(directions):
-        along = {k: torch.randn(p.shape, generator=draw, dtype=p.dtype) for k, p in start.items()}
-        up, down = (
-            learner.meta_gradient({k: p + sign * step * along[k] for k, p in start.items()}, episode)[1]
-            for sign in (1, -1)
-        )
-        numeric = float(up - down) / (2 * step)
-        exact = float(sum((gradient[k] * along[k]).sum() for k in start))
-        errors.append(abs(numeric - exact) / abs(numeric))
-    return largest(errors)
 
 
 # --- families -------------------------------------------------------------------------------------------------------
@@ -262,10 +219,12 @@ def _check_path(learner: MetaLearner) -> None:
 
 def _check_meta_loss(learner: MetaLearner, tasks: int) -> None:
     """Finite, with a finite gradient, over all tasks; over the first few, the same under every mapping of tasks."""
-    learner.set_mapping("vmap", "cpu")
+    learner.settle()
+    mappings: tuple[str | int, ...] = () if learner.mapping_reason else ("vmap", 3)
+    learner.set_mapping(mappings[0] if mappings else "loop", "cpu", tried=True)
     batch = learner.train_batch(torch.arange(tasks))._replace(info={})
     with torch.no_grad():
-        losses, _ = map_tasks(learner.meta_loss, batch, "vmap")
+        losses, _ = map_tasks(learner.meta_loss, batch, learner.mapping)
     assert losses.shape == (tasks,)
     assert losses.isfinite().all(), f"meta-loss not finite on tasks {(~losses.isfinite()).nonzero().flatten().tolist()}"
     gradient, value, _ = learner.meta_gradient(parameters(learner), batch)
@@ -274,12 +233,12 @@ def _check_meta_loss(learner: MetaLearner, tasks: int) -> None:
     assert abs(float(value - losses.mean())) < 1e-10 * max(1.0, abs(float(value)))
     few = learner.train_batch(torch.arange(10))._replace(info={})
     found = {}
-    for mapping in ("vmap", 3, "loop"):
-        learner.set_mapping(mapping, "cpu")
+    for mapping in (*mappings, "loop"):
+        learner.set_mapping(mapping, "cpu", tried=True)
         found[mapping] = learner.meta_gradient(parameters(learner), few)[:2]
-    for mapping in ("vmap", 3):
+    for mapping in mappings:
         assert largest_difference(found[mapping], found["loop"]) < 1e-10, f"{mapping} and loop differ"
-    learner.set_mapping("auto", "cpu")
+    learner.set_mapping("loop" if learner.mapping_reason else "auto", "cpu", tried=True)
     no_queries = few._replace(query=Examples(few.query.x[:, :0], few.query.y[:, :0]))
     gradient, value, _ = learner.meta_gradient(parameters(learner), no_queries)
     assert value.isfinite(), "meta-loss not finite without queries"

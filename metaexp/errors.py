@@ -19,6 +19,10 @@ class ConfigError(MetaexpError):
     exit_code = 2
 
 
+class NothingLearnedError(ConfigError, ValueError):
+    """The meta-gradient is exactly zero: nothing is connected to what is learned."""
+
+
 class DataError(MetaexpError):
     """Missing, damaged or unreadable data; the message names the file or folder and how to get it."""
 
@@ -49,6 +53,18 @@ class SpaceError(MetaexpError):
     exit_code = 7
 
 
+class HangError(MetaexpError):
+    """No step ended within `watchdog` seconds; the last checkpoint is what is kept."""
+
+    exit_code = 8
+
+
+class PeerError(MetaexpError):
+    """Another process of a distributed run has ended or has not answered in time; the last checkpoint is kept."""
+
+    exit_code = 9
+
+
 class TimeLimitError(MetaexpError):
     """The run's own `time_limit` was reached; the checkpoint is written."""
 
@@ -62,6 +78,6 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(Interrupted):
-    """SIGTERM, handled like Ctrl-C."""
+    """SIGTERM, SIGHUP or SIGUSR1, handled like Ctrl-C."""
 
     exit_code = 143

@@ -1,20 +1,26 @@
-"""A trained run as an object that learns a new task: `metaexp.load(folder).fit(x, y).predict(x)`, NumPy in and out."""
+"""A trained run as an object that learns a new task: `metaexp.load(folder).fit(x, y).predict(x)`, NumPy in and out.
 
+The estimators keep the conventions of scikit-learn without needing it: `get_params`, `set_params` and `clone`, tags,
+pickling, names of features, `score`. Parameters are what the constructor takes; a run is read when it is first needed.
+"""
+
+import copy
+import inspect
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metaexp.algos.base import MODES
-from metaexp.evaluation.scores import validator
 from metaexp.random import task_keys
-from metaexp.run.restore import load_weights, open_config, restore
-from metaexp.training.trainer import quiet
+from metaexp.run.source import Source, one_of
+from metaexp.tasks.data.tables import check_names, column_names, numbers
 from metaexp.types import Examples
 
 CHUNK, SINGLE = 1000, 100  # inputs predicted at once, and the same if each comes with a copy of the support set
@@ -26,6 +32,7 @@ def load(
     weights: str | None = None,
     device: str = "cpu",
     normalise: str = "single",
+    steps: int | None = None,
     trust: Sequence[str] = (),
 ) -> "Classifier | Regressor":
     """The trained learner of a run folder, finished or not, as an estimator with the conventions of scikit-learn.
@@ -39,53 +46,137 @@ def load(
         device: "cpu", "gpu", "mps" or "auto".
         normalise: where batch norms take their statistics when predicting: "single" (the support set and one input at
             a time), "support" (the support set) or "queries" (all inputs of a call). Other models ignore it.
+        steps: inner steps of `fit`; None: as many as the run's own test takes.
         trust: packages outside metaexp whose classes the run's settings may name.
 
     Raises:
         ValueError: an argument out of range.
         ConfigError, CheckpointError, DataError: see `metaexp.errors`.
     """
-    for name, value, words in (("weights", weights, (None, "best", "last")), ("normalise", normalise, MODES)):
-        if value not in words:
-            raise ValueError(f"{name}={value}: must be one of {', '.join(map(str, words))}")
-    quiet()
-    folder = Path(run).expanduser()
-    config = open_config(folder, [trust] if isinstance(trust, str) else trust)
-    config["device"] = config["device"] | {"accelerator": device}
-    threads = torch.get_num_threads()
-    try:
-        restored = restore(folder, config, without_data=True)
-    finally:
-        torch.set_num_threads(threads)  # keep the thread count of the caller's process, which restoring a run changes
-    learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
-    make = Classifier if restored.parts.family.classification else Regressor
-    made = make(learner, restored.parts.device, str(config["device"]["precision"]), normalise)
-    made.folder, made.step, made.choices = folder, step, dict(config["choices"])
-    with made._computing():
-        learner.finish(validator(learner))  # as before the test: a fine-tuning rate is chosen on validation tasks
+    source = Source.read(run, weights, device, trust)
+    kind = Classifier if source.learner.family.classification else Regressor
+    made = kind(run, weights=weights, device=device, normalise=normalise, steps=steps, trust=trust)
+    made._source = source
+    made._checked()
     return made
+
+
+class Fitted(NamedTuple):
+    """What `fit` learned; settings that are changed later count from the next `fit`."""
+
+    source: Source
+    adapted: Any
+    support: Examples
+    mode: str
 
 
 class Estimator(ABC):
     """Base of both estimators: `fit` adapts the learner to one task, as at test; a second `fit` replaces the first.
 
+    The arguments are those of `load`, which chooses the class, and are the parameters that `get_params` names.
+
     Attributes:
-        x_shape: shape of one input; folder, step, choices: where the estimator comes from.
+        n_features_in_: numbers in one input; feature_names_in_: the columns, if `fit` got a frame.
+        learner, x_shape, folder, step, choices: the run, shape of one input, where the run comes from.
     """
 
-    def __init__(self, learner: Any, device: torch.device, precision: str = "32", normalise: str = "single"):
-        self.learner, self.device, self.precision = learner.eval(), device, precision
-        modes = learner.modes([normalise])
-        self._mode = next(iter(modes.values()))
-        self.x_shape: tuple[int, ...] = tuple(learner.family.x_shape)
-        self.folder: Path | None = None
-        self.step: int | None = None
-        self.choices: dict[str, Any] = {}
-        self._fitted: tuple[Any, Examples] | None = None
+    _source: Source | None = None
+    _fitted: Fitted | None = None
+    feature_names_in_: np.ndarray
+    n_features_in_: int
+    _estimator_type: str
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        weights: str | None = None,
+        device: str = "cpu",
+        normalise: str = "single",
+        steps: int | None = None,
+        trust: Sequence[str] = (),
+    ):
+        self.run, self.weights, self.device, self.normalise = run, weights, device, normalise
+        self.steps, self.trust = steps, trust
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> Source:
+        """The run, read again if the parameters name another one."""
+        asked = (Path(self.run).expanduser().absolute(), self.weights, self.device, self.trust)
+        if self._source is None or self._source.asked != asked:
+            read = Source.read(self.run, self.weights, self.device, self.trust)
+            if read.learner.family.classification != (self._estimator_type == "classifier"):
+                raise ValueError(f"run={self.run}: no run for a {type(self).__name__}; metaexp.load chooses the class")
+            self._source = read
+        return self._source
+
+    learner = property(lambda self: self.source.learner)
+    x_shape = property(lambda self: tuple(self.source.learner.family.x_shape))
+    folder = property(lambda self: self.source.folder)
+    step = property(lambda self: self.source.step)
+    choices = property(lambda self: self.source.choices)
 
     def __repr__(self) -> str:
+        if self._source is None:
+            return f"{type(self).__name__}(run={str(self.run)!r})"
         names = "".join(f"{key}={self.choices[key]}, " for key in ("algo", "task") if key in self.choices)
         return f"{type(self).__name__}({names}x_shape={self.x_shape}, step={self.step})"
+
+    def _checked(self) -> str:
+        """Check the parameters; returns the normalisation mode in use."""
+        one_of("normalise", self.normalise, MODES)
+        whole = isinstance(self.steps, Integral) and not isinstance(self.steps, bool) and self.steps >= 0
+        if self.steps is not None and not whole:
+            raise ValueError(f"steps={self.steps}: must be a whole number of at least 0, or None")
+        return str(next(iter(self.learner.modes([self.normalise]).values())))
+
+    # -- what scikit-learn asks for ----------------------------------------------------------------------------------
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return list(inspect.signature(cls).parameters)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self, **params: Any) -> "Estimator":
+        """Change parameters; they count from the next `fit`. Raises ValueError for one that does not exist."""
+        for name in params:
+            if name not in self._names():
+                raise ValueError(f"{name}: no parameter of {type(self).__name__}; there are {', '.join(self._names())}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> "Estimator":
+        """An estimator with the same parameters that is not fitted; it shares the run, as it was read."""
+        made = type(self)(**copy.deepcopy(self.get_params(deep=False)))
+        if self._source is not None:
+            made._source = self._source
+        return made
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._fitted is not None
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        x_shape, y_dim = (self.x_shape, self.learner.family.y_dim) if self._source else ((1,), 1)
+        regression = self._estimator_type == "regressor"
+        several = regression and y_dim > 1
+        return Tags(
+            estimator_type=self._estimator_type,
+            target_tags=TargetTags(required=True, multi_output=several, single_output=not several),
+            # Tasks unlike those that the run was trained on cannot be learned.
+            regressor_tags=RegressorTags(poor_score=True) if regression else None,
+            classifier_tags=None if regression else ClassifierTags(poor_score=True),
+            input_tags=InputTags(two_d_array=len(x_shape) == 1, three_d_array=len(x_shape) == 2),
+        )
+
+    # -- learning a task ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
@@ -97,61 +188,72 @@ class Estimator(ABC):
 
         Raises ValueError for invalid shapes, numbers of classes or values.
         """
-        inputs = self._inputs(x)
+        source, mode, names = self.source, self._checked(), column_names(x)
+        inputs, learner = self._inputs(x, source), source.learner
         if len(inputs) == 0:
             raise ValueError("x: no examples; fit needs at least one")
+        if y is None:
+            raise ValueError("fit requires y to be passed, but the target y is None")
         targets, told = self._targets(y, len(inputs))
-        support = Examples(inputs, targets.to(self.device, self.learner.family.dtype))
-        key = task_keys(0, "test", torch.zeros(1, dtype=torch.int64, device=self.device))[0]
-        with self._computing():
-            adapted = self.learner.path(support, key, self.learner.steps_at_test(len(inputs)))[-1]
-        self._fitted = adapted, support
-        for name, value in told.items():
+        support = Examples(inputs, targets.to(source.device, learner.family.dtype))
+        key = task_keys(0, "test", torch.zeros(1, dtype=torch.int64, device=source.device))[0]
+        steps = learner.steps_at_test(len(inputs)) if self.steps is None else int(self.steps)
+        with source.computing():
+            path = learner.path(support, key, steps)
+        if self.steps is not None and len(path) != steps + 1:
+            raise ValueError(f"steps={steps}: {type(learner).__name__} takes no inner steps; leave it out")
+        self._fitted = Fitted(source, path[-1], support, mode)
+        self.__dict__.pop("feature_names_in_", None)
+        told |= {} if names is None else {"feature_names_in_": names}
+        for name, value in (told | {"n_features_in_": int(np.prod(self.x_shape))}).items():
             setattr(self, name, value)
         return self
 
     def _predict(self, x: Any) -> np.ndarray:
         """[m, *x_shape] -> the learner's predictions, float64 [m, out]."""
         if self._fitted is None:
-            raise ValueError("predict before fit: call fit(x, y) with the examples of the task first")
-        adapted, support = self._fitted
-        inputs = self._inputs(x)
-        size = {"queries": max(len(inputs), 1), "single": SINGLE}.get(self._mode, CHUNK)
+            raise _not_fitted("predict before fit: call fit(x, y) with the examples of the task first")
+        source, adapted, support, mode = self._fitted
+        if said := check_names(getattr(self, "feature_names_in_", None), column_names(x), type(self).__name__):
+            warnings.warn(said)
+        inputs = self._inputs(x, source)
+        size = {"queries": max(len(inputs), 1), "single": SINGLE}.get(mode, CHUNK)
         pieces = inputs.split(size)
-        with self._computing():
-            made = torch.cat([self.learner.predict_as(self._mode, adapted, support, piece) for piece in pieces])
+        with source.computing():
+            made = torch.cat([source.learner.predict_as(mode, adapted, support, piece) for piece in pieces])
         return made.double().cpu().numpy()
 
-    def _inputs(self, x: Any) -> Tensor:
+    def _inputs(self, x: Any, source: Source) -> Tensor:
         """An array as inputs on the device, scaled like the family's own."""
-        array = _numbers("x", x)
-        if array.shape[1:] != self.x_shape or array.ndim == 0:
-            wanted = ", ".join(["n", *map(str, self.x_shape)])
-            reshape = f"x.reshape({', '.join(['-1', *map(str, self.x_shape)])})"
-            fits = array.ndim > 0 and array.size == array.shape[0] * int(np.prod(self.x_shape))
+        array, family = numbers("x", x), source.learner.family
+        x_shape = tuple(family.x_shape)
+        if array.shape[1:] != x_shape or array.ndim == 0:
+            wanted = ", ".join(["n", *map(str, x_shape)])
+            reshape = f"x.reshape({', '.join(['-1', *map(str, x_shape)])})"
+            fits = array.ndim > 0 and array.size > 0 and array.size == array.shape[0] * int(np.prod(x_shape))
             hint = f"; {reshape} makes it so" if fits else ""
             raise ValueError(f"x has shape {list(array.shape)}: must be [{wanted}]{hint}")
-        family = self.learner.family
         values = torch.from_numpy(array.astype(np.float64))
-        if family.bytes and (array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.max(initial=0) > 1)):
-            values = values / 255  # like the run's own images, which are bytes too
+        white = family.white or 255 * family.bytes  # the run's own inputs are pictures of whole numbers, too
+        if white and array.dtype == np.uint8:
+            values = values / 255
+        elif white and array.dtype == np.uint16 and (white != 255 or array.max(initial=0) > 255):
+            values = values / 65535
+        elif white and array.dtype.kind in "iu" and array.max(initial=0) > 1:
+            values = values / white
         if hasattr(family, "x_mean"):
             values = (values - family.x_mean) / family.x_std
-        return values.to(self.device, family.dtype)
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with torch.no_grad(), _precision(self.precision, self.device):
-            yield
+        return values.to(source.device, family.dtype)
 
 
 class Regressor(Estimator):
     """See `load`. `predict` returns [m] if `fit` got y [n], otherwise [m, y_dim]."""
 
+    _estimator_type = "regressor"
     _flat: bool
 
     def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
-        array, y_dim = _numbers("y", y).astype(np.float64), self.learner.family.y_dim
+        array, y_dim = numbers("y", y).astype(np.float64), self.learner.family.y_dim
         if array.shape != (n, y_dim) and not (array.shape == (n,) and y_dim == 1):
             wanted = f"[{n}] or [{n}, 1]" if y_dim == 1 else f"[{n}, {y_dim}]"
             raise ValueError(f"y has shape {list(array.shape)}: must be {wanted}, one row for each of x")
@@ -164,25 +266,28 @@ class Regressor(Estimator):
 
         Raises ValueError for a wrong shape, before `fit`, or if the run predicts no standard deviation.
         """
-        made, y_dim = self._predict(x), self.learner.family.y_dim
+        made = self._predict(x)
+        family = self._fitted.source.learner.family  # type: ignore[union-attr]
+        y_dim = family.y_dim
         gaussian = made.shape[1] == 2 * y_dim  # means, then standard deviations
         if return_std and not gaussian:
             raise ValueError("return_std=True: this run predicts no standard deviation")
         mean, std = made[:, :y_dim], made[:, y_dim:]
-        family = self.learner.family
         if hasattr(family, "y_mean"):
             scale = family.y_std.cpu().numpy()
             mean, std = mean * scale + family.y_mean.cpu().numpy(), std * scale if gaussian else std
         mean, std = (mean[:, 0], std[:, 0] if gaussian else std) if self._flat else (mean, std)
         return (mean, std) if return_std else mean
 
-    def score(self, x: Any, y: Any) -> float:
+    def score(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """R squared: 1 - the squared error divided by that of the mean of y, averaged over the targets."""
-        predicted, true = self.predict(x), _numbers("y", y).astype(np.float64)
+        predicted, true = self.predict(x), numbers("y", y).astype(np.float64)
         if true.size != predicted.size or len(true) != len(predicted):
             raise ValueError(f"y has shape {list(true.shape)}: must be {list(predicted.shape)}, as predict gives")
         predicted, true = (part.reshape(len(part), -1) for part in (predicted, true))
-        error, spread = ((true - predicted) ** 2).sum(0), ((true - true.mean(0)) ** 2).sum(0)
+        weight = np.ones(len(true)) if sample_weight is None else numbers("sample_weight", sample_weight)
+        centre = np.average(true, axis=0, weights=weight) if len(true) else 0.0
+        error, spread = weight @ (true - predicted) ** 2, weight @ (true - centre) ** 2
         constant = np.where(error == 0, 1.0, 0.0)  # targets that do not vary: 1 if exact, else 0
         return float(np.mean(np.where(spread > 0, 1 - error / np.where(spread > 0, spread, 1.0), constant)))
 
@@ -190,6 +295,7 @@ class Regressor(Estimator):
 class Classifier(Estimator):
     """See `load`. Labels may be any sortable values; `classes_` are those of `fit`, in order."""
 
+    _estimator_type = "classifier"
     classes_: np.ndarray
 
     def _targets(self, y: Any, n: int) -> tuple[Tensor, dict[str, Any]]:
@@ -235,36 +341,22 @@ class Classifier(Estimator):
         best: np.ndarray = self.classes_[self.predict_proba(x).argmax(1)] if self._fitted else self._predict(x)
         return best
 
-    def score(self, x: Any, y: Any) -> float:
+    def score(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of inputs whose label is predicted correctly."""
         predicted, labels = self.predict(x), np.asarray(y).reshape(-1)
         if labels.shape != predicted.shape:
             raise ValueError(
                 f"y has shape {list(np.shape(y))}: must be [{len(predicted)}], one label for each row of x"
             )
-        return float(np.mean(predicted == labels))
+        weight = None if sample_weight is None else numbers("sample_weight", sample_weight)
+        return float(np.average(predicted == labels, weights=weight))
 
 
-def _numbers(name: str, value: Any) -> np.ndarray:
-    """An array of finite numbers; tensors and lists are accepted too."""
-    value = value.detach().cpu() if isinstance(value, Tensor) else value
+def _not_fitted(text: str) -> ValueError:
+    """scikit-learn's own error, which is a ValueError too, where it is installed."""
     try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: not an array, its rows differ in length") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: holds {array.dtype}, must be numbers")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{name}: holds a value that is not finite")
-    return array
-
-
-def _precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The precision context that Lightning's trainer uses for the test of a run."""
-    from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision
-
-    if precision == "64-true":
-        return DoublePrecision().forward_context()
-    if precision == "bf16-mixed":
-        return MixedPrecision("bf16-mixed", device=device.type).forward_context()
-    return nullcontext()
+        from sklearn.exceptions import NotFittedError
+    except ImportError:
+        return ValueError(text)
+    made: ValueError = NotFittedError(text)
+    return made

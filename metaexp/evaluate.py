@@ -10,10 +10,12 @@ from metaexp.checks import nearest, show
 
 # torch and lightning are imported only after the command line has been checked.
 from metaexp.config.command_line import exit_code
-from metaexp.config.overrides import parse
+from metaexp.config.overrides import parse, typed_path, unquoted
 from metaexp.config.schema import checked_value, kind_at
 from metaexp.constraints import Misfit
 from metaexp.errors import ConfigError
+from metaexp.nested import at
+from metaexp.system.ranks import one_process
 
 SIZES = ("shots", "queries", "ways", "rotation")
 HELP = """usage: python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]
@@ -64,10 +66,11 @@ def evaluate(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     typed = read(argv)
+    one_process("metaexp.evaluate")
     from metaexp.run.restore import open_config
 
     saved = open_config(typed.run, typed.trust)
-    changed = {key: value for key, value in allowed(saved, typed.changes).items() if value != _at(saved, key)}
+    changed = {key: value for key, value in allowed(saved, typed.changes).items() if value != at(saved, key, None)}
     from metaexp.run.retest import retest  # Lightning is imported here
 
     retest(typed.run, saved, with_changes(saved, changed), changed, typed.out)
@@ -82,7 +85,7 @@ def read(argv: Sequence[str]) -> Typed:
         if word.startswith("-"):
             raise ConfigError(f"{word}: no such flag; see --help")
         if key in ("run", "out") and equals:  # paths may contain any character, so Hydra does not parse them
-            paths[key] = Path(value.strip("\"'")).expanduser()
+            paths[key] = typed_path(key, unquoted(value))
         elif not equals and Path(word).is_dir():
             paths["run"] = Path(word)
         else:
@@ -118,7 +121,7 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """
     task, device = saved["task"], saved["device"]
     keys = [f"test.{key}" for key in saved["test"]]
-    keys += [f"task.test.{key}" for key in task.get("test") or {}]
+    keys += [f"task.test.{key}" for key in task["test"]] if isinstance(task.get("test"), dict) else []
     keys += [f"task.{key}" for key in ("eval_seed", "root", "download", "verify") if key in task]
     keys += [f"algo.{key}" for key in saved["algo"] if key.startswith("test_")]
     keys += [f"device.{key}" for key in ("accelerator", "precision", "threads") if key in device]
@@ -139,17 +142,10 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if key == "test.normalise" and isinstance(value, str):
             value = [value]
         try:
-            found[key] = checked_value(value, _at(saved, key), kind_at(saved, key))
+            found[key] = checked_value(value, at(saved, key, None), kind_at(saved, key))
         except Misfit as fault:
             raise ConfigError(f"{typed}={show(value)}: {fault}") from None
     return found
-
-
-def _at(config: dict[str, Any], key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 def with_changes(saved: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

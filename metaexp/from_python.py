@@ -63,5 +63,5 @@ def start(*overrides: str, config_dir: str | os.PathLike[str] | None = None) -> 
         raise ConfigError("device.strategy=ddp: several processes are started by the command, python -m metaexp.train")
     from metaexp.run.single import run  # torch is imported only after the settings have been checked
 
-    folder, result = run(config)
+    folder, result = run(config, own_process=False)
     return Run(folder, result)

@@ -9,6 +9,9 @@ from pathlib import Path
 from metaexp.config.command_line import CommandLine, exit_code
 from metaexp.config.help import help_text
 from metaexp.config.settings import Settings
+from metaexp.errors import ConfigError
+from metaexp.storage.lock import is_child_of_holder
+from metaexp.system.ranks import one_process
 
 
 def main() -> None:
@@ -21,7 +24,7 @@ def train(argv: Sequence[str]) -> int | None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own classes, also when started as a console script
     folder = os.environ.get("METAEXP_RUN_DIR")
-    if folder and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+    if folder and os.environ.get("LOCAL_RANK", "0") != "0" and is_child_of_holder(Path(folder)):
         _join(Path(folder))
         return None
     line = CommandLine.parse(argv)
@@ -39,6 +42,8 @@ def train(argv: Sequence[str]) -> int | None:
         return _hydra([*line.flags, *settings.composer.kept(prepared.words), *prepared.words])
     if hydra.mode is not None and hydra.mode.name == "MULTIRUN":  # an experiment file may ask for a sweep
         return _sweep(settings, line)
+    if "jobs" in config["typed"]:
+        raise ConfigError(f"jobs={config['jobs']}: only a sweep has several jobs; add -m")
     from metaexp.run.single import run
 
     run(config)
@@ -46,6 +51,7 @@ def train(argv: Sequence[str]) -> int | None:
 
 
 def _sweep(settings: Settings, line: CommandLine) -> int:
+    one_process("a sweep (-m)")
     from metaexp.run.sweep import sweep
 
     return sweep(settings, line.overrides, line.extra)

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
+from typing import Any
 
 import pytest
 from forks import Forks
+from tier_record import record
 
 # A process started in the background of a script ignores Ctrl-C, and so do its children; these tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +29,13 @@ for name in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBL
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", help="run only the tests marked tier(NAME); without it they are left out")
+    parser.addoption("--record", action="store_true", help="with --tier: write tests/tiers/NAME.txt")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Records the run of a tier, if that is asked for."""
+    if config.getoption("--record") and (tier := config.getoption("--tier")):
+        terminalreporter.write_line(f"recorded in {record(tier, terminalreporter)}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,8 +19,14 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 
 
+HANGS, STUCK = -1, -2  # for Fault.signal: a C call that never returns; one that also holds the interpreter's lock
+
+
 class Fault(NamedTuple):
-    """At the `call`-th call of `at` ("module:Class.name") the process sends itself `signal`, before or after it."""
+    """At the `call`-th call of `at` ("module:Class.name") the process sends itself `signal`, before or after it.
+
+    With HANGS or STUCK it says "hangs" on standard output and does.
+    """
 
     at: str
     call: int
@@ -73,6 +79,9 @@ class Forks:
         fault: Fault | None = None,
         file_size: int | None = None,
         pictures: bool = False,
+        output: str | None = None,
+        ignored: int | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Run:
         """Starts `python -m metaexp.train *argv` in `cwd`.
 
@@ -80,11 +89,16 @@ class Forks:
             fault: when it sends a signal to itself.
             file_size: a limit in bytes on every file it writes.
             pictures: whether pictures are drawn, which takes most of a tiny run's time.
+            output: "full": standard output is /dev/full; "gone": both outputs are a pipe without a reader; "closed":
+                descriptors 0 to 2 are closed.
+            ignored: a signal that it ignores from the start.
+            environment: more environment variables.
         """
         self.count += 1
         log = self.folder / f"run{self.count}"
         request = {"argv": [str(word) for word in argv], "cwd": str(cwd), "log": str(log), "fault": fault}
-        return Run(self, self.ask(request | {"file_size": file_size, "pictures": pictures})["pid"], log)
+        request |= {"file_size": file_size, "pictures": pictures, "output": output, "ignored": ignored}
+        return Run(self, self.ask(request | {"environment": environment or {}})["pid"], log)
 
     def __call__(self, *argv: object, cwd: Path, timeout: float = 120, **how: Any) -> Ended:
         """Runs it to its end; `how` as for `start`."""
@@ -120,6 +134,8 @@ def _install(fault: Fault) -> None:
         nonlocal calls
         calls += 1
         due = calls == fault.call
+        if due and fault.signal < 0:
+            _hang(fault.signal == STUCK)
         if due and not fault.after:
             os.kill(os.getpid(), fault.signal)
         result = original(*args, **kwargs)
@@ -128,6 +144,29 @@ def _install(fault: Fault) -> None:
         return result
 
     setattr(owner, name, wrapped)
+
+
+def _hang(holding: bool) -> None:
+    import ctypes
+
+    os.write(1, b"hangs\n")
+    mutex = ctypes.create_string_buffer(64)  # of zeros: unlocked
+    lock = (ctypes.PyDLL if holding else ctypes.CDLL)(None).pthread_mutex_lock
+    lock(mutex)
+    lock(mutex)
+
+
+def _redirect(output: str) -> None:
+    if output == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    elif output == "gone":
+        read, write = os.pipe()
+        os.close(read)
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+    else:  # as the interpreter itself does when it starts
+        sys.stdout = sys.stderr = sys.stdin = None  # type: ignore[assignment]
+        os.closerange(0, 3)
 
 
 def _no_pictures() -> None:
@@ -145,6 +184,12 @@ def _child(request: dict[str, Any]) -> int:
     os.setsid()
     for number, end in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(request["log"] + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    if request["output"]:
+        _redirect(request["output"])
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests may ignore it
+    if request["ignored"]:
+        signal.signal(request["ignored"], signal.SIG_IGN)
+    os.environ.update(request["environment"])
     os.chdir(request["cwd"])
     sys.argv = ["metaexp.train", *request["argv"]]
     if not request["pictures"]:
@@ -154,8 +199,9 @@ def _child(request: dict[str, Any]) -> int:
     if request["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
     code = exit_code(lambda: train(request["argv"]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     return code
 
 
@@ -175,6 +221,9 @@ def _serve() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch
 
+    from metaexp.run import single
+
+    single.preload()
     torch.set_num_threads(1)  # a fork does not inherit the threads of a pool
     running: set[int] = set()
     for line in sys.stdin:

@@ -100,7 +100,7 @@ MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]
           "residual": ["model.hidden=4"]}  # fmt: skip
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
-NOT = {("boil", "linear model")}
+NOT = {("boil", "linear model"), ("cavia", "linear model")}
 NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "quadratic", "gp")}
 NOT |= {("oracle", "arrays"), ("oracle", "omniglot"), ("oracle", "dataset"), ("oracle", "text"), ("oracle", "images")}
 NOT |= {("boil", "identity model")}

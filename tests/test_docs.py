@@ -25,7 +25,7 @@ from metaexp.config.settings import Settings, load
 from metaexp.contract import check_learner
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.mlp import MLP
-from metaexp.run.sweep_jobs import find_jobs
+from metaexp.run.sweep_jobs import find_jobs, is_grid
 from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
 
@@ -45,6 +45,7 @@ class Block(NamedTuple):
 
 BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", TEXT, re.M | re.S)]
 LINES = list(dict.fromkeys(line for block in BLOCKS if block.kind == "bash" for line in block.text.splitlines()))
+LINES += [line for block in BLOCKS if block.kind == "sh" for line in block.text.splitlines() if "metaexp." in line]
 FILES = {block.file: block.text for block in BLOCKS if block.file}
 SCRIPTS = [name for name in FILES if name.endswith(".py") and "/" not in name]
 
@@ -60,9 +61,9 @@ class Line(NamedTuple):
 def parsed(line: str) -> Line | None:
     """The parsed line; None for a command of another program."""
     words = shlex.split(line)
-    if words[0] != "scripts/run.sh" and words[1:3] != ["-m", "metaexp.train"]:
+    if words[0] != "scripts/run.sh" and "metaexp.train" not in words:
         return None
-    words = words[1:] if words[0] == "scripts/run.sh" else words[3:]
+    words = words[1:] if words[0] == "scripts/run.sh" else words[words.index("metaexp.train") + 1 :]
     extra = None
     if "--config-dir" in words:
         place = words.index("--config-dir")
@@ -121,8 +122,8 @@ def test_every_command_is_valid(line: str, place: Path) -> None:
         assert program in ("test.sh", "python", "tensorboard")
         assert all((ROOT / script).exists() for script in scripts)
     elif "-m" in command.flags:
-        grid, jobs, faults = find_jobs(Settings(command.overrides, command.extra), parse(command.overrides))
-        assert grid
+        node, jobs, faults = find_jobs(Settings(command.overrides, command.extra), parse(command.overrides))
+        assert is_grid(node)
         assert not faults
         assert len(jobs) > 1
     else:
@@ -202,7 +203,7 @@ def test_every_example_has_a_name_under_which_it_is_run() -> None:
     assert {"use.py", "library.py", "check_ridge.py", "check_decay.py", "check_waves.py"} <= set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("use.py", "library.py")])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("use.py", "folds.py", "library.py")])
 def test_the_script_runs(name: str, place: Path) -> None:
     exec(compile(FILES[name], name, "exec"), {})
 
@@ -248,6 +249,17 @@ def test_the_shipped_run_fits_a_sine(monkeypatch: pytest.MonkeyPatch, capsys: py
     exec(compile(FILES["use.py"], "use.py", "exec"), found)
     assert found["model"].score(found["new"], 3 * np.sin(found["new"][:, 0] - 1)) > 0.999
     assert float(capsys.readouterr().out.split()[-1]) > 0.999
+
+
+def test_three_folds_of_the_shipped_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found: dict[str, Any] = {}
+    exec(compile(FILES["folds.py"], "folds.py", "exec"), found)
+    assert found["x"].shape == (30, 1)
+    assert len(found["scores"]) == 3
+    assert min(found["scores"]) > 0.9
+    assert found["search"].best_score_ > 0.9
+    assert found["scaled"].score(np.rad2deg(found["x"]), found["y"]) > 0.9
 
 
 # --- links and claims

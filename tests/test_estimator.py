@@ -132,7 +132,7 @@ def test_what_cannot_be_is_one_line(sine: Regressor, x: Any, y: Any, says: str) 
 
 def test_further_refusals(sine: Regressor) -> None:
     with pytest.raises(ValueError, match="predict before fit"):
-        Regressor(sine.learner, sine.device).predict(np.zeros((3, 1)))
+        Regressor(SHIPPED).predict(np.zeros((3, 1)))
     sine.fit(np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(ValueError, match="predicts no standard deviation"):
         sine.predict(np.zeros((3, 1)), return_std=True)
@@ -340,7 +340,7 @@ def test_labels_that_cannot_be(classes: dict[str, Classifier]) -> None:
         with pytest.raises(ValueError, match=says):
             made.fit(x, y)
     with pytest.raises(ValueError, match="predict before fit"):
-        Classifier(made.learner, made.device).predict(x)
+        made.__sklearn_clone__().predict(x)
     made.fit(*unequal(0, {0: 2, 1: 2}))
     with pytest.raises(ValueError, match=r"y has shape \[2\]: must be \[3\]"):
         made.score(x, [0, 1])

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from conftest import ROOT, Command
 
+from metaexp.storage.lock import RunLock
+
 # Replaces metaexp.run.single, so that only the sweep is tested, not the training, and torch is not imported. The seed
 # determines how a run ends.
 FAKE_RUN = """
-import json, os, sys, types
+import json, os, signal, sys, time, types
 from pathlib import Path
 
 module = types.ModuleType("metaexp.run.single")
@@ -48,12 +50,25 @@ def run(config, folder=None):
     if seed == 15:
         end("interrupted", 124, error="time_limit=1 s reached")
         raise errors.TimeLimitError("time_limit=1 s reached")
+    if seed == 16:  # the sweep gets SIGTERM; its job is told, and ends
+        def told(*_):
+            end("interrupted", 143)
+            raise errors.Terminated("stopped at step 3")
+        signal.signal(signal.SIGTERM, told)
+        os.kill(json.loads((place.parent / "run.lock").read_text().splitlines()[0])["pid"], signal.SIGTERM)
+        time.sleep(20)
+    if seed == 18:  # kills the launcher's worker, whose server is the parent
+        os.kill(int(open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        time.sleep(1)
+    if seed == 17:
+        end("running", None, step=3)
+        os.kill(os.getpid(), signal.SIGKILL)
     (place / "config.json").write_text(json.dumps(config))
     (place / "result.json").write_text(json.dumps({"test": {"mse": {"mean": 0.5, "ci95": 0.1}}}))
     end("finished", 0)
     return types.SimpleNamespace(folder=place, result={"val": {"best": 0.25}})
 
-module.run, module.Experiment = run, Experiment
+module.run, module.Experiment, module.preload = run, Experiment, lambda: None
 sys.modules["metaexp.run.single"] = sys.modules["metaexp.training.build"] = module
 """
 
@@ -243,16 +258,60 @@ def test_failing_jobs_take_none_with_them(fake: Callable[..., Any], train: Comma
     assert "ZeroDivisionError" in result.stderr  # a bug keeps its traceback
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_interruption_ends_a_sweep(fake: Callable[..., Any], train: Command, launcher: str) -> None:
+LAUNCHERS = {"basic": [], "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_signal_to_the_sweep_ends_its_jobs(fake: Callable[..., Any], train: Command, launcher: str) -> None:
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    jobs = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
-    result = fake("-m", "seed=1,14,2", f"hydra/launcher={launcher}", *jobs)
-    assert result.returncode == 143
-    assert states(sweep_folder(train.folder)) == {"0_seed=1": ("finished", 0), "1_seed=14": ("interrupted", 143)}
-    assert "2_seed=2" in result.stdout
-    assert "not started" in result.stdout
+    result = fake("-m", "seed=1,16,2", *LAUNCHERS[launcher])
+    assert result.returncode == 143, result.stderr
+    folder = sweep_folder(train.folder)
+    assert states(folder) == {"0_seed=1": ("finished", 0), "1_seed=16": ("interrupted", 143)}
+    assert result.stdout.splitlines()[-1].split() == ["2_seed=2", "not", "started", "-"]
+    assert (folder / "run.lock").read_text().splitlines()[1:] == ["15"]  # for jobs that still wait in a queue
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_killed_job_takes_only_itself(fake: Callable[..., Any], train: Command, launcher: str) -> None:
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    result = fake("-m", "seed=17,14,2", *LAUNCHERS[launcher])
+    assert result.returncode == 1, result.stderr
+    folder = sweep_folder(train.folder)
+    ended = {"0_seed=17": ("running", 137), "1_seed=14": ("interrupted", 143), "2_seed=2": ("finished", 0)}
+    assert states(folder) == ended  # "running" without a lock is killed
+    assert json.loads((folder / "0_seed=17/status.json").read_text())["step"] == 3
+    rows = [line.split() for line in result.stdout.splitlines()[-3:]]
+    assert rows[0] == "0_seed=17 killed 137 killed by SIGKILL (kill -9, or out of memory)".split()
+    assert [row[:3] for row in rows[1:]] == [["1_seed=14", "interrupted", "143"], ["2_seed=2", "finished", "0"]]
+    assert "0_seed=17: killed by SIGKILL" in result.stderr
+
+
+@pytest.mark.tier("launchers")
+def test_a_killed_worker_takes_no_job(fake: Callable[..., Any], train: Command) -> None:
+    """Joblib ends all workers then; their jobs go on, and what has not been started runs in the sweep."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    result = fake("-m", "seed=18,1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert result.returncode == 0, result.stderr
+    assert states(sweep_folder(train.folder)) == {
+        f"{i}_seed={seed}": ("finished", 0) for i, seed in enumerate((18, 1, 2, 3, 4))
+    }
+
+
+def test_jobs_side_by_side(fake: Callable[..., Any], train: Command) -> None:
+    result = fake("-m", "seed=17,11,1,2", "jobs=2")
+    assert result.returncode == 1, result.stderr
+    assert states(sweep_folder(train.folder)) == {
+        "0_seed=17": ("running", 137), "1_seed=11": ("failed", 5), "2_seed=1": ("finished", 0),
+        "3_seed=2": ("finished", 0),
+    }  # fmt: skip
+    assert "1_seed=11: metaexp: 1_seed=11: non-finite outer loss at step 3" in result.stderr.splitlines()
+    one_line(fake("-m", "seed=1,2", "jobs=1,2"), 2, "jobs=1,2: one number for the whole sweep")
+    one_line(fake("-m", "seed=1,2", "jobs=2", *LAUNCHERS["joblib"]), 2, "use hydra.launcher.n_jobs")
+    one_line(fake("seed=1", "jobs=2"), 2, "jobs=2: only a sweep has several jobs; add -m")
+    assert len(list((train.folder / "outputs").iterdir())) == 1
 
 
 def test_a_time_limit_ends_one_job_alone(fake: Callable[..., Any], train: Command) -> None:
@@ -295,7 +354,13 @@ def test_further_processes_of_a_distributed_run_join(fake: Callable[..., Any], t
     folder = train.folder / "claimed"
     folder.mkdir()
     (folder / "config.yaml").write_text("seed: 1\nsteps: 3\n")
-    result = fake("-m", "seed=1,2", "nonsense", LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    variables = {"LOCAL_RANK": "1", "METAEXP_RUN_DIR": str(folder)}
+    one_line(fake("-m", "seed=1,2", "nonsense", **variables), 2, "nonsense")  # left behind: nobody holds the lock
+    lock = RunLock(folder, new=True)
+    try:
+        result = fake("-m", "seed=1,2", "nonsense", **variables)
+    finally:
+        lock.release()
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "config.json").read_text()) == {"seed": 1, "steps": 3}
 
@@ -305,6 +370,10 @@ def test_exit_codes_of_a_run(fake: Callable[..., Any], train: Command, seed: int
     folder = train.folder / "claimed"
     folder.mkdir()
     (folder / "config.yaml").write_text(f"seed: {seed}\n")
-    result = fake(LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    lock = RunLock(folder, new=True)
+    try:
+        result = fake(LOCAL_RANK="1", METAEXP_RUN_DIR=str(folder))
+    finally:
+        lock.release()
     assert result.returncode == code
     assert ("Traceback" in result.stderr) == (seed == 13)

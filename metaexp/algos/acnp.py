@@ -10,7 +10,7 @@ from metaexp.algos.neural_process import NeuralProcess
 from metaexp.algos.views import Heatmap, View
 from metaexp.constraints import Count, Limit
 from metaexp.inner import Tree
-from metaexp.models.sets import CrossAttention, ResidualBlock, perceptron
+from metaexp.models.sets import CrossAttention, ResidualBlock, keep_scale, perceptron
 from metaexp.types import Episode
 
 
@@ -53,15 +53,18 @@ class ACNP(NeuralProcess):
         normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
+        skip: bool = False,
+        init: Literal["torch", "he"] = "torch",
     ):
-        super().__init__(
-            family, model, width, encoder_layers, decoder_layers, sigma_floor, targets, normalise, loss, mapping
-        )
+        own = (family, model, width, encoder_layers, decoder_layers, sigma_floor, targets, normalise)
+        super().__init__(*own, loss, mapping, skip, init)
         if heads < 1 or width % heads:
             raise ValueError(f"heads={heads}: must divide width={width}")
         if key_layers < 1:
             raise ValueError(f"key_layers={key_layers}: must be at least 1")
         self.place = perceptron(self.inputs, width, width, key_layers)
+        if init == "he":
+            keep_scale(self.place)
         self.attention = CrossAttention(width, heads)
         self.block = ResidualBlock(width) if residual else None
 

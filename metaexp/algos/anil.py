@@ -9,7 +9,7 @@ from metaexp.algos.features import FeatureLearner, check_head
 from metaexp.algos.gradient import GradientLearner, trainable
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
-from metaexp.models.functional import functional_call
+from metaexp.models.functional import predicted
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Examples
 
@@ -62,7 +62,7 @@ class ANIL(FeatureLearner, GradientLearner):
 
     def read(self, adapted: Tree, z: Tensor) -> Tensor:
         """The adapted head on features: [m, d] -> [m, out]."""
-        return functional_call(self.model.get_submodule("head"), adapted, (z,))
+        return predicted(self.model.get_submodule("head"), adapted, z)
 
     def reads_batch(self) -> bool:
         """See `FeatureLearner`: the head may contain a batch norm."""

@@ -1,21 +1,26 @@
 """What every meta-learner shares: a method writes `adapt` and `predict` for ONE task, the rest is here."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metaexp.algos import trial
 from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
 from metaexp.metric_names import SUFFIXES
 from metaexp.metrics import Metric, declared
-from metaexp.models.functional import check_module, functional_call
-from metaexp.models.norms import adopt, depends_on_batch, in_mode, prepare
+from metaexp.models.attention import plain_attention
+from metaexp.models.functional import check_module, check_state, functional_call
+from metaexp.models.norms import adopt, depends_on_batch, in_mode, own_norms, prepare
+from metaexp.models.weight_norm import adopt_weight_norms
 from metaexp.tasks.base import TaskFamily
 from metaexp.types import Episode, Examples
 
+log = logging.getLogger(__name__)
 ModelFactory = Callable[[tuple[int, ...], int], nn.Module]
 Validate = Callable[[int], float]  # validation tasks -> mean of the first metric after the last inner step
 MODES = ("queries", "single", "support")  # where batch statistics come from at test
@@ -48,11 +53,15 @@ class MetaLearner(nn.Module):
 
     trains = True  # False: nothing to meta-train
     permutation_invariant = True  # adapt does not depend on the order of the support examples
+    classes_alike = False  # renaming the classes of a task renames the predictions, and nothing else
+    exact_gradient = True  # the meta-gradient is that of the meta-loss, as finite differences show
     any_ways = False  # whether the number of classes may differ between training and test
     reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
     reads_queries = True  # whether training looks at the queries of a task
     view_tasks = 8  # of which `views` is drawn
     test_steps = 0  # points of the adaptation curve after the first
+    mapping_reason: str | None = None  # why the loop over tasks replaces the mapping chosen by default
+    unreached: Sequence[str] = ()  # meta-parameters that no gradient reaches, once `check_connected` has looked
 
     def __init__(
         self,
@@ -70,15 +79,66 @@ class MetaLearner(nn.Module):
             )
         made = model if isinstance(model, nn.Module) else model(family.x_shape, self.outputs(family))
         check_module(made, family.x_shape)
+        self.adopted = own_norms(made)  # layers of torch that are replaced: kind -> number
+        if number := adopt_weight_norms(made):
+            self.adopted["weight_norm"] = number
         self.model = adopt(made)
+        check_state(self.model, family.x_shape)
         self.loss = loss or family.loss
         self.register_buffer("meta_step", torch.zeros((), dtype=torch.int64))  # the only clock
+        self._connected = False
         self.set_mapping(mapping, family.device)
 
-    def set_mapping(self, mapping: Mapping, device: torch.device | str) -> None:
-        """Decide how tasks are mapped on this device and set the norms accordingly."""
+    def set_mapping(self, mapping: Mapping, device: torch.device | str, tried: bool = False) -> None:
+        """Decide how tasks are mapped on this device and set the norms accordingly.
+
+        `tried`: this mapping is known to be right, so that `settle` need not find out.
+        """
+        before = getattr(self, "mapping", None)
         self.mapping = choose(mapping, self.model, device)
+        self._tried = tried or (getattr(self, "_tried", False) and self.mapping == before)
+        self._asked = mapping
         prepare(self.model, native=self.mapping == "loop")
+
+    def settle(self, episode: Episode | None = None) -> None:
+        """Try once, on two tasks, whether vmap can take this learner; the loop over tasks replaces it where it cannot.
+
+        Called before the first use. Changes nothing but the mapping; `mapping_reason` then says why.
+
+        Raises:
+            ValueError: it fails, or fails under the mapping that was asked for; the message says what to do.
+        """
+        if self._tried:
+            return
+        self._tried = True
+        try:
+            mapping, self.mapping_reason = trial.fitting_mapping(self, self._asked, episode)
+        except BaseException:
+            self._tried = False
+            raise
+        if self.mapping_reason:
+            self.mapping = mapping
+            prepare(self.model, native=True)
+            log.warning("mapping=%s: %s; going on with mapping=loop", self._asked, self.mapping_reason)
+
+    def check_connected(self, episode: Callable[[], Episode]) -> None:
+        """Once, before the first step of training: refuse a network that no gradient reaches; name parameters that none
+        does.
+
+        Args:
+            episode: returns the first meta-batch, or as much of it as there is.
+
+        Raises:
+            NothingLearnedError: the meta-gradient is exactly zero.
+        """
+        if self._connected or not self.trains:
+            return
+        self._connected = True
+        if bool(self.meta_step) or trial.known(self):
+            return
+        self.unreached = trial.check_connected(self, episode())
+        if self.unreached:
+            log.warning("model: no gradient reaches %s; it keeps its initial value", ", ".join(self.unreached))
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -143,7 +203,11 @@ class MetaLearner(nn.Module):
 
     def forward(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """Mean outer loss [] and logs over the tasks of a meta-batch; differentiable by plain `backward()`."""
-        losses, logs = map_tasks(self.meta_loss, episode, self.mapping)
+        self.settle(episode)
+        if torch.is_grad_enabled():
+            self.check_connected(lambda: episode)
+        with plain_attention():
+            losses, logs = map_tasks(self.meta_loss, episode, self.mapping)
         return losses.mean(), {name: value.mean(0) for name, value in logs.items() if isinstance(value, Tensor)}
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
@@ -157,6 +221,7 @@ class MetaLearner(nn.Module):
 
         `buffers` are used instead of the learner's own where given (a compiled graph takes them as inputs).
         """
+        self.settle(episode)
         shell = _MetaLoss(self)
 
         def one(p: dict[str, Tensor], task: Episode) -> tuple[Tensor, Any]:

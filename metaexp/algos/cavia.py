@@ -13,6 +13,7 @@ from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
 from metaexp.mapping import map_tasks
 from metaexp.models.context import with_context
+from metaexp.models.functional import check_output
 from metaexp.types import Episode
 
 
@@ -77,6 +78,7 @@ class CAVIA(GradientLearner):
     def read(self, adapted: Tree, z: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, out]: the shared network in this context."""
         prediction: Tensor = self.model(z, adapted["phi"])
+        check_output(prediction, z)
         return prediction
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:

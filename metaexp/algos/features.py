@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import MetaLearner
+from metaexp.models.functional import check_output
 from metaexp.models.norms import depends_on_batch, in_mode
 from metaexp.models.running_norms import absorb_statistics, batch_statistics, keep_running, keeps_running
 from metaexp.types import Episode, Examples
@@ -40,6 +41,7 @@ class FeatureLearner(MetaLearner):
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]."""
         z: Tensor = self.model.features(x)  # type: ignore[operator]
+        check_output(z, x, "features")
         return z
 
     def adapt(self, support: Examples, key: Tensor) -> Any:

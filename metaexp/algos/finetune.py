@@ -12,7 +12,7 @@ from metaexp.algos.base import MetaLearner, ModelFactory, Validate
 from metaexp.algos.gradient import trainable
 from metaexp.checks import whole
 from metaexp.inner import InnerOptimiser, Tree, learn
-from metaexp.models.functional import functional_call
+from metaexp.models.functional import predicted
 from metaexp.random import uniform
 from metaexp.types import Examples
 
@@ -77,7 +77,7 @@ class FineTuner(MetaLearner):
 
     def predict(self, adapted: Tree, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, out]: the network with the fine-tuned parameters instead of its own."""
-        return functional_call(self.model, adapted, (x,))
+        return predicted(self.model, adapted, x)
 
     def finish(self, validate: Validate) -> dict[str, Any]:
         """Choose the rate on 200 validation tasks."""

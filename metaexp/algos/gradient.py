@@ -10,7 +10,7 @@ from torch.func import grad
 
 from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.inner import InnerLoop, Tree
-from metaexp.models.functional import functional_call
+from metaexp.models.functional import predicted
 from metaexp.types import Episode, Examples
 
 
@@ -44,6 +44,7 @@ class GradientLearner(MetaLearner):
     ):
         super().__init__(family, model, loss, mapping)
         self.inner = inner
+        self.exact_gradient = not inner.first_order
         self.inner_lr: Any = inner.lr
         self.inner_steps, self.test_lr, self.test_steps = inner.steps, inner.test_lr, inner.test_steps
 
@@ -57,7 +58,7 @@ class GradientLearner(MetaLearner):
 
     def read(self, adapted: Tree, z: Tensor) -> Tensor:
         """[n, ...] -> [n, out]: the network with the adapted parameters instead of its own."""
-        return functional_call(self.model, adapted, (z,))
+        return predicted(self.model, adapted, z)
 
     def inner_loop(self) -> InnerLoop:
         """The inner loop of this moment."""

@@ -11,7 +11,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, check_head, feature_size, remove_head
 from metaexp.constraints import Count, NonNegative, Positive
 from metaexp.inner import Tree
-from metaexp.models.functional import functional_call
+from metaexp.models.functional import predicted
 from metaexp.models.mlp import MLP
 from metaexp.models.norms import depends_on_batch
 from metaexp.types import Episode
@@ -47,7 +47,7 @@ class HyperNet(FeatureLearner):
         ValueError: a setting out of range; a network without `features` and `head` where these are needed.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class HyperNet(FeatureLearner):
         """The generated network on inputs or features."""
         if self.classes:
             return z @ adapted["weight"].T + adapted["bias"]
-        return functional_call(self._network(), adapted, (z,))
+        return predicted(self._network(), adapted, z)
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:
         """`added`: Euclidean norm of what is added to the base over that of the base."""

@@ -9,6 +9,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.finetune import FineTuner, new_head
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerOptimiser, Tree
+from metaexp.models.functional import predicted
 from metaexp.types import Episode, Examples
 
 
@@ -62,7 +63,7 @@ class Joint(FineTuner):
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """The plain loss of one pooled minibatch."""
-        return self.loss_and_metrics(self.model(episode.query.x), episode.query.y)
+        return self.loss_and_metrics(predicted(self.model, {}, episode.query.x), episode.query.y)
 
     def initial(self, support: Examples, key: Tensor) -> Tree:
         """The trained parameters; for classes, with a new head."""

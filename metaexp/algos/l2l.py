@@ -11,7 +11,7 @@ from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import InnerOptimiser, Tree, descend
-from metaexp.models.functional import functional_call
+from metaexp.models.functional import predicted
 from metaexp.models.lstm_rule import LSTMRule
 from metaexp.random import normal
 from metaexp.types import Episode, Examples
@@ -78,6 +78,7 @@ class L2L(MetaLearner):
         self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         self.rule = rule()
         self.trains = isinstance(self.rule, nn.Module) and any(p.requires_grad for p in self.rule.parameters())
+        self.exact_gradient = second_order and (truncation is None or truncation >= inner_steps)
         if self.trains:  # the rule alone
             self.model.requires_grad_(False)
 
@@ -116,7 +117,7 @@ class L2L(MetaLearner):
 
     def predict(self, adapted: Tree, x: Tensor) -> Tensor:
         """The network with the given parameters."""
-        return functional_call(self.model, adapted, (x,))
+        return predicted(self.model, adapted, x)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """Mean loss of theta_1, ..., theta_T; logs: the query metrics of theta_T."""

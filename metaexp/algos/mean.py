@@ -19,7 +19,7 @@ class Mean(MetaLearner):
     No network, nothing to meta-train. Without any support example: 0, or equal frequencies.
     """
 
-    trains, any_ways = False, True
+    trains, any_ways, classes_alike = False, True, True
 
     def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):
         super().__init__(family, nn.Identity(), loss, mapping)

@@ -19,7 +19,7 @@ from metaexp.checks import whole
 from metaexp.constraints import Count, Limit, Natural, NonNegative, Positive, Share
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
-from metaexp.models.functional import functional_call
+from metaexp.models.functional import predicted
 from metaexp.models.norms import depends_on_batch
 from metaexp.models.sets import Judges, SetEncoder
 from metaexp.types import Episode, Examples
@@ -122,6 +122,8 @@ class Mother(MetaLearner):
         self.folds, self.top1 = folds, select == "top1"
         self.competition, self.judging, self.second_feedback = competition, judging, second_feedback
         self.learned, self.alike = weights == "learned", overrides is None and children > 1
+        constants = self.learned and (not second_feedback or judging > 0)  # what counts as constant, see above
+        self.exact_gradient = not first_order and not constants
         self.permutation_invariant = folds is None or not self.learned  # who shares a fold depends on the order
         if self.learned:
             self.encoder = SetEncoder(math.prod(family.x_shape) + family.y_dim, hidden, embedding)
@@ -151,7 +153,7 @@ class Mother(MetaLearner):
 
     def _learn(self, child: nn.Module, start: Tree, data: Examples, lr: Any, steps: int, first: bool) -> list[Tree]:
         def loss(params: Tree, _: int) -> Tensor:
-            return self.loss(functional_call(child, params, (data.x,)), data.y)
+            return self.loss(predicted(child, params, data.x), data.y)
 
         return descend(loss, start, self.inner.optimiser, lr, steps, first).path
 
@@ -170,7 +172,7 @@ class Mother(MetaLearner):
                 return self._learn(child, start, rest, lr, steps, constant)
 
             def answer(params: Tree, x: Tensor) -> Tensor:
-                return functional_call(child, params, (x,))
+                return predicted(child, params, x)
 
             joined, classes = depends_on_batch(child), self.family.classification
             return held_out_losses(learn, answer, self.loss, support, key, count, steps, joined, classes, self.mapping)
@@ -234,7 +236,7 @@ class Mother(MetaLearner):
 
     def answers(self, children: Any, x: Tensor) -> Tensor:
         """f_i(x) of every child: [M, n, out]."""
-        found = self._each(lambda child, params: functional_call(child, params, (x,)), children)
+        found = self._each(lambda child, params: predicted(child, params, x), children)
         return found if isinstance(found, Tensor) else torch.stack(found)
 
     def predict(self, adapted: dict[str, Any], x: Tensor) -> Tensor:

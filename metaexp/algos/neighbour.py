@@ -18,7 +18,7 @@ class Neighbour(MetaLearner):
     of the neighbour's. No network, nothing to meta-train. Without any support example: 0.
     """
 
-    trains, any_ways = False, True
+    trains, any_ways, classes_alike = False, True, True
     permutation_invariant = False  # where two examples are equally near
 
     def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):

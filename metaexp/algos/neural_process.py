@@ -10,7 +10,8 @@ from metaexp.algos.base import ModelFactory, Validate
 from metaexp.algos.features import FeatureLearner, remove_head
 from metaexp.constraints import Count, Limit
 from metaexp.metrics import Metric, class_log_likelihood, gaussian_metrics
-from metaexp.models.sets import ClassDecoder, GaussianDecoder, perceptron
+from metaexp.models.functional import check_output
+from metaexp.models.sets import ClassDecoder, GaussianDecoder, keep_scale, perceptron
 from metaexp.types import Episode, Examples
 
 
@@ -18,7 +19,7 @@ class NeuralProcess(FeatureLearner):
     """A set encoder and a decoder; a method writes how a query reads the encoded support set (`fit` and `read`).
 
     An input x enters as z, the features of the network `model` before its head: of pictures those of the convolutions,
-    of vectors x itself where `model=linear`, else the last hidden layer of `model=mlp`.
+    of vectors x itself where `model=linear`, else the last hidden layer of `model=mlp`, beside x with `skip`.
 
     Regression: (z, y) of every support example is encoded, the prediction is Gaussian and the loss its negative
     log-likelihood. Classification: z is encoded, representations are made for each class apart, and one decoder
@@ -30,12 +31,15 @@ class NeuralProcess(FeatureLearner):
         sigma_floor: the least standard deviation of a prediction; sigma = floor + (1 - floor) softplus(raw).
         targets: of the training loss: "query", or "both" support and query set, as in the authors' notebook.
         normalise: "running" or "batch", see `FeatureLearner`.
+        skip: of vectors, x itself stands beside the features of a network with parameters.
+        init: initial weights of encoder and decoder: torch's, or "he", which keep the scale of a signal through all
+            layers. With torch's, the deviation learns the spread of the targets long before the mean learns anything.
 
     Raises:
         ValueError: a setting out of range, or a network without `features` and `head`.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,
@@ -49,6 +53,8 @@ class NeuralProcess(FeatureLearner):
         normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
+        skip: bool = False,
+        init: Literal["torch", "he"] = "torch",
     ):
         self.regression = not family.classification
         super().__init__(family, model, loss or (losses.gaussian_nll if self.regression else None), mapping)
@@ -59,9 +65,13 @@ class NeuralProcess(FeatureLearner):
             raise ValueError(f"sigma_floor={sigma_floor}: must be above 0 and below 1")
         if targets not in ("query", "both"):
             raise ValueError(f"targets={targets}: must be query or both")
+        if init not in ("torch", "he"):
+            raise ValueError(f"init={init}: must be torch or he")
         remove_head(self.model, type(self).__name__)
+        self.init = init
+        self.skip = skip and len(family.x_shape) == 1 and any(True for _ in self.model.parameters())
         with torch.no_grad():
-            self.inputs = self.model(torch.zeros(2, *family.x_shape)).shape[1]  # features of one input
+            self.inputs = self.features(torch.zeros(2, *family.x_shape)).shape[1]  # features of one input
         self.keep(normalise)
         self.sigma_floor, self.targets = sigma_floor, targets
         y_dim = family.y_dim if self.regression else 0
@@ -71,6 +81,9 @@ class NeuralProcess(FeatureLearner):
             if self.regression
             else ClassDecoder(self.inputs, width, decoder_layers)
         )
+        if init == "he":
+            keep_scale(self.encoder)
+            keep_scale(self.decoder.net)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -84,9 +97,10 @@ class NeuralProcess(FeatureLearner):
         return 1
 
     def features(self, x: Tensor) -> Tensor:
-        """[n, *x_shape] -> [n, d]: the network without its head."""
+        """[n, *x_shape] -> [n, d]: the network without its head, and with `skip` x itself."""
         z: Tensor = self.model(x)
-        return z
+        check_output(z, x)
+        return torch.cat((z, x), -1) if self.skip else z
 
     def encode(self, z: Tensor, y: Tensor) -> Tensor:
         """Each support example by itself: [n, d], [n, y_dim] -> [n, width]."""

@@ -11,6 +11,7 @@ from metaexp.algos.features import FeatureLearner, full_precision, remove_head
 from metaexp.algos.views import Scatter, View
 from metaexp.checks import whole
 from metaexp.constraints import Count, Positive
+from metaexp.models.functional import check_output
 from metaexp.types import Episode, Examples
 
 
@@ -33,7 +34,7 @@ class ProtoNet(FeatureLearner):
             without parameters.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class ProtoNet(FeatureLearner):
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]: the network without its head, or with it as the embedding."""
         z: Tensor = self.model(x)
+        check_output(z, x)
         return z
 
     def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tensor:

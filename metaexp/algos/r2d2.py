@@ -10,6 +10,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, full_precision, remove_head
 from metaexp.constraints import Positive
 from metaexp.inner import Tree
+from metaexp.models.functional import check_output
 from metaexp.types import Episode
 
 
@@ -35,7 +36,7 @@ class R2D2(FeatureLearner):
         ValueError: a setting out of range, or a network without `features` and `head`.
     """
 
-    any_ways = True
+    any_ways = classes_alike = True
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class R2D2(FeatureLearner):
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]: the network without its head."""
         z: Tensor = self.model(x)
+        check_output(z, x)
         return z
 
     def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tree:

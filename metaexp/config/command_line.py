@@ -11,17 +11,23 @@ from typing import Literal, NamedTuple
 
 from hydra._internal.utils import get_args_parser
 
-from metaexp.checks import nearest
+from metaexp.checks import nearest, printable
 from metaexp.config.overrides import Overrides, parse
 from metaexp.errors import ConfigError, Interrupted, MetaexpError
+from metaexp.system.output import command_output
 
 
 def exit_code(body: Callable[[], int | None]) -> int:
     """Call `body` and turn what it raises into the process's exit code, with one line on stderr.
 
     A MetaexpError prints its line; any other exception is a bug and prints its traceback.
-    HYDRA_FULL_ERROR=1 prints all tracebacks.
+    HYDRA_FULL_ERROR=1 prints all tracebacks. Output that cannot be written is never an error.
     """
+    with command_output():
+        return _code(body)
+
+
+def _code(body: Callable[[], int | None]) -> int:
     try:
         return body() or 0
     except (MetaexpError, KeyboardInterrupt) as error:
@@ -29,9 +35,6 @@ def exit_code(body: Callable[[], int | None]) -> int:
             traceback.print_exc()
         complain(str(error) or "interrupted")
         return error.exit_code if isinstance(error, MetaexpError | Interrupted) else 130
-    except BrokenPipeError:  # the reader of the output has closed the pipe, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception:
         traceback.print_exc()
         return 1
@@ -39,7 +42,10 @@ def exit_code(body: Callable[[], int | None]) -> int:
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
-    print(f"metaexp: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"metaexp: {printable(_LINES.sub(' ', message.strip()))}", file=sys.stderr, flush=True)
+
+
+_LINES = re.compile(r"\s*\n\s*")  # other spaces may be those of a file's name
 
 
 class CommandLine(NamedTuple):
@@ -72,7 +78,7 @@ class CommandLine(NamedTuple):
                 rest.pop(0)
             else:
                 flags.append(word)
-        overrides = parse([_quoted(word) for word in given.overrides])
+        overrides = parse(given.overrides)
         action: Literal["run", "sweep", "help", "show", "hydra"] = "run"
         if given.help:
             action = "help"
@@ -105,13 +111,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     if sum(map(bool, commands.values())) > 1:
         raise ConfigError(f"only one of {', '.join(name for name, typed in commands.items() if typed)} at a time")
     return given
-
-
-def _quoted(override: str) -> str:
-    """Quotes a path that Hydra could not parse: sweep folders and checkpoints have `=` in their names."""
-    key, _, value = override.partition("=")
-    path = key in ("resume", "out", "task.root") and re.fullmatch(r"[^\"'\[\]{}]*[ =][^\"'\[\]{}]*", value)
-    return f'{key}="{value}"' if path else override
 
 
 def _version(package: str) -> str:

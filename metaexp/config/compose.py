@@ -20,8 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metaexp.checks import nearest
+from metaexp.config import group_files
 from metaexp.config.overrides import forced, one_line, parse
 from metaexp.errors import ConfigError
+from metaexp.nested import leaves
 
 
 class Group(NamedTuple):
@@ -84,16 +86,7 @@ class File(NamedTuple):
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """(dotted key, value) of each of its settings."""
-        return leaves(self.content, self.package)
-
-
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each setting in a tree of dicts."""
-    if isinstance(node, dict) and (node or not path):
-        for key, value in node.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
+        return leaves({self.package: self.content} if self.package else self.content)
 
 
 class Composer:
@@ -115,6 +108,7 @@ class Composer:
             runtime.set("name", name)
         self.name, self.search_path = name, list(search_path)
         self._files: dict[tuple[str, ...], list[File]] = {}
+        group_files.use()
         path = create_config_search_path(str(config_dir()))
         if extra is not None:
             if not os.path.isdir(extra):

@@ -12,6 +12,7 @@ from metaexp.checks import show
 from metaexp.constraints import Count, Filled, Limit, Misfit, Natural, Positive, fields, fitted
 from metaexp.errors import ConfigError
 
+Tasks = Annotated[int, Limit(least=1), Limit(most=10**8)]  # tasks whose scores are kept
 Mode = Literal["queries", "single", "support"]  # where batch statistics come from at test
 
 
@@ -26,17 +27,17 @@ class Validation(TypedDict):
     """Validation during training."""
 
     every: Count
-    tasks: Count
+    tasks: Tasks
 
 
 class Test(TypedDict):
     """The test at the end."""
 
-    tasks: Count
+    tasks: Tasks
     weights: Literal["best", "last"]
     normalise: Annotated[list[Mode], Filled()]
     curve_shots: NotRequired[Natural | list[Natural] | None]
-    curve_tasks: NotRequired[Count]
+    curve_tasks: NotRequired[Tasks]
 
 
 class Every(TypedDict):
@@ -62,6 +63,7 @@ class Device(TypedDict):
     strategy: Literal["auto", "ddp"]
     precision: Literal[32, "64-true", "bf16-mixed"]
     threads: Count | None
+    timeout: NotRequired[Positive]
 
 
 class Optimizer(TypedDict):
@@ -74,9 +76,9 @@ class Train(TypedDict):
     """A run's configuration, without the arguments of classes."""
 
     seed: Annotated[int, Limit(least=-(2**63), most=2**63 - 1)]
-    steps: Natural
+    steps: Annotated[int, Limit(least=0), Limit(most=10**10)]
     meta_batch: Count
-    accumulate: Count
+    accumulate: Annotated[int, Limit(least=1), Limit(most=10**6)]
     mapping: Literal["auto", "vmap", "loop"] | Count
     compile: Literal["auto", True, False]
     clip: Clip
@@ -89,11 +91,13 @@ class Train(TypedDict):
     time_limit: Positive | None
     encoder: NotRequired[dict[str, Any]]
     cache: NotRequired[str | None]
+    watchdog: NotRequired[Positive | None]
     logger: NotRequired[dict[str, Any]]
     callbacks: NotRequired[dict[str, Any]]
     trainer: NotRequired[dict[str, Any]]
     out: NotRequired[str]
     name: NotRequired[str | None]
+    jobs: NotRequired[Count]
     resume: NotRequired[Literal[False, "auto"] | str]
     trust: NotRequired[list[str]]
     device: Device

@@ -78,6 +78,10 @@ class Maker:
             return self.target(*self.args, *args, **settings)
         except (ValueError, TypeError) as error:
             raise ConfigError(_complaint(error, self.group, self.target, settings)) from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
+            raise ConfigError(f"{self.group}: {_name(self.target)} needs more memory than there is: {error}") from error
         except OSError as error:  # the folder of a user's data set is missing
             if is_full(error):
                 raise

@@ -1,9 +1,11 @@
 """The key=value arguments of a command line, parsed once and passed on."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -68,7 +70,53 @@ def parse(words: "Sequence[str] | Overrides") -> Overrides:
         if "=" not in line and not line.startswith("~"):
             raise ConfigError(f"{line}: cannot be read as key=value, e.g. algo=maml")
     with one_line():
-        return Overrides(tuple(OverridesParser.create().parse_overrides(list(words))))
+        return Overrides(tuple(OverridesParser.create().parse_overrides([_quoted(word) for word in words])))
+
+
+_FILES = ("task.files", "task.file", "task.lists", "task.class_file", "task.groups", "encoder.weights")
+_PATHS = ("resume", "out", "cache", *_FILES)  # and every `root` of a data set
+_WORD = re.compile(r"[\w.-]+")  # a choice or a name with umlauts, which Hydra's grammar lacks
+_PLAIN = re.compile(r"[\w./:%-]+", re.ASCII)  # what Hydra reads as it is typed
+
+
+def _quoted(word: str) -> str:
+    """An argument with its path quoted for Hydra: folders have spaces, brackets, quotes, commas and `=` in their names.
+
+    Raises ConfigError for an empty one.
+    """
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    if not equals or not (name in _PATHS or name.endswith(".root")):
+        return f'{key}="{value}"' if not value.isascii() and _WORD.fullmatch(value) else word
+    value = unquoted(value)
+    if not value.strip():
+        raise ConfigError(f"{word}: empty; name a {'file' if name in _FILES else 'folder'} (this one is .)")
+    if _PLAIN.fullmatch(value) or "${" in value or (name in _FILES and value.startswith("[")):
+        return f"{key}={value}"
+    value = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + (end[2] and r"\""), value)  # a backslash would quote a quote
+    return f'{key}="{value}"'
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes around it, if it was typed as Hydra wants it: 'out="a folder"'."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        ends = rf"(\\+)({text[0]}|$)"  # where a backslash has a meaning, it is doubled or stands before a quote
+        return re.sub(ends, lambda end: end[1][: len(end[1]) // 2] + end[2], text[1:-1])
+    return text
+
+
+def typed_path(key: str, text: str) -> Path:
+    """A path as typed, with `~` as the user's home folder.
+
+    Raises:
+        ConfigError: it is empty, or the home folder is not known.
+    """
+    if not text.strip():
+        raise ConfigError(f"{key}=: empty; name a folder (this one is .)")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}={text}: no such user; write the folder in full") from error
 
 
 def forced(override: Override) -> Override:

@@ -1,5 +1,6 @@
 """From typed arguments to a checked configuration: plain containers; nothing is imported or called yet."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,13 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metaexp.config.compose import GROUPS, Composer, File, config_dir, leaves
+from metaexp.config.compose import GROUPS, Composer, File, config_dir
 from metaexp.config.instantiate import Maker, instantiate
-from metaexp.config.overrides import Overrides, parse
+from metaexp.config.overrides import Overrides, parse, typed_path
 from metaexp.config.schema import Schema
 from metaexp.config.trust import check_target, module_of, targets
 from metaexp.errors import ConfigError
+from metaexp.nested import at, leaves
 
 __all__ = ["GROUPS", "Maker", "Settings", "config_dir", "instantiate", "load"]
 
@@ -69,6 +71,9 @@ class Settings:
             check_target(path, target, trusted)
         config = Schema(_defaults(files), trusted, _Origin(parsed, files), _above(parsed, files)).check(plain)
         self._check_pairs(config, choices)
+        for key in ("out", "resume"):
+            if str(config[key]).startswith("~") or config[key] == "":
+                config[key] = os.fspath(typed_path(key, config[key]))
         made = config | {"choices": choices, "trusted": sorted(trusted)}
         return made | {"typed": _typed(parsed, made, hydra.runtime.choices)}, hydra
 
@@ -130,10 +135,7 @@ def _typed(parsed: Sequence[Override], config: dict[str, Any], chosen: Mapping[s
         if key in GROUPS:
             typed[f"choices.{key}"] = chosen.get(key)
             continue
-        value: Any = config
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        typed[key] = value
+        typed[key] = at(config, key, None)
     return typed
 
 
@@ -155,7 +157,7 @@ class _Origin:
 
 
 def _above(parsed: Sequence[Override], files: Sequence[File]) -> set[str]:
-    found = {key for o in parsed if not o.is_sweep_override() for key, _ in leaves(o.value(), o.key_or_group)}
+    found = {key for o in parsed if not o.is_sweep_override() for key, _ in leaves({o.key_or_group: o.value()})}
     return found | {key for file in files if file.is_pair or file.is_experiment for key, _ in file.leaves()}
 
 

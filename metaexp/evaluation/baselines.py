@@ -12,8 +12,10 @@ from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
 from metaexp.evaluation.scores import chunks, score
+from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metrics import Metric
+from metaexp.system.group import ALONE, Group
 
 BASELINES: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
 
@@ -35,6 +37,7 @@ def baselines(
     shots: int | None = None,
     chunk: int = 100,
     tick: Callable[[int], None] = lambda done: None,
+    group: Group = ALONE,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Metrics of the first `tasks` tasks of a split: baseline -> metric -> float64 [tasks, 1].
 
@@ -45,20 +48,26 @@ def baselines(
         shots: support examples (per class); None: the split's.
         chunk: tasks drawn at once; does not change them.
         tick: called after every chunk with the number of tasks done; may raise to stop.
+        group: the processes that share the chunks; all of them get everything.
     """
-    learners = _learners(family, names)
-    parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in learners}
+    learners, shared = _learners(family, names), Shared(group)
+
+    def scored(indices: Tensor) -> dict[str, dict[str, np.ndarray]]:
+        episode = family.sample(split, indices, shots=shots)
+        found = {}
+        for name, learner in learners.items():
+            seen = episode if learner.reads_info else episode._replace(info={})
+            values = map_tasks(partial(score, learner, modes={"": "queries"}, final=True), seen, "vmap")
+            found[name] = {metric: value.double().cpu().numpy() for metric, value in values.items()}
+        return found
+
     # In full precision: an oracle that rounds is no upper bound.
     with torch.no_grad(), torch.autocast(torch.device(family.device).type, enabled=False):
         for indices in chunks(family, split, tasks, chunk):
-            episode = family.sample(split, indices, shots=shots)
-            for name, learner in learners.items():
-                seen = episode if learner.reads_info else episode._replace(info={})
-                found = map_tasks(partial(score, learner, modes={"": "queries"}, final=True), seen, "vmap")
-                for metric, values in found.items():
-                    parts[name].setdefault(metric, []).append(values)
+            shared.do(partial(scored, indices))
             tick(int(indices[-1]) + 1)
+    parts = shared.results()
     return {
-        name: {metric: torch.cat(values).double().cpu().numpy() for metric, values in found.items()}
-        for name, found in parts.items()
+        name: {metric: np.concatenate([part[name][metric] for part in parts]) for metric in parts[0][name]}
+        for name in learners
     }

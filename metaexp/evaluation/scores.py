@@ -2,16 +2,19 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metaexp.algos.trial import at_test
 from metaexp.evaluation.calibration import bin_sums
+from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metric_names import forms, metric_name
+from metaexp.models.attention import plain_attention
+from metaexp.system.group import ALONE, Group
 from metaexp.types import Episode
 
 
@@ -39,6 +42,7 @@ class Scoring:
         final: score only after the last step, giving arrays [tasks, 1].
         shots: support examples (per class); None: the split's.
         calibrate: also compute the bin sums of `metaexp.evaluation.calibration`, if there are classes.
+        group: the processes that share the chunks; every one must `add` all of them, and gets all scores.
     """
 
     def __init__(
@@ -50,33 +54,47 @@ class Scoring:
         final: bool = False,
         shots: int | None = None,
         calibrate: bool = False,
+        group: Group = ALONE,
     ):
         self.learner, self.split, self.diagnose, self.final, self.shots = learner, split, diagnose, final, shots
         self.modes = learner.modes(modes)
         self.tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
         self._digests = [hashlib.sha256(), hashlib.sha256()]  # of inputs and of targets: independent of the chunks
-        self._parts: list[dict[str, Tensor]] = []
+        self._shared = Shared(group)
         self._indices: list[np.ndarray] = []
 
     def add(self, indices: Tensor) -> None:
         """Draw and score the tasks with these indices, int64 [tasks]."""
-        with torch.no_grad(), _at_test(self.learner):
-            episode = self.learner.family.sample(self.split, indices, shots=self.shots)
-            for digest, tensor in zip(self._digests, episode.query, strict=True):
-                digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        self.learner.settle()
+        self._indices.append(indices.cpu().numpy())
+        self._shared.do(lambda: self._scored(indices), beside=lambda: self._drawn(indices))
+
+    def _drawn(self, indices: Tensor) -> Episode:
+        """The tasks, whose queries are added to the digests; only in the first process does that see all of them."""
+        episode = self.learner.family.sample(self.split, indices, shots=self.shots)
+        for digest, tensor in zip(self._digests, episode.query, strict=True):
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        return episode
+
+    def _scored(self, indices: Tensor) -> dict[str, np.ndarray]:
+        with torch.no_grad(), at_test(self.learner), plain_attention():
+            episode = self._drawn(indices)
             seen = episode if self.learner.reads_info else episode._replace(info={})
-            self._parts.append(map_tasks(self._one, seen, self.learner.mapping))
-            self._indices.append(indices.cpu().numpy())
+            scores = map_tasks(self._one, seen, self.learner.mapping)
+            return {name: value.double().cpu().numpy() for name, value in scores.items()}
 
     def result(self) -> Scores:
-        """The scores of all tasks so far, in the order in which they were added."""
-        names = self._parts[0]
-        arrays = {name: torch.cat([part[name] for part in self._parts]).double().cpu().numpy() for name in names}
-        query_sha256 = hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
+        """The scores of all tasks so far, in the order in which they were added, in every process."""
+        parts: list[dict[str, np.ndarray]] = self._shared.results()
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        query_sha256 = self._shared.group.first(self._sha256)
         sums = {
             suffix: arrays.pop(metric_name("calibration", suffix)) for suffix in (self.modes if self.tables else ())
         }
         return Scores(arrays, np.concatenate(self._indices), query_sha256, sums)
+
+    def _sha256(self) -> str:
+        return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
 
     def _one(self, episode: Episode) -> dict[str, Tensor]:
         scores = score(self.learner, episode, self.modes, self.final, self.tables)
@@ -96,15 +114,16 @@ def evaluate(
     tick: Callable[[int], None] = lambda done: None,
     shots: int | None = None,
     calibrate: bool = False,
+    group: Group = ALONE,
 ) -> Scores:
     """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
 
     Args:
-        learner, split, modes, diagnose, final, shots, calibrate: as for `Scoring`.
+        learner, split, modes, diagnose, final, shots, calibrate, group: as for `Scoring`.
         chunk: tasks drawn and mapped at once (None: as the learner's mapping allows); does not change the tasks.
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
-    scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate)
+    scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate, group)
     for indices in chunks(learner.family, split, tasks, chunk or chunk_size(learner)):
         scoring.add(indices)
         tick(int(indices[-1]) + 1)
@@ -150,30 +169,21 @@ def score(
     return found
 
 
-def validator(learner: Any) -> Callable[[int], float]:
+def validator(
+    learner: Any, tick: Callable[[int], None] = lambda done: None, group: Group = ALONE
+) -> Callable[[int], float]:
     """The function that `MetaLearner.finish` takes: number of validation tasks -> mean of the first metric after the
     last step.
 
-    All queries are in one batch, regardless of `test.normalise`.
+    All queries are in one batch, regardless of `test.normalise`. `tick` is that of `evaluate`; the processes of `group`
+    share the tasks.
     """
 
     def validate(tasks: int) -> float:
-        scores = evaluate(learner, "val", tasks, ["queries"], final=True)
+        scores = evaluate(learner, "val", tasks, ["queries"], tick=tick, final=True, group=group)
         return float(scores.first(next(iter(learner.metrics)))[:, -1].mean())
 
     return validate
-
-
-@contextmanager
-def _at_test(learner: Any) -> Iterator[None]:
-    """Inside, the user's modules that behave differently in training are in evaluation mode."""
-    modes = {module: module.training for module in learner.modules()}
-    learner.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:

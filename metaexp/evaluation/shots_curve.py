@@ -10,6 +10,7 @@ from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.intervals import summary
 from metaexp.evaluation.scores import evaluate
 from metaexp.metric_names import metric_of, split_name
+from metaexp.system.group import ALONE, Group
 
 Tick = Callable[[int], None]
 
@@ -51,6 +52,7 @@ def shots_curve(
     mode: str,
     tick: Tick,
     known: dict[str, np.ndarray] | None = None,
+    group: Group = ALONE,
 ) -> ShotsCurve:
     """The curve of a learner on the first `tasks` test tasks, with the baselines that need no run.
 
@@ -60,6 +62,7 @@ def shots_curve(
         mode: normalisation mode at test.
         tick: called from time to time with the number of tasks done, over all shots; may raise to stop.
         known: the test's own scores, [at least `tasks`, steps + 1] each, which are not computed again.
+        group: the processes that share the tasks; all of them get the curve.
     """
     family, own = learner.family, learner.family.sizes["test"]["shots"]
     asked = series(own) if wanted is None else sorted(set(wanted))
@@ -80,11 +83,16 @@ def shots_curve(
             columns[shots] = {name: known[name][:tasks, -1:] for name in measured}
             continue
         try:
-            columns[shots] = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far).arrays
+            scores = evaluate(learner, "test", tasks, [mode], final=True, shots=shots, tick=far, group=group)
+            columns[shots] = scores.arrays
         except (ValueError, RuntimeError, IndexError) as error:  # a method may need the shots it was trained with
             skipped[shots] = _line(error)
     total = tasks * len(columns)
-    beside = [baselines(family, "test", tasks, shots=shots, tick=lambda _: tick(total)) for shots in columns]
+
+    def floors(shots: int) -> dict[str, dict[str, np.ndarray]]:
+        return baselines(family, "test", tasks, shots=shots, tick=lambda _: tick(total), group=group)
+
+    beside = [floors(shots) for shots in columns]
     arrays = {name: _side_by_side([one[name] for one in beside]) for name in (beside[0] if beside else {})}
     return ShotsCurve(list(columns), _side_by_side(list(columns.values())), arrays, skipped)
 

@@ -11,7 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from metaexp.checks import printable
+from metaexp.system.output import Tolerant, tolerant
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +48,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.step, self.larger_is_better, self._clock = total, start, larger_is_better, clock
-        self._stream = stream or sys.stderr
+        self._stream = tolerant(sys.stderr if stream is None else stream)
         self._loss: float | None = None
         self._metric, self._value, self._best = "", math.nan, math.nan
         now = clock()
@@ -74,10 +77,10 @@ class Progress:
     def note(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._live is None:
-            self._write(lambda: print(text, file=self._stream, flush=True))
+            self._write(lambda: print(printable(text), file=self._stream, flush=True))
         else:
-            console = self._live.console
-            self._write(lambda: console.print(text, markup=False, highlight=False, soft_wrap=True))
+            console, text = self._live.console, printable(text)
+            self._write(lambda: console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True))
 
     def close(self) -> None:
         """Shows the last state and ends the line; call it however the run ends. A second call does nothing."""
@@ -144,22 +147,22 @@ class Progress:
     def _write(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError):  # the reader has gone or the stream is closed: go on training without it
+        except (OSError, ValueError):  # a console of the caller's whose reader has gone: go on training without it
             self._gap = self._due = math.inf
 
 
-def _live(stream: TextIO, console: "Console | None") -> Any:
+def _live(stream: Tolerant, console: "Console | None") -> Any:
     """A started Rich display, redrawn by explicit calls (no thread), or None if `stream` cannot move its cursor."""
     if console is None and not stream.isatty():
         return None
     from rich.console import Console
     from rich.live import Live
 
-    console = console or Console(file=stream)
+    console = console or Console(file=cast(TextIO, stream))
     if not console.is_terminal or console.is_dumb_terminal:
         return None
     # Output that goes to a file or a pipe must still arrive there.
-    live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
+    live = Live(console=console, auto_refresh=False, redirect_stdout=tolerant(sys.stdout).isatty())
     live.start()
     return live
 

@@ -1,12 +1,12 @@
 """The table of results that a finished run prints: Rich on a terminal, plain aligned columns elsewhere."""
 
-import os
-import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from metaexp.checks import printable, shell
 from metaexp.loggers.progress import duration
+from metaexp.system.output import tolerant
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,47 +32,48 @@ def print_result(
         result: the content of result.json.
         folder: the run's folder.
         logdir: the argument for `tensorboard --logdir`.
-        stream: where to print; default sys.stdout. A reader that closes the pipe (`| head`) is not an error.
+        stream: where to print; default sys.stdout. What it does not take (`| head`, `> /dev/full`) is no error.
         console: a Rich console to print on instead of `stream`.
     """
-    stream = stream or sys.stdout
+    out = tolerant(sys.stdout if stream is None else stream)
     head, rows = _result_rows(result)
     speed, weights = result.get("speed", {}), result.get("weights", {})
-    title = "{algo} on {task}, {model}, seed {seed}: {steps} outer steps".format(**result)
+    algo, task, model, seed, steps = (result.get(name) for name in ("algo", "task", "model", "seed", "steps"))
+    title = f"{algo} on {task}, {model}, seed {seed}: {steps} outer steps"
     if weights:
-        title += f", {weights['kind']} weights (step {weights['step']})"
-    below = [f"folder       {folder}", f"view with    tensorboard --logdir {shlex.quote(logdir)}"]
+        title += f", {weights.get('kind')} weights (step {weights.get('step')})"
+    below = [f"folder       {folder}", f"view with    tensorboard --logdir {shell(logdir)}"]
     for metric, value in result["test"].items():
         if lost := value.get("diverged", 0):
-            below.insert(0, f"not finite   {metric} of {lost} of {value['tasks']} tasks: left out of the mean")
-    if speed:
+            below.insert(0, f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
+    below[:0] = _warnings(result)
+    if result.get("doubt"):
+        below.insert(0, f"doubt        {result['doubt']}")
+    if speed.get("seconds") is not None:
         rate = speed.get("meta_steps_per_s")
         below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
-    try:
-        if console is not None or stream.isatty():
-            _print_rich(title, head, rows, below, stream, console)
-        else:
-            widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-            lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
-            print("\n".join([title, *lines, *below]), file=stream, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit: give that flush somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    # A result may come from elsewhere: what is text there is shown as text.
+    title, below = printable(title), [printable(line) for line in below]
+    head, rows = [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
+    if console is not None or out.isatty():
+        _print_rich(title, head, rows, below, out, console)
+    else:
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+        print("\n".join([title, *lines, *below]), file=out, flush=True)
 
 
 def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    head, rows = ["test", "mean", "before", "1 step", "last step", "tasks"], []
+    head, rows = ["test", "mean", "median", "before", "1 step", "last step", "tasks"], []
     for metric, value in result["test"].items():
         steps = value.get("per_step") or []
         some = [steps[i] if len(steps) > 1 else None for i in (0, min(1, len(steps) - 1), -1)] if steps else [None] * 3
         curve = ["" if step is None or step["mean"] is None else f"{float(step['mean']):.4g}" for step in some]
-        rows.append([metric, _interval(value), *curve, str(value["tasks"])])
-        if (error := value.get("ece")) and error["value"] is not None:
-            low, high = error["ci95"]
-            rows.append([f"{metric}, calibration error", f"{error['value']:.3g} ({low:.3g} to {high:.3g})", *[""] * 4])
+        rows.append([metric, _interval(value), median_text(value), *curve, str(value.get("tasks", ""))])
+        rows += [[f"{metric}, {label}", text, *[""] * 5] for label, text in _calibration(value.get("ece") or {})]
     for name, metrics in result.get("floors", {}).items():
         label = baseline_label(name)
-        rows += [[f"{metric}, {label}", _interval(value), "", "", "", ""] for metric, value in metrics.items()]
+        rows += [[f"{metric}, {label}", _interval(v), median_text(v), *[""] * 4] for metric, v in metrics.items()]
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -84,15 +85,49 @@ def _interval(value: Mapping[str, Any]) -> str:
     return f"{mean} +- {float(value['ci95']):.2g}" if value.get("ci95") is not None else mean
 
 
+def median_text(value: Mapping[str, Any]) -> str:
+    """The median of a summary with its interval; nothing if it has none, as those of older versions."""
+    median, ends = value.get("median"), value.get("median_ci")
+    if median is None:
+        return ""
+    return f"{float(median):.4g}" + ("" if ends is None else f" ({float(ends[0]):.3g} to {float(ends[1]):.3g})")
+
+
+def _calibration(error: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of each line about the calibration error."""
+    if error.get("value") is None:
+        return []
+    ends = "" if error.get("ci95") is None else " ({:.3g} to {:.3g})".format(*error["ci95"])
+    if error.get("corrected") is None:
+        return [("calibration error", f"{error['value']:.3g}{ends}")]
+    chance = " ({:.3g} to {:.3g} by chance alone)".format(*error["null95"])
+    corrected = f"{error['corrected']:.3g}{ends}"
+    return [("calibration error", corrected), ("not corrected", f"{error['value']:.3g}{chance}")]
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    """What the means do not show: tasks that adaptation made worse, and means that few tasks carry."""
+    lines = []
+    worse = [(metric, value) for metric, value in result["test"].items() if value.get("made_worse") is not None]
+    for metric, value in worse[:1]:
+        after = f"{metric} after the last inner step is worse than before the first"
+        lines.append(f"made worse   {value['made_worse']} of {value['tasks']} tasks by adaptation: {after}")
+    for metric, value in result["test"].items():
+        if value.get("heavy_tailed"):
+            share = f"the worst 1 % of tasks carry {100 * value['worst_share']:.0f} % of the mean"
+            lines.append(f"heavy tail   {metric}: {share}, which says little: compare medians")
+    return lines
+
+
 def _print_rich(
-    title: str, head: list[str], rows: list[list[str]], below: list[str], stream: TextIO, console: "Console | None"
+    title: str, head: list[str], rows: list[list[str]], below: list[str], out: Any, console: "Console | None"
 ) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = console or Console(file=stream)
+    console = console or Console(file=out)
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, safe_box=True)
     for i, name in enumerate(head):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
@@ -102,4 +137,4 @@ def _print_rich(
         table.add_row(*(Text(cell.replace("+-", plus)) for cell in row), style=dim)
     console.print(table)
     for line in below:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -47,6 +47,15 @@ def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> 
     return values | steps
 
 
+class _Logger(TensorBoardLogger):
+    """Lightning's, in the folder that it is given: a `$` or `~` in its name is part of the name."""
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the event files."""
+        return os.path.join(self.root_dir, str(self.version))
+
+
 class TensorBoard:
     """Writes a run's event files into its own folder, so that a folder of runs or a sweep is one TensorBoard tree.
 
@@ -64,7 +73,7 @@ class TensorBoard:
     def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None, rank: int | None = None):
         self.folder = Path(folder)
         self.active = (getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0
-        self.logger = TensorBoardLogger(
+        self.logger = _Logger(
             str(self.folder.parent),
             name="",
             version=self.folder.name,
@@ -163,7 +172,8 @@ class TensorBoard:
 
         The row is written to the sub-folder `test`, without the message that fixes the table's columns: TensorBoard
         then merges the columns of all runs of a tree, whatever their algorithm and metric, and does not mistake a
-        training curve for a result. A metric that is None (every task diverged) is shown as NaN.
+        training curve for a result. A metric that is None (every task diverged) is shown as NaN, and a setting that is
+        None is left out, so that a column of numbers and nulls stays numeric.
         """
         if not self.active:
             return
@@ -177,7 +187,9 @@ class TensorBoard:
             for key, value in config.items()
             if not key.endswith("_target_") and key_of(key).shown
         }
-        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in shown.items()}
+        # A null is left out: as text it would make the whole column one of text, and its numbers could not be sorted.
+        given = {key: value for key, value in shown.items() if value is not None}
+        row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in given.items()}
         _, start, end = hparams(row, values)
         with self._guard():
             writer: Any = SummaryWriter(str(self.folder / "test"))

@@ -87,7 +87,8 @@ def with_context(
         block: the block that "film" modulates, from 0.
 
     Raises:
-        ValueError: the network or the inputs cannot take the context in this way.
+        ValueError: the network or the inputs cannot take the context in this way, or the network is linear, so that a
+            context adds the same to every prediction.
     """
 
     def network(*shape: int) -> nn.Module:
@@ -108,4 +109,21 @@ def with_context(
         size = size or 100
         return ChannelContext(network(x_shape[0] + size, *x_shape[1:]), size)
     size = size or 5
-    return InputContext(network(math.prod(x_shape) + size), size)
+    made = InputContext(network(math.prod(x_shape) + size), size)
+    if _only_shifts(made, math.prod(x_shape)):
+        raise ValueError(
+            "model: the network is linear in its input, so a context would add the same number to every prediction; "
+            "use model=mlp"
+        )
+    return made
+
+
+def _only_shifts(network: InputContext, inputs: int) -> bool:
+    """Whether f(x, context) = g(x) + h(context) on some points: nothing about x can then be adapted."""
+    first = next(network.parameters(), torch.zeros(()))
+    draw = torch.Generator().manual_seed(0)  # not the global one, which gives the initial weights
+    x, contexts = (torch.randn(n, d, generator=draw) for n, d in ((8, inputs), (4, network.size)))
+    with torch.no_grad():
+        y = torch.stack([network(x.to(first), context.to(first)) for context in contexts])  # [contexts, points, out]
+    together = y - y.mean(0, keepdim=True) - y.mean(1, keepdim=True) + y.mean((0, 1), keepdim=True)
+    return bool(together.abs().max() <= 1e-5 * y.abs().max())

@@ -1,10 +1,23 @@
-"""Calling a module with other tensors instead of its own, whatever modules and tensors it shares; and what it draws."""
+"""Calling a module with other tensors instead of its own, whatever it shares; and which modules are refused."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from metaexp.models.attention import plain_attention
+from metaexp.models.forward_pass import (
+    built,
+    carried_state,
+    drawing_layer,
+    example,
+    output_fault,
+    restore,
+    state,
+    unfit_tensor,
+)
 
 
 def functional_call(module: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...]) -> Any:
@@ -12,7 +25,8 @@ def functional_call(module: nn.Module, tensors: Mapping[str, Tensor], args: tupl
 
     As `torch.func.functional_call`, and also right if one submodule has several names (`self.b = self.a`, one block
     twice in a `Sequential`): torch exchanges its tensors once per name, and restores the wrong ones. A tensor that
-    several modules hold (tied weights) is replaced in all of them, by whichever of its names it is given.
+    several modules hold (tied weights) is replaced in all of them, by whichever of its names it is given. torch's
+    attention and recurrent layers have derivatives of any order here.
 
     Args:
         module: any module.
@@ -36,56 +50,71 @@ def functional_call(module: nn.Module, tensors: Mapping[str, Tensor], args: tupl
                 if tensor is not None:
                     own.setdefault(f"{prefix}.{name}" if prefix else name, tensor)
     each = {place: value for name, value in tensors.items() for place in places[id(own[name])]}
-    return torch.func.functional_call(module, each, args, tie_weights=False)
+    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    # cuDNN's recurrent layers have no second derivative.
+    with plain_attention(), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        return torch.func.functional_call(module, each, args, tie_weights=False)
+
+
+def predicted(module: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """`functional_call` of a network that predicts: x [n, ...] -> [n, outputs].
+
+    Raises:
+        ValueError: it returns anything else.
+    """
+    made = functional_call(module, tensors, (x,))
+    check_output(made, x)
+    prediction: Tensor = made
+    return prediction
+
+
+def check_output(made: Any, x: Tensor, what: str = "forward") -> None:
+    """Raise ValueError unless `made` is a tensor [n, outputs] of real numbers for inputs x [n, ...].
+
+    Args:
+        what: the method of the network that returned it.
+    """
+    if fault := output_fault(made, x, half=torch.is_autocast_enabled(x.device.type)):
+        raise ValueError(f"model: {what} {fault}")
 
 
 def check_module(model: nn.Module, x_shape: tuple[int, ...]) -> None:
-    """Refuse a network that no task's seed and no meta-gradient can be right with.
+    """Refuse a network that no task's seed and no meta-gradient can be right with; see `check_state` too.
 
     Args:
         model: as the user made it.
-        x_shape: of one input; the network is tried on two of zeros, as far as it takes them.
+        x_shape: of one input; the network is tried on two, as far as it takes them.
 
     Raises:
-        ValueError: it draws random numbers from torch's global generator, or has complex parameters.
+        ValueError: it draws random numbers from torch's global generator, or has complex parameters or such without a
+            shape yet, or makes layers in its forward pass.
     """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_complex():
-            raise ValueError(
-                f"model: {name} is complex, and its imaginary part would be lost in the run's precision; use a real "
-                "parameter with two entries"
-            )
-    if layer := _draws(model, x_shape):
+    if fault := unfit_tensor(model):
+        raise ValueError(f"model: {fault}")
+    before = state(model)
+    try:
+        layer = drawing_layer(model, lambda: model(example(model, x_shape)))
+        made = built(before, state(model))
+    finally:
+        restore(before, state(model))
+    if made:
+        raise ValueError(f"model: its forward pass {made}: call it on an example before it is given here")
+    if layer:
         raise ValueError(
             f"model: {layer} draws from torch's global generator, which is not tied to a task's seed and which no run "
             "could continue; leave it out, or call .eval() on it"
         )
 
 
-def _draws(model: nn.Module, x_shape: tuple[int, ...]) -> str | None:
-    """The layer that moves torch's global generator in a forward pass; the model is left as it was."""
-    found: list[str] = []
-    before: list[Tensor] = []
+def check_state(model: nn.Module, x_shape: tuple[int, ...]) -> None:
+    """Refuse a network whose forward pass changes it, with its norms already replaced (`metaexp.models.norms.adopt`).
 
-    def enter(layer: nn.Module, args: Any) -> None:
-        before.append(torch.get_rng_state())
-
-    def leave(layer: nn.Module, args: Any, output: Any) -> None:
-        if not torch.equal(before.pop(), torch.get_rng_state()) and not found:
-            found.append(str(layer).splitlines()[0])  # innermost first
-
-    first = next(model.parameters(), None)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    hooks = [h for m in model.modules() for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(torch.zeros(2, *x_shape, dtype=None if first is None else first.dtype))
-    except Exception:  # a network that is called otherwise, or needs other inputs: the layers seen so far count
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-    return found[0] if found else None
+    Raises:
+        ValueError: a buffer, a counter, a layer made on the way: `metaexp.models.forward_pass.carried_state`.
+    """
+    for network in model if isinstance(model, nn.ModuleList) else [model]:
+        if fault := carried_state(network, example(network, x_shape), functional_call):
+            raise ValueError(
+                f"model: in a forward pass {fault}, so that one task would change the next; call .eval() on that layer "
+                "if this stops it, or keep it constant"
+            )

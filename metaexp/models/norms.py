@@ -8,6 +8,7 @@ graphs, and use the native kernel in an eager loop over tasks.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -163,6 +164,12 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
     return norm
 
 
+def own_norms(model: nn.Module) -> dict[str, int]:
+    """Kind -> number of the layers of a module that `adopt` replaces."""
+    kinds = [type(layer).__name__ for layer in model.modules() if type(layer) in _EXACT]
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+
 def adopt(model: nn.Module) -> nn.Module:
     """Replace torch's batch, instance and layer norms in a module by these layers, keeping parameters and names.
 
@@ -222,4 +229,28 @@ def in_mode(mode: str, model: nn.Module, function: Callable[[Tensor], Tensor], s
     if mode == "support":
         with statistics_from(model, len(support)):
             return function(torch.cat((support, x)))[len(support) :]
-    return vmap(lambda query: function(torch.cat((support, query[None])))[-1])(x)
+
+    def single(query: Tensor) -> Tensor:
+        return function(torch.cat((support, query[None])))[-1]
+
+    if model not in _ONE_BY_ONE:
+        try:
+            return vmap(single)(x)
+        except Exception:  # a network that vmap cannot take
+            _ONE_BY_ONE.add(model)
+    return torch.stack([single(query) for query in x])
+
+
+_ONE_BY_ONE: "WeakSet[nn.Module]" = WeakSet()  # networks that take one query after the other in the mode "single"
+
+
+@contextmanager
+def one_by_one(model: nn.Module) -> Iterator[None]:
+    """Inside this context, the mode "single" takes one query after the other, without vmap."""
+    known = model in _ONE_BY_ONE
+    _ONE_BY_ONE.add(model)
+    try:
+        yield
+    finally:
+        if not known:
+            _ONE_BY_ONE.discard(model)

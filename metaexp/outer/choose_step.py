@@ -35,7 +35,7 @@ def choose_step(training: Any, index: int) -> OuterStep:
         log.debug("compile failed", exc_info=True)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         log.info(f"compile: not possible here ({reason}); going on without")
-        training.compiled = False
+        training.compiled, training.compile_reason = False, reason
     finally:  # validation and test run uncompiled
         learner.set_mapping(learner.mapping, learner.family.device)
     return _eager(training)

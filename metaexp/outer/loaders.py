@@ -72,10 +72,13 @@ class TaskIndices:
     """Lightning's loader of a split's tasks: their indices, int64 [tasks of a chunk] each."""
 
     def __init__(self, learner: Any, split: str, tasks: int):
-        self.pieces = list(chunks(learner.family, split, tasks, chunk_size(learner)))
+        self.family, self.split, self.tasks, self.size = learner.family, split, tasks, chunk_size(learner)
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        varying = self.family.varying(self.split)
+        bucket = varying.bucket if varying else max(self.tasks, 1)
+        whole, rest = divmod(self.tasks, bucket)
+        return whole * -(-bucket // self.size) + -(-rest // self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.pieces)
+        return chunks(self.family, self.split, self.tasks, self.size)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from metaexp.algos.trial import first_tasks, nothing_learned
+from metaexp.errors import NothingLearnedError
 from metaexp.evaluation.intervals import summary
 from metaexp.evaluation.scores import Scores, Scoring
 from metaexp.outer.choose_step import choose_step
@@ -18,6 +20,7 @@ from metaexp.outer.clip import Clip
 from metaexp.outer.loaders import Span, Spans, Stops, TaskIndices, stops
 from metaexp.outer.outer_step import FiniteCheck, OuterStep, Step, Sums, as_step
 from metaexp.outer.progress import OuterProgress
+from metaexp.system.group import Group
 
 
 class MetaTraining(L.LightningModule):
@@ -84,6 +87,7 @@ class MetaTraining(L.LightningModule):
         self.compiled, self.rank, self.world = compiled, rank, world
         self.finite = FiniteCheck(skips, getattr(learner, "inner_lr", None))
         self.every, self.val_every, self.val_tasks, self.modes = list(every), val_every, val_tasks, list(modes)
+        self.compile_reason: str | None = None  # why a step that was to be compiled is not
         self.stopped = False  # once True, no further outer step is made
         self.stops = Stops(steps, self.every)
         self._step: OuterStep | None = None
@@ -182,11 +186,16 @@ class MetaTraining(L.LightningModule):
     def advance(self, index: int) -> None:
         """Outer step number `index` (from 0), without the check that is made at the end of a span."""
         if self._step is None:  # built only now: until the first step the learner may still move to its device
+            self.learner.settle()
+            share = self.meta_batch // self.world
+            self.learner.check_connected(lambda: first_tasks(self.learner, share))
             self._step = choose_step(self, index)
             self._storage = self._addresses()
             if self._sums is not None:
                 self._step.set_sums(self._sums)
         self._step(index)
+        if index == 0 and self._step.last is not None and self._step.last[1] == 0:
+            raise NothingLearnedError(nothing_learned(self.learner))
         if self.schedule is not None:
             self.schedule.step()
 
@@ -332,16 +341,19 @@ class MetaTraining(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts with no scores."""
-        self.scores, self._scoring = None, Scoring(self.learner, "val", self.modes, diagnose=True)
+        self.scores, self._scoring = (
+            None,
+            Scoring(self.learner, "val", self.modes, diagnose=True, group=Group(self.rank, self.world)),
+        )
         self.validation_given_up = False
 
     def on_test_epoch_start(self) -> None:
         """Starts with no scores."""
-        self.scores, self._scoring = None, Scoring(self.learner, "test", self.modes)
+        self.scores, self._scoring = None, Scoring(self.learner, "test", self.modes, group=Group(self.rank, self.world))
         self.validation_given_up = False
 
     def validation_step(self, indices: Tensor, batch_idx: int) -> None:
-        """Scores a chunk of tasks, unless a callback has set `validation_given_up`."""
+        """Scores a chunk of tasks (one of the processes does), unless a callback has set `validation_given_up`."""
         if not self.validation_given_up:
             assert self._scoring is not None
             with torch.inference_mode(False):  # the inner loop needs gradients

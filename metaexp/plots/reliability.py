@@ -37,8 +37,10 @@ def reliability(sums: Mapping[str, np.ndarray], title: str = "") -> Figure:
         upper.scatter(confidence, right, s=8 + 300 * share, color=BLUE, edgecolors="white", linewidths=0.5, zorder=3)
         upper.set(xlim=(0, 1), ylim=(0, 1))
         named = f"{NAMES.get(suffix, suffix.strip('_'))}\nerror" if len(sums) > 1 else "expected calibration error"
-        low, high = summary["ci95"] or (np.nan, np.nan)
-        value = "not finite" if summary["value"] is None else f"{summary['value']:.3g} (95 %: {low:.3g} to {high:.3g})"
+        value = "not finite" if summary["value"] is None else f"{summary['value']:.3g}"
+        if summary["ci95"] is not None:
+            low, high = summary["ci95"]
+            value = f"{summary['corrected']:.3g} (95 %: {low:.3g} to {high:.3g})"
         upper.set_title(f"{named} {value}", fontsize=11)
         tidy(lower, "confidence (largest probability)", "queries" if place == 0 else "")
         lower.bar(edges[:-1], share, np.diff(edges), align="edge", color=SKY, edgecolor="white")

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from metaexp.checks import printable
 from metaexp.config.command_line import complain, exit_code
+from metaexp.config.overrides import typed_path
 from metaexp.errors import ConfigError, DataError
 from metaexp.system.files import replace_file
 
@@ -59,7 +61,7 @@ def report(argv: Sequence[str]) -> int:
     found = find([_path(word) for word in arguments.paths])
     if not found.runs:
         for one in found.unfinished:
-            print(f"{one.state}: {one.folder} ({one.text})")
+            print(printable(f"{one.state}: {one.folder} ({one.text})"))
         for line in found.damaged:
             complain(line)
         raise DataError(f"{', '.join(map(str, arguments.paths))}: no finished run there")
@@ -72,19 +74,19 @@ def report(argv: Sequence[str]) -> int:
     shown, encoding = text(made, compared, found), sys.stdout.encoding or "utf-8"
     print(shown.replace("±", "+-" if "utf" not in encoding.lower() else "±"), end="")
     if arguments.markdown:
-        _write(arguments.markdown, text(made, compared, found, markdown=True))
+        _write(typed_path("--markdown", str(arguments.markdown)), text(made, compared, found, markdown=True))
     if arguments.csv:
-        _write(arguments.csv, csv_text(made, compared.keys))
+        _write(typed_path("--csv", str(arguments.csv)), csv_text(made, compared.keys))
     if arguments.plots:
         from metaexp.report.pictures import draw  # matplotlib takes half a second to import
 
         for name, png in draw(made):
-            _write(arguments.plots / name, png)
+            _write(typed_path("--plots", str(arguments.plots)) / name, png)
     return DataError.exit_code if found.damaged else 0
 
 
 def _path(word: str) -> Path:
-    path, (key, equals, value) = Path(word).expanduser(), word.partition("=")
+    path, (key, equals, value) = typed_path("PATH", word), word.partition("=")
     if equals and not path.exists() and key in ("by", "metric", "markdown", "csv", "plots"):
         raise ConfigError(f"{word}: here options are written --{key} {value}")
     return path
@@ -101,7 +103,7 @@ def _write(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise ConfigError(f"{path}: its folder cannot be made ({error.strerror})") from error
     replace_file(path, lambda file: file.write(data), needs=len(data))
-    print(f"written: {path}", file=sys.stderr)
+    print(printable(f"written: {path}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """One run per configuration, seed and test: repeated equal runs add no evidence."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        same = json.dumps([run.config, run.seed, _test_of(run), _weights(run)], sort_keys=True, default=str)
+        same = _written([run.config, run.seed, _test_of(run), _weights(run)])
         found.setdefault(same, []).append(run)
     kept = []
     for members in found.values():
@@ -142,7 +142,15 @@ def _weights(run: Run) -> Any:
 def _test_of(run: Run) -> str:
     protocol = {key: value for key, value in run.result["protocol"].items() if key not in _OWN}
     queries = run.result["protocol"].get("query_sha256")
-    return json.dumps([run.result.get("task"), protocol, queries], sort_keys=True, default=str)
+    return _written([run.result.get("task"), protocol, queries])
+
+
+def _written(value: Any) -> str:
+    """Equal text for equal values, whatever a file from elsewhere holds."""
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except TypeError:  # keys of several kinds
+        return repr(value)
 
 
 def _section(runs: list[Run], keys: list[str], notes: list[str]) -> Section:

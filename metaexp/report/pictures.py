@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metaexp.checks import printable
 from metaexp.evaluation.intervals import over_seeds, over_tasks
 from metaexp.loggers.result_table import baseline_label
 from metaexp.metric_names import SUFFIXES, metric_name, near
@@ -31,6 +32,7 @@ from metaexp.report.grouping import Group
 from metaexp.report.reading import Run
 from metaexp.report.tables import Block
 from metaexp.storage.metrics_log import read_rows
+from metaexp.storage.saved_result import is_number
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # line styles, changed when the colours are used up
@@ -117,10 +119,10 @@ def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends
     for name, value in floors.items():
         # A baseline that would flatten the curves, or has no place on their axis, is named below with its value.
         if far_below(value, drawn) or (wide and value <= 0):
-            ends.append((-np.inf, f"{baseline_label(name)}, {value:.2g}", GREY))
+            ends.append((-np.inf, f"{baseline_label(_drawn(name))}, {value:.2g}", GREY))
             continue
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        ends.append((value, baseline_label(name), GREY))
+        ends.append((value, baseline_label(_drawn(name)), GREY))
         levels.append(np.array([value]))
 
 
@@ -135,7 +137,13 @@ def _look(place: int) -> tuple[str, str | tuple[int, tuple[float, ...]]]:
 
 
 def _said(group: Group) -> str:
-    return group.label + (f" ({len(group.runs)} seeds)" if len(group.runs) > 1 and not group.mixed else "")
+    seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 and not group.mixed else ""
+    return _drawn(group.label) + seeds
+
+
+def _drawn(text: str) -> str:
+    """Text from a file as Matplotlib draws it unchanged: no formula begins in it."""
+    return printable(text).replace("$", r"\$")
 
 
 def _curve(group: Group, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -163,21 +171,22 @@ def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, 
     for row in read_rows(run.folder):
         names = (metric, metric_name(metric, SUFFIXES["queries"]))
         name = next((n for n in names if isinstance(row.get(n), dict)), None)
-        if row.get("kind") != "val" or name is None or not isinstance(mean := row[name].get("mean"), int | float):
+        if row.get("kind") != "val" or name is None or not is_number(mean := row[name].get("mean")):
             continue
-        points.append((row["seconds"], mean))
-        for floor, values in (row.get("floors") or {}).items():
+        points.append((row["seconds"], float(mean)))
+        beside = row.get("floors")
+        for floor, values in (beside if isinstance(beside, dict) else {}).items():
             value = near(values, name) if isinstance(values, dict) else None
-            if isinstance(value, int | float):
+            if is_number(value):
                 floors[str(floor)] = float(value)
     return (np.array([x for x, _ in points]), np.array([y for _, y in points]), floors) if points else None
 
 
 def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
-    title = block.section.task if before else textwrap.fill(block.section.title, 80)
+    title = _drawn(block.section.task) if before else textwrap.fill(_drawn(block.section.title), 80)
     figure = new_figure(9, 5, title)
     axes = figure.subplots()
-    tidy(axes, x, before + block.metric)
+    tidy(axes, x, before + _drawn(block.metric))
     return figure, axes
 
 

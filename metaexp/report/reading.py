@@ -1,21 +1,22 @@
 """Reading run folders, finished or not, intact or damaged: damage is reported, never raised."""
 
-import json
 import math
 import os
+import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaexp.errors import ConfigError, MetaexpError
+from metaexp.errors import CheckpointError, ConfigError, MetaexpError
 from metaexp.nested import leaves
 from metaexp.storage.lock import read_status, state_of
+from metaexp.storage.metrics_log import check_rows
 from metaexp.storage.saved_config import key_of, read_config
+from metaexp.storage.saved_result import read_result
 
-FORMAT = 1  # the newest format of result.json that is supported
 MOST = 2 << 30  # most bytes of scores that are read: a small zip archive may unpack to any size
 UNKNOWN = "settings unknown"  # instead of the settings of a run without a readable config.yaml
 _INSIDE = ("checkpoints", "figures")  # folders inside a run that contain no runs
@@ -60,14 +61,19 @@ class Found(NamedTuple):
 def find(paths: Sequence[Path]) -> Found:
     """All runs and evaluations under the paths (folders, or files in run folders), sorted by name.
 
+    A sweep's folder may hold links to runs that were there before: each run counts once, wherever it is met.
+
     Raises ConfigError for a path that does not exist.
     """
     found = Found([], [], [])
-    for folder in sorted({folder for path in paths for folder in _folders(path)}):
+    for folder in _once(folder for path in paths for folder in _folders(path)):
         try:
             one = _read(folder, found.damaged)
         except _Damaged as error:
             found.damaged.append(str(error))
+            continue
+        except (OSError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            found.damaged.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
             continue
         if isinstance(one, Run):
             found.runs.append(one)
@@ -76,7 +82,17 @@ def find(paths: Sequence[Path]) -> Found:
     return found
 
 
-def _folders(path: Path) -> Iterator[Path]:
+def _once(folders: Iterable[Path]) -> list[Path]:
+    """Sorted, without the links to folders that are there themselves, and without a second link to one folder."""
+    found: dict[str, Path] = {}
+    for folder in sorted(set(folders)):
+        real = os.path.realpath(folder)
+        if real not in found or os.path.abspath(folder) == real:
+            found[real] = folder
+    return sorted(found.values())
+
+
+def _folders(path: Path, links: bool = True) -> Iterator[Path]:
     if not path.exists():
         raise ConfigError(f"{path}: no such folder")
     if path.is_file():
@@ -86,6 +102,9 @@ def _folders(path: Path) -> Iterator[Path]:
         folders[:] = sorted(f for f in folders if not f.startswith(".") and not (is_run and f in _INSIDE))
         if is_run:
             yield Path(os.path.normpath(place))
+        for name in folders:
+            if links and (link := Path(place, name)).is_symlink() and (link / "status.json").is_file():
+                yield from _folders(link, links=False)  # a link inside it could lead back
 
 
 class _Damaged(Exception):
@@ -95,7 +114,12 @@ class _Damaged(Exception):
 def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
     if not (folder / "result.json").exists():
         return _unfinished(folder)
-    result = _result(folder / "result.json")
+    try:
+        result, faults = read_result(folder)
+    except CheckpointError as error:
+        raise _Damaged(str(error)) from error
+    damaged += faults
+    _mend(result)
     try:
         config = flat(read_config(folder))
     except MetaexpError as error:
@@ -115,6 +139,10 @@ def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
         except _Damaged as error:
             damaged.append(f"{error}; its tasks are not compared")
             scores = {}
+    try:
+        check_rows(folder, sys.maxsize)
+    except CheckpointError as error:
+        damaged.append(f"{str(error).partition(';')[0]}; it is left out of the pictures")
     order = (str(read_status(folder).get("started", "")), (folder / "result.json").stat().st_mtime)
     return Run(folder, result, config, scores, order)
 
@@ -131,40 +159,17 @@ def _unfinished(folder: Path) -> Unfinished | None:
     except MetaexpError:
         pass
     text = f"step {step}" + (f" of {steps}" if steps is not None else "")
-    reason = status.get("error") if state in ("failed", "interrupted") else None
+    reason = status.get("error") if state in ("failed", "interrupted", "killed") else None
     return Unfinished(folder, state, text + (f": {reason}" if reason else ""))
 
 
-def _result(file: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _Damaged(f"{file}: cannot be read ({os.strerror(error.errno or 0)})") from error
-    except (ValueError, RecursionError) as error:
-        raise _Damaged(f"{file}: damaged, not JSON ({str(error).splitlines()[0]})") from error
-    if not isinstance(result, dict):
-        raise _Damaged(f"{file}: damaged, holds no result")
-    written = result.get("format", 1)
-    if not isinstance(written, int) or written > FORMAT:
-        raise _Damaged(f"{file}: written by format {written}, this reads <={FORMAT}; use a newer metaexp")
-    for name in ("floors", "protocol", "speed", "memory", "weights"):
-        result[name] = value if isinstance(value := result.get(name), dict) else {}
-    tests = [result.get("test"), *result["floors"].values()]
-    if not all(isinstance(test, dict) and all(map(_is_summary, test.values())) for test in tests) or not tests[0]:
-        raise _Damaged(f"{file}: damaged, its key test or floors does not hold metrics")
-    return result
-
-
-def _is_summary(value: Any) -> bool:
-    number = int | float | None
-    kinds = {
-        "mean": number,
-        "ci95": number,
-        "tasks": int | None,
-        "diverged": int | None,
-        "larger_is_better": bool | None,
-    }
-    return isinstance(value, dict) and "mean" in value and all(isinstance(value.get(k), t) for k, t in kinds.items())
+def _mend(result: dict[str, Any]) -> None:
+    """Empties groups that are none, beside the scores: what a report only shows need not be right."""
+    protocol, again = result["protocol"], result.get("evaluation")
+    if not isinstance(protocol.get("normalise"), dict):
+        protocol["normalise"] = {}
+    if isinstance(again, dict) and not isinstance(again.get("changed"), dict):
+        again["changed"] = {}
 
 
 def _scores(file: Path) -> dict[str, np.ndarray]:

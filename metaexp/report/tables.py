@@ -9,6 +9,15 @@ from metaexp.checks import show
 from metaexp.evaluation.intervals import difference, holm, over_seeds
 from metaexp.metric_names import Direction, metric_of, near, recorded_direction
 from metaexp.report.grouping import Compared, Group, Section, scores_of
+from metaexp.report.medians import (
+    barred,
+    heavy,
+    heavy_note,
+    judged_by_signs,
+    of_group,
+    of_result,
+    worse_of_group,
+)
 from metaexp.report.reading import Run
 
 MOST_PAIRS = 10  # up to this many pairs, all groups are compared with each other; otherwise each with the best
@@ -34,6 +43,11 @@ class Row(NamedTuple):
     peak_mb: float | None
     parameters: str | None
     adapted: str | None
+    median: float | None
+    median_low: float | None
+    median_high: float | None
+    worst_share: float | None
+    made_worse: int | None
     note: str = ""
 
 
@@ -50,6 +64,9 @@ class Pair(NamedTuple):
     lost: int
     p: float | None  # Holm's, for all pairs of the table at once
     verdict: str
+    signs: tuple[int, int]  # tasks on which one is larger, and smaller
+    sign_p: float  # of the sign test, Holm's too
+    barred: bool  # few tasks carry the mean: nothing is claimed on it
 
 
 class Block(NamedTuple):
@@ -78,10 +95,14 @@ def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] 
             known, larger = direction(metric, section.runs)
             sign = -1.0 if larger else 1.0
             groups = [group for group in section.groups if any(metric in r.result["test"] for r in group.runs)]
-            rows = {group.values: _row(group, metric) for group in groups}
+            rows = {group.values: _row(group, metric, larger) for group in groups}
+            shares = {group.label: rows[group.values].worst_share for group in groups}
+            by_median = any(map(heavy, shares.values())) and all(row.median is not None for row in rows.values())
             if known:
-                groups.sort(key=lambda g: (rows[g.values].mean is None, sign * (rows[g.values].mean or 0.0)))
+                place = {values: row.median if by_median else row.mean for values, row in rows.items()}
+                groups.sort(key=lambda g: (place[g.values] is None, sign * (place[g.values] or 0.0)))
             found, note = _pairs(section, groups, metric, larger, every_pair or not known)
+            note = "; ".join(filter(None, [note, heavy_note(shares, by_median and known)]))
             lines = [rows[group.values] for group in groups]
             if len(modes := dict.fromkeys(str(row.normalise) for row in lines)) > 1:
                 note = "; ".join(filter(None, [note, f"batch statistics differ between rows: {', '.join(modes)}"]))
@@ -91,13 +112,14 @@ def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] 
     return made
 
 
-def _row(group: Group, metric: str) -> Row:
+def _row(group: Group, metric: str, larger: bool | None) -> Row:
     results = [run.result for run in group.runs if metric in run.result["test"]]
     told = [result["test"][metric] for result in results]
     finite = [one for one in told if one["mean"] is not None]
     seeds = over_seeds([float(one["mean"]) for one in finite])
     halves = [float(one["ci95"]) for one in finite if one.get("ci95") is not None]
     protocols = [result["protocol"] for result in results]
+    beside = of_group(group, metric, larger)
     return Row(
         names=group.values,
         floor=False,
@@ -114,6 +136,11 @@ def _row(group: Group, metric: str) -> Row:
         peak_mb=max((m for result in results if _number(m := result["memory"].get("peak_mb"))), default=None),
         parameters=_words(result.get("parameters") for result in results),
         adapted=_words(result.get("adapted_parameters") for result in results),
+        median=beside.median,
+        median_low=beside.low,
+        median_high=beside.high,
+        worst_share=beside.worst_share,
+        made_worse=worse_of_group(group, metric, larger),
         note="; ".join(filter(None, [_weights(results), _lost(told, len(finite))])),
     )
 
@@ -148,6 +175,7 @@ def _floors(section: Section, metric: str, sign: float) -> list[Row]:
         nothing = dict.fromkeys(set(Row._fields) - {"note"})
         values = {"names": (name,), "floor": True, "mean": float(best["mean"]), "tasks_half": best.get("ci95")}
         values |= {"tasks": best.get("tasks"), "diverged": best.get("diverged"), "note": note}
+        values |= dict(zip(("median", "median_low", "median_high", "worst_share"), of_result(best), strict=True))
         rows.append(Row(**(nothing | values)))
     return sorted(rows, key=lambda row: sign * (row.mean or 0.0))
 
@@ -178,6 +206,7 @@ def _pairs(
     known = [place for place, pair in found.items() if pair.p is not None]
     for place, p in zip(known, holm([found[place].p or 0.0 for place in known]), strict=True):
         found[place] = _judged(found[place], p, len(known))
+    found = dict(zip(found, judged_by_signs(list(found.values()), larger), strict=True))
     if every or len(ends) <= MOST_PAIRS:
         return list(found.values()), ""
     note = f"only differences from the best; --pairs shows all; p is corrected for all {len(known)} pairs"
@@ -207,7 +236,10 @@ def _pair(one: Group, two: Group, metric: str, larger: bool | None) -> Pair | No
     else:
         verdict = f"{(one if (found.mean > 0) == larger else two).label} better"
     claim = "algorithms" if found.crossed else "checkpoints"
-    return Pair(one.label, two.label, found.mean, found.half, claim, seeds, found.tasks, found.lost, found.p, verdict)
+    shares = (of_group(one, metric, larger).worst_share, of_group(two, metric, larger).worst_share)
+    of_mean = (found.mean, found.half, claim, seeds, found.tasks, found.lost, found.p, verdict)
+    more, less, sign_p = found.signs
+    return Pair(one.label, two.label, *of_mean, (more, less), sign_p, barred(*shares, found))
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

@@ -1,21 +1,30 @@
 """The comparison as text: aligned columns, Markdown, CSV."""
 
 import csv
+import html
 import io
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from metaexp.checks import printable
 from metaexp.evaluation.intervals import LEAST_SEEDS
 from metaexp.loggers.result_table import BASELINE, UPPER_BOUND, baseline_label
 from metaexp.report.grouping import Compared, Section
+from metaexp.report.medians import better_on
 from metaexp.report.reading import Found
 from metaexp.report.tables import Block, Row, number
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
     "± seeds": "95 % of Student's t over the seeds' means: how much a new training would differ",
+    "median": "over test tasks, with 95 % by order statistics (any distribution); of several seeds the mean of theirs",
+    "worst 1 %": "share of the mean that the worst 1 % of tasks carry; above a quarter nothing is claimed on the mean",
     "diverged": "test tasks of all seeds with a score that is not finite: left out of every mean",
+    "made worse": "test tasks of all seeds with a worse score after the last inner step than before the first",
     BASELINE: "what a method must beat; where it depends on network and inner loop, the best of all runs here",
     "p": "probability of such a difference by chance, corrected for all pairs (Holm 1979); ± 95 % is one pair's own",
+    "sign p": "of the sign test (on how many tasks is the first better?): these trained learners, new tasks; Holm",
     UPPER_BOUND: "what a learner would reach that knows the task family",
 }
 PAIRS = {
@@ -30,9 +39,12 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
         (block.metric, lambda r: "not finite" if r.mean is None else number(r.mean)),
         ("± tasks", lambda r: number(r.tasks_half, 2)),
         ("± seeds", lambda r: number(r.seeds_half, 2)),
+        ("median", _median),
+        ("worst 1 %", lambda r: "" if r.worst_share is None else f"{100 * r.worst_share:.0f} %"),
         ("seeds", lambda r: _text(r.seeds)),
         ("tasks", lambda r: _text(r.tasks)),
         ("diverged", lambda r: _text(r.diverged)),
+        ("made worse", lambda r: _text(r.made_worse)),
         ("outer steps", lambda r: number(r.steps, 7)),
         ("test steps", lambda r: r.test_steps or ""),
         ("statistics", lambda r: r.normalise or ""),
@@ -53,17 +65,27 @@ def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
+def _median(row: Row) -> str:
+    if row.median is None or row.median_low is None or row.median_high is None:
+        return number(row.median)
+    return f"{number(row.median)} ({number(row.median_low, 3)} to {number(row.median_high, 3)})"
+
+
 def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
-    head = ["difference", block.metric, "± 95 %", "p", "claim about", "seeds", "tasks", ""]
+    on = "larger on" if block.larger is None else "better on"
+    head = ["difference", block.metric, "± 95 %", "p", on, "sign p", "claim about", "seeds", "tasks", ""]
     rows = []
     for pair in block.pairs:
         tasks = f"{pair.tasks} ({pair.lost} left out)" if pair.lost else f"{pair.tasks}"
         numbers = [f"{number(pair.mean)}", number(pair.half, 2), _p(pair.p)]
+        numbers += [better_on(pair, block.larger), _p(pair.sign_p)]
         rows.append([f"{pair.one} - {pair.two}", *numbers, pair.claim, pair.seeds, tasks, pair.verdict])
-    return head, rows
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]  # no p where nothing is claimed on the mean
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
+    head, rows = [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = []
     for row in (head, *rows):
@@ -73,22 +95,28 @@ def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is: no table cells, links, pictures, HTML or code begin in it."""
+    return re.sub(r"([\\\\|`*\[\]])", r"\\\1", html.escape(printable(text), quote=False))
+
+
 def _marked(head: list[str], rows: list[list[str]], left: int) -> str:
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+        return f"| {' | '.join(map(_escaped, cells))} |"
 
     rule = ["---" if i < left else "---:" for i in range(len(head))]
-    return "\n".join(map(line, [head, rule, *rows]))
+    lines = [line(head), f"| {' | '.join(rule)} |", *map(line, rows)]
+    return "\n".join(lines)
 
 
 def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False) -> str:
     """The whole report, as aligned columns or as Markdown."""
-    table = _marked if markdown else _aligned
+    table, safe = (_marked, _escaped) if markdown else (_aligned, printable)
     parts: list[str] = []
     before: Section | None = None
     for block in made:
         if block.section is not before:
-            parts.append(f"## {block.section.title}" if markdown else block.section.title)
+            parts.append(f"{'## ' if markdown else ''}{safe(block.section.title)}")
         before = block.section
         head, rows = _cells(block, compared.keys)
         keys = next(i for i, name in enumerate(head) if name == block.metric)
@@ -97,16 +125,16 @@ def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool
             head, rows = _pair_cells(block)
             parts.append(table(head, rows, 1))
         if block.pairs_note:
-            parts.append(block.pairs_note)
+            parts.append(safe(block.pairs_note))
     parts += _legend(made, markdown)
     bullet = "- " if markdown else ""
     if compared.notes:
-        parts.append("\n".join(f"{bullet}note: {note}" for note in compared.notes))
+        parts.append("\n".join(f"{bullet}note: {safe(note)}" for note in compared.notes))
     if found.unfinished:
-        lines = [f"{bullet}{one.state}: {one.folder} ({one.text})" for one in found.unfinished]
+        lines = [bullet + safe(f"{one.state}: {one.folder} ({one.text})") for one in found.unfinished]
         parts.append("\n".join([f"not finished ({len(lines)} runs):", *([""] if markdown else []), *lines]))
     if found.damaged:
-        parts.append("\n".join(f"{bullet}damaged: {line}" for line in found.damaged))
+        parts.append("\n".join(f"{bullet}damaged: {safe(line)}" for line in found.damaged))
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,7 +143,10 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
     shown = {
         "± tasks": any(row.tasks_half is not None for row in rows),
         "± seeds": any(row.seeds_half is not None for row in rows),
+        "median": any(row.median_low is not None for row in rows),
+        "worst 1 %": any(row.worst_share is not None for row in rows),
         "diverged": any(row.diverged for row in rows),
+        "made worse": any(row.made_worse is not None for row in rows),
         **{
             kind: any(row.floor and baseline_label(row.names[0]).startswith(kind) for row in rows)
             for kind in (BASELINE, UPPER_BOUND)
@@ -125,6 +156,8 @@ def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
     lines = [f"{name}: {LEGEND[name]}" for name, there in shown.items() if there]
     if any(pair.p is not None for block in made for pair in block.pairs):
         lines.append(f"p: {LEGEND['p']}")
+    if claims:
+        lines.append(f"sign p: {LEGEND['sign p']}")
     lines += [f"claim about {name}: {meaning}" for name, meaning in PAIRS.items() if name in claims]
     return ["\n".join(f"{'- ' if markdown else ''}{line}" for line in lines)] if lines else []
 
@@ -136,7 +169,7 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
     fields = [field for field in Row._fields if field not in ("names", "floor", "mean", "note")]
     before, after = ["task", "test", "query_sha256", "metric", "floor"], ["mean", *fields, "note"]
     named = [f"setting_{key}" if key in (*before, *after) else key for key in keys]  # no name twice
-    writer.writerow([*before, *named, *after])
+    writer.writerow([*before, *map(_cell, named), *after])
     for block in made:
         section = block.section
         for row in block.rows:
@@ -149,8 +182,22 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
                 row.names[0] if row.floor else "",
             ]
             values = [getattr(row, field) for field in ("mean", *fields, "note")]
-            writer.writerow([*start, *names, *("" if value is None else value for value in values)])
+            writer.writerow(map(_cell, [*start, *names, *("" if value is None else value for value in values)]))
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet shows and does not compute: `=cmd()` gets an apostrophe in front; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    if value.lstrip()[:1] not in ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20") or value == "-":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _p(value: float | None) -> str:

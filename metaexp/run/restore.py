@@ -16,20 +16,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from metaexp.checks import show
-from metaexp.config.declared import settings
 from metaexp.config.trust import check_target, module_of, targets, trusted_modules
-from metaexp.constraints import Misfit, fitted
 from metaexp.errors import CheckpointError, ConfigError, DataError
+from metaexp.run.saved_run import make_parts, read_saved
 from metaexp.storage.checkpoints import Checkpoints
-from metaexp.storage.lock import state_of
+from metaexp.storage.lock import check_status, state_of
 from metaexp.storage.saved_config import read_config
 from metaexp.tasks.placeholder import absent
 from metaexp.training.build import Experiment
+from metaexp.training.checkpoint_form import check_record, check_weights
 
 log = logging.getLogger(__name__)
-# What the groups of every run's configuration contain since 0.1.0; single settings are in metaexp.config.declared.
-_GROUPS = dict.fromkeys(("algo", "task", "model", "optimizer"), ("_target_",)) | {"choices": ("algo", "task", "model")}
 
 
 class Restored(NamedTuple):
@@ -52,8 +49,8 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     if not (folder / "config.yaml").is_file():
         what = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
         raise CheckpointError(f"run={folder}: {what}")
-    config = read_config(folder) | {"callbacks": {}, "logger": {}, "trainer": {}}  # of training: a test needs none
-    _check_form(config, folder / "config.yaml")
+    check_status(folder)
+    config = read_saved(folder) | {"callbacks": {}, "logger": {}, "trainer": {}}  # of training: a test needs none
     trusted = trusted_modules(config, trust)
     for path, target in targets(config):
         try:
@@ -65,34 +62,6 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
             how = f"trust=[{package}] allows it, if you know that code" if own else "refused"
             raise ConfigError(f"{path}={target}: named by {folder}, outside metaexp and torch.optim; {how}") from error
     return config | {"trusted": sorted(trusted), "trust": list(trust), "resume": False}
-
-
-def _check_form(config: dict[str, Any], file: Path) -> None:
-    """Raises CheckpointError if a group or setting that every run has is missing or has the wrong type."""
-    for group, names in _GROUPS.items():
-        for key in (group, *(f"{group}.{name}" for name in names)):
-            if _at(config, key) is None:
-                raise CheckpointError(f"{file}: damaged, it has no {key}")
-    for key, kind, everywhere in settings():
-        group = key.rpartition(".")[0]
-        if group and not isinstance(_at(config, group), dict):
-            raise CheckpointError(f"{file}: damaged, it has no {group}")
-        value = _at(config, key, Ellipsis)
-        if value is Ellipsis:
-            if everywhere:
-                raise CheckpointError(f"{file}: damaged, it has no {key}")
-            continue
-        try:
-            fitted(value, kind)
-        except Misfit as fault:
-            if not fault.out_of_range:  # ranges are checked when the parts are made
-                raise CheckpointError(f"{file}: damaged, {key}={show(value)}: {fault}") from None
-
-
-def _at(config: Any, key: str, default: Any = None) -> Any:
-    for name in key.split("."):
-        config = config.get(name, default) if isinstance(config, dict) else default
-    return config
 
 
 def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:
@@ -108,13 +77,13 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
         device["threads"] = min(threads, os.cpu_count() or 1)
     config = config | {"device": device}
     try:
-        parts = Experiment(config)
+        parts = make_parts(folder, config)
     except (DataError, OSError, RuntimeError) as error:  # the last two from a user's own data set
         kept = _kept(folder) if without_data else None
         if kept is None:
             raise
         log.warning("continuing without the data of this run, with the sizes that its checkpoint keeps (%s)", error)
-        parts = Experiment(config, absent(kept, str(error)))
+        parts = make_parts(folder, config, absent(kept, str(error)))
     parts.config = config
     learner = parts.learner.to(parts.device)
     initial = {name: value.clone() for name, value in learner.state_dict().items()}
@@ -125,8 +94,8 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
         if found is None:
             raise CheckpointError(f"run={folder}: no checkpoint yet ({state_of(folder)}), so there is nothing to test")
         newest, path = found
-        _load(learner, newest, path)
-        learner.set_mapping(newest["metaexp"]["mapping"], parts.device)
+        _load(learner, newest, path, folder)
+        learner.set_mapping(newest["metaexp"]["mapping"], parts.device, tried=True)
         parts.training.compiled = newest["metaexp"]["compiled"]
         parts.training.finite.skipped = newest["metaexp"].get("skipped", 0)
     return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))
@@ -134,7 +103,11 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
 
 def _kept(folder: Path) -> dict[str, Any] | None:
     found = Checkpoints(folder / "checkpoints", writes=False).latest("cpu")
-    return found[0]["metaexp"].get("family") if found else None
+    if found is None:
+        return None
+    check_record(*found)
+    kept: dict[str, Any] | None = found[0]["metaexp"].get("family")
+    return kept
 
 
 def load_weights(restored: Restored, kind: str) -> int | None:
@@ -148,17 +121,13 @@ def load_weights(restored: Restored, kind: str) -> int | None:
     data = restored.newest
     if kind == "best" and (best := restored.checkpoints.best(restored.parts.device)):
         data = best[0]
-        _load(restored.parts.learner, *best)
+        _load(restored.parts.learner, *best, restored.folder)
     return int(data["metaexp"]["step"])
 
 
-def _load(learner: Any, checkpoint: dict[str, Any], path: Path) -> None:
-    try:
-        checkpoint["metaexp"]["step"], checkpoint["metaexp"]["mapping"], checkpoint["metaexp"]["compiled"]
-        learner.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
-        raise CheckpointError(f"{path}: its weights are not those of this configuration ({reason[:200]})") from error
+def _load(learner: Any, checkpoint: dict[str, Any], path: Path, folder: Path) -> None:
+    check_weights(checkpoint, path, learner, read_config(folder))
+    learner.load_state_dict(checkpoint["state_dict"])
 
 
 def _threads(folder: Path) -> int | None:

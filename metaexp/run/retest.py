@@ -1,6 +1,5 @@
 """A second test of a run: the same function as after training, in a folder of its own."""
 
-import json
 import shutil
 import sys
 import time
@@ -13,16 +12,18 @@ import numpy as np
 import torch
 
 from metaexp.config.instantiate import instantiate
-from metaexp.errors import BusyError, ConfigError
+from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.loggers.result_table import print_result
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import Restored, load_weights, restore
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_result import read_result
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
+from metaexp.system.watcher import Watcher
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord
@@ -55,7 +56,7 @@ def retest(
         check_data(restored.parts.family, restored.newest["metaexp"])
     folder = _claim_next(out or run / "evaluations")
     try:
-        with StopFlag() as flag:
+        with StopFlag(_watcher(folder)) as flag:
             result = _result(restored, folder, flag)
         _add_own(result, restored, changed, time.monotonic() - started)
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
@@ -68,6 +69,11 @@ def retest(
     folder.close()
     _print(result, restored, folder.path, changed, time.monotonic() - started)
     return result
+
+
+def _watcher(folder: RunFolder) -> Watcher:
+    """Ends this process at a second signal, also while a call hangs; no folder N is left then either."""
+    return Watcher(lambda code, why: shutil.rmtree(folder.path, ignore_errors=True))
 
 
 def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restored) -> None:
@@ -127,12 +133,11 @@ def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any]
 
 
 def _first_result(run: Path) -> dict[str, Any]:
-    """The result of the test after training; {} if there is none."""
+    """The result of the test after training; {} if there is none, or a damaged one."""
     try:
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_result(run)[0]
+    except CheckpointError:
         return {}
-    return result if isinstance(result, dict) else {}
 
 
 def _print(result: dict[str, Any], restored: Restored, path: Path, changed: dict[str, Any], seconds: float) -> None:

@@ -1,30 +1,26 @@
-"""`-m`: many runs in one folder, run by Hydra's launchers."""
+"""`-m`: many runs in one folder, each in a process of its own, run by Hydra's launchers."""
 
 import secrets
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from metaexp.config.command_line import complain
 from metaexp.config.compose import VERSION_BASE, config_dir
 from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
-from metaexp.errors import BusyError, ConfigError, Interrupted, MetaexpError
-from metaexp.run.sweep_jobs import check, find_jobs, job_name, names_by_difference
-from metaexp.run.sweep_summary import SIGNALLED, summarise
-from metaexp.storage.lock import read_status
-from metaexp.storage.run_folder import RunFolder
+from metaexp.errors import ConfigError
+from metaexp.run.earlier import FinishedRuns, link_into_sweep
+from metaexp.run.job import PROCESSES, run_job, start
+from metaexp.run.launching import careful_launchers
+from metaexp.run.sweep_jobs import Job, check, find_jobs, is_grid, launcher_of, names_by_difference
+from metaexp.run.sweep_lock import SweepLock
+from metaexp.run.sweep_summary import summarise
+from metaexp.storage.lock import state_of
 
 
 def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) -> int:
@@ -40,44 +36,80 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
 
     Raises:
         ConfigError: the overrides cannot be parsed, or no folder can be made.
+        DataError: the data of a job is missing.
     """
     prepared = Overrides((*settings.prepare(overrides).parsed, *parse([names_by_difference(overrides)]).parsed))
-    lines = prepared.words
-    grid, jobs, faults = find_jobs(settings, prepared)
-    faults = faults or check(jobs)
-    if faults:
-        for fault in dict.fromkeys(faults):
-            complain(fault)
-        return ConfigError.exit_code
-    folder = _claim(jobs[0].config["out"])
-    print(f"sweep of {len(jobs)} runs in {folder}" if grid else f"sweep in {folder}", flush=True)
-    code = 0
-    try:
-        with _patient(lines):
-            call_hydra(
-                ["--multirun", *(["--config-dir", extra] if extra else []), *lines, *_folders(folder, overrides)]
-            )
-    except KeyboardInterrupt as error:
-        code = getattr(error, "exit_code", 130)
-    return max(code, summarise(folder, [job.name for job in jobs] if grid else []))
+    node, jobs, faults = find_jobs(settings, prepared)
+    grid, launcher = is_grid(node), launcher_of(node)
+    _check_jobs_setting(overrides, jobs, launcher)
+    with PROCESSES:
+        faults = faults or PROCESSES.call(check, jobs)
+        if faults:
+            for fault in dict.fromkeys(faults):
+                complain(fault)
+            return ConfigError.exit_code
+        folder = _claim(jobs[0].config["out"])
+        names = [job.name for job in jobs] if grid else []
+        print(f"sweep of {len(jobs)} runs in {folder}" if grid else f"sweep in {folder}", flush=True)
+        with SweepLock(folder) as lock:
+            linked = _link_finished(folder, jobs) if grid else []
+            argv = ["--multirun", *(["--config-dir", extra] if extra else []), *prepared.words]
+            try:
+                if len(linked) < len(jobs):
+                    with careful_launchers(launcher):
+                        call_hydra([*argv, *_hydra_lines(folder, overrides, node)])
+                    PROCESSES.wait()
+                    _settle(folder)
+                    if grid and lock.stopped is None and launcher not in ("submitit", "slurm"):
+                        _run_the_rest(folder, jobs)
+            except KeyboardInterrupt as error:
+                complain(str(error) or "interrupted")
+            code = summarise(folder, names, lock.stopped.exit_code if lock.stopped else 0, linked)
+        if code:
+            complain("the same command with resume=auto runs only what is missing, failed or killed")
+        return code
 
 
-@contextmanager
-def _patient(lines: Sequence[str]) -> Iterator[None]:
-    """With worker processes, the first Ctrl-C lets them write their checkpoints; the second ends everything."""
-    before = signal.getsignal(signal.SIGINT)
+def _check_jobs_setting(overrides: Overrides, jobs: Sequence[Job], launcher: str) -> None:
+    """`jobs` is a setting of the whole sweep, and of Hydra's basic launcher alone."""
+    typed = [o for o in overrides.own if o.key_or_group == "jobs"]
+    if any(o.is_sweep_override() for o in typed):
+        raise ConfigError(f"{typed[-1].input_line}: one number for the whole sweep")
+    if jobs and jobs[0].config["jobs"] > 1 and launcher != "basic":
+        others = {"joblib": "hydra.launcher.n_jobs", "ray": "hydra.launcher.ray.init.num_cpus"}
+        others |= {"slurm": "hydra.launcher.array_parallelism"}
+        raise ConfigError(
+            f"jobs={jobs[0].config['jobs']}: hydra/launcher={launcher} has a number of its own; "
+            f"use {others.get(launcher, 'its own settings')}"
+        )
 
-    def first(_number: int, _frame: FrameType | None) -> None:
-        complain("waiting for the running jobs to write their checkpoints; Ctrl-C again to stop at once")
-        signal.signal(signal.SIGINT, before)
 
-    patient = any(line.startswith("hydra/launcher=") and line != "hydra/launcher=basic" for line in lines)
-    if patient and before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _link_finished(folder: Path, jobs: Sequence[Job]) -> list[str]:
+    """Links jobs whose equal has finished before, where `resume=auto` asks for it; returns their names."""
+    if not any(job.config["resume"] == "auto" for job in jobs):
+        return []
+    finished, linked = FinishedRuns(Path(jobs[0].config["out"])), []
+    for job in jobs:
+        if job.config["resume"] == "auto" and (found := finished.like(job.config)):
+            link_into_sweep(folder / job.name, found)
+            linked.append(job.name)
+    print(f"{len(linked)} finished before and are linked, {len(jobs) - len(linked)} to run", flush=True)
+    return linked
+
+
+def _settle(folder: Path) -> None:
+    """Waits for jobs that outlive their worker; they end when the sweep is stopped."""
+    while any(state_of(path.parent) == "running" for path in folder.glob("*/status.json")):
+        time.sleep(0.2)
+
+
+def _run_the_rest(folder: Path, jobs: Sequence[Job]) -> None:
+    """Runs jobs that the launcher has not started, because its pool of workers broke."""
+    left = [job for job in jobs if not (folder / job.name / "status.json").exists()]
+    if left:
+        complain(f"the launcher lost its workers before it started {len(left)} jobs; they run here, one at a time")
+    for job in left:
+        start(job.config, folder, job.name, True)()
 
 
 def _claim(out: str) -> Path:
@@ -94,11 +126,15 @@ def _claim(out: str) -> Path:
             raise ConfigError(f"out={out}: no folder can be made there ({error.strerror}); name another") from error
 
 
-def _folders(folder: Path, overrides: Overrides) -> list[str]:
+def _hydra_lines(folder: Path, overrides: Overrides, node: Any) -> list[str]:
+    """Settings of Hydra that a sweep needs, as far as they are not typed."""
     quoted = str(folder).replace("'", "\\'")
     lines = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.run.dir=.", "hydra.output_subdir=null"]
     typed = {o.key_or_group for o in overrides.parsed}
-    return lines + [f"{name}=none" for name in ("hydra/job_logging", "hydra/hydra_logging") if name not in typed]
+    lines += [f"{name}=none" for name in ("hydra/job_logging", "hydra/hydra_logging") if name not in typed]
+    if "max_failure_rate" in node.sweeper and "hydra.sweeper.max_failure_rate" not in typed:
+        lines.append("hydra.sweeper.max_failure_rate=1.0")  # Optuna would end the sweep at the first job that fails
+    return lines
 
 
 def call_hydra(argv: Sequence[str]) -> int:
@@ -112,59 +148,3 @@ def call_hydra(argv: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     finally:
         sys.argv = before
-
-
-def run_job(_: DictConfig) -> float | None:
-    """One job, in the process that the launcher chose. Returns the best validation metric, for sweepers that optimise.
-
-    Raises whatever the run raises, except under Hydra's grid sweeper, which would then drop the jobs of later batches:
-    it gets None. The job's status.json records what happened in either case. An interruption ends the sweep: in this
-    process by the exception; in a worker process, whose death would kill the other workers before they write their
-    checkpoints, by the status that later jobs find.
-    """
-    own = HydraConfig.get()
-    folder, name = Path(own.sweep.dir), job_name(own.job.num, own.job.override_dirname)
-    ended = [read_status(path.parent) for path in folder.glob("*/status.json")]
-    if any(status.get("state") == "interrupted" and status.get("exit_code") in SIGNALLED for status in ended):
-        return None  # a job that reaches its own time limit does not end the sweep
-    print(f"run {name}", flush=True)
-    try:
-        result = _run(own, folder, name)
-        best = (result.get("val") or {}).get("best")
-        return None if best is None else float(best)
-    except Interrupted:
-        if own.runtime.choices["hydra/launcher"] == "basic":
-            raise
-        return None
-    except (Exception, SystemExit) as error:
-        _record(folder / name, error)
-        if own.runtime.choices["hydra/sweeper"] == "basic":
-            return None
-        raise RuntimeError(f"sys.exit({error.code})") if isinstance(error, SystemExit) else error from error
-
-
-@cache
-def _settings(search: tuple[str, ...], extra: str | None) -> Settings:
-    return Settings(search, extra)
-
-
-def _run(own: Any, folder: Path, name: str) -> dict[str, Any]:
-    search = tuple(line for line in own.overrides.hydra if line.startswith("hydra.searchpath="))
-    extra = next((source.path for source in own.runtime.config_sources if source.provider == "command-line"), None)
-    config = _settings(search, extra).load(list(own.overrides.task))
-    from metaexp.run.single import run
-
-    return run(config | {"sweep": {"folder": str(folder), "job": name}}).result
-
-
-def _record(folder: Path, error: BaseException) -> None:
-    """Reports the error; a job that failed before it had a folder gets one that holds its status."""
-    if isinstance(error, MetaexpError):
-        code, message = error.exit_code, str(error)
-        complain(f"{folder.name}: {message}")
-    else:
-        code, message = 1, f"{type(error).__name__}: {error}"
-        traceback.print_exception(error)
-    if not (folder / "status.json").exists():
-        with suppress(BusyError), RunFolder.claim_named(folder) as claimed:
-            claimed.status("failed", exit_code=code, error=message)

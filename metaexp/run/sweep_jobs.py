@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override
+from omegaconf import DictConfig
 
 from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
@@ -33,18 +34,17 @@ def names_by_difference(overrides: Overrides) -> str:
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
 
 
-def find_jobs(settings: Settings, overrides: Overrides) -> tuple[bool, list[Job], list[str]]:
+def find_jobs(settings: Settings, overrides: Overrides) -> tuple[DictConfig, list[Job], list[str]]:
     """The jobs that a command line asks for.
 
     Returns:
-        Whether the jobs are known beforehand, as with Hydra's own grid sweeper; the jobs, or otherwise one example of
-        them; a line for each job that is refused.
+        Hydra's own settings; the jobs, or one example of them if its sweeper chooses them later (see `is_grid`); a line
+        for each job that is refused.
     """
     own, fixed = overrides.own, [str(o.input_line) for o in overrides.hydra]
     composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in overrides.fixed)])
     sweeper = composed.hydra.sweeper
-    grid = composed.hydra.runtime.choices["hydra/sweeper"] == "basic"
-    if grid:
+    if is_grid(composed.hydra):
         params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()]).parsed
         combinations = BasicSweeper.split_arguments([*params, *own], None)[0]
     else:
@@ -56,7 +56,20 @@ def find_jobs(settings: Settings, overrides: Overrides) -> tuple[bool, list[Job]
             jobs.append(Job(job_name(number, own_hydra.job.override_dirname), config))
         except ConfigError as error:
             faults.append(str(error))
-    return grid, jobs, faults
+    return composed.hydra, jobs, faults
+
+
+def launcher_of(hydra: Any) -> str:
+    """basic | joblib | submitit | slurm | ray, whatever the file that chooses it is called; else its class."""
+    target = str(hydra.launcher.get("_target_", ""))
+    kinds = {"basic_launcher": "basic", "joblib_launcher": "joblib", "LocalLauncher": "submitit"}
+    kinds |= {"SlurmLauncher": "slurm", "RayLauncher": "ray"}
+    return next((kind for part, kind in kinds.items() if part in target), target)
+
+
+def is_grid(hydra: Any) -> bool:
+    """Whether the jobs are known beforehand, as with Hydra's own sweeper."""
+    return hydra.runtime.choices["hydra/sweeper"] == "basic"
 
 
 def _example(override: Override) -> str:

@@ -2,23 +2,23 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from metaexp.storage.lock import read_status, state_of
 
-SIGNALLED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 
-
-def summarise(folder: Path, names: Sequence[str]) -> int:
+def summarise(folder: Path, names: Sequence[str], stopped: int = 0, linked: Collection[str] = ()) -> int:
     """Prints one row per job; returns the sweep's exit code.
 
     Args:
         folder: the sweep's folder.
         names: names of its jobs; empty if they are known only from their folders.
+        linked: those that have finished before.
+        stopped: 130 or 143 if a signal has ended the sweep.
 
     Returns:
-        0 if all jobs finished, 130 or 143 if a signal ended one, else 1.
+        0 if all jobs finished, `stopped` if a signal ended the sweep, else 1.
     """
     found = sorted((path.parent.name for path in folder.glob("*/status.json")), key=_number)
     rows, codes = [("run", "state", "code", "test")], []
@@ -27,22 +27,18 @@ def summarise(folder: Path, names: Sequence[str]) -> int:
         state = state_of(folder / name) if status else "not started"
         code = 0 if state == "finished" else int(status.get("exit_code") or 1)
         codes.append(code)
-        rows.append((name, state, str(code) if status else "-", _metric(folder / name) or str(status.get("error", ""))))
+        told = _metric(folder / name) or str(status.get("error", ""))
+        before = "  (finished before)" if name in linked else ""
+        rows.append((name, state, str(code) if status else "-", told + before))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
-    return _worst(codes)
+    return stopped or int(any(codes) or not codes)
 
 
 def _number(name: str) -> tuple[int, str]:
     number = re.match(r"\d+", name)
     return (int(number[0]) if number else 0, name)
-
-
-def _worst(codes: Iterable[int]) -> int:
-    codes = list(codes)
-    stopped = [code for code in codes if code in SIGNALLED]
-    return max(stopped) if stopped else int(any(codes) or not codes)
 
 
 def _metric(folder: Path) -> str:

@@ -14,7 +14,6 @@ import os
 import pickle
 import platform
 import re
-import sys
 import warnings
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
@@ -24,8 +23,10 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from metaexp.checks import printable
 from metaexp.errors import CheckpointError
 from metaexp.system.files import replace_file, space_error
+from metaexp.system.output import say
 
 FORMAT = 1
 
@@ -36,7 +37,7 @@ class DamagedCheckpoint(CheckpointError):
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    say(f"warning: {printable(text)}")
 
 
 def versions() -> dict[str, str]:

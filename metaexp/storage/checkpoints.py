@@ -72,23 +72,24 @@ class Checkpoints:
             _check_written(self._best, step)
         return self._best
 
-    def latest(self, map_location: Any = "cpu") -> tuple[dict[str, Any], Path] | None:
+    def latest(self, map_location: Any = "cpu", quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
         """(checkpoint, its path) of the newest whole one, best.ckpt being the last resort; None if there is none.
 
-        Damaged ones are reported on stderr and set aside as *.corrupt. Raises CheckpointError if all are damaged
-        (nothing is touched then), if one is refused as unsafe, or if a newer format wrote it.
+        Damaged ones are reported on stderr (unless `quiet`) and set aside as *.corrupt. Raises CheckpointError if all
+        are damaged (nothing is touched then), if one is refused as unsafe, or if a newer format wrote it.
         """
         candidates = [self.path(step) for step in self.steps()] + [self._best] * self._best.exists()
         reasons: list[tuple[Path, DamagedCheckpoint]] = []
         for path in candidates:
             try:
-                data = load(path, map_location)
+                data = load(path, map_location, quiet)
             except DamagedCheckpoint as error:
                 reasons.append((path, error))
                 continue
             for damaged, reason in reasons:
                 self._set_aside(damaged, ".corrupt")
-                warn(f"{reason}; set aside as {damaged.name}.corrupt, {path.name} is used")
+                if not quiet:
+                    warn(f"{reason}; set aside as {damaged.name}.corrupt, {path.name} is used")
             return data, path
         if not reasons:
             return None

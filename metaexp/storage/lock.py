@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metaexp.errors import BusyError
+from metaexp.errors import BusyError, CheckpointError
 from metaexp.system.files import space_error
 
 STATES = ("running", "finished", "failed", "interrupted")
@@ -85,11 +85,27 @@ def _acquire(fd: int, folder: Path) -> None:
 
 def busy(folder: Path) -> str:
     """The line that says which process holds the lock."""
+    owner = owner_of(folder)
     try:
-        owner = json.loads((folder / _NAME).read_text())
         return f"busy: pid {owner['pid']} on host {owner['host']} since {owner['started']} is using {folder}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         return f"busy: another process is using {folder}"
+
+
+def is_child_of_holder(folder: Path) -> bool:
+    """Whether the process that started this one holds the lock of this run folder."""
+    owner = owner_of(folder)
+    own = (owner.get("pid"), owner.get("host")) == (os.getppid(), socket.gethostname())
+    return own and _is_locked(folder)
+
+
+def owner_of(folder: Path) -> dict[str, Any]:
+    """pid, host and start of the process that last locked the folder; {} if none did."""
+    try:
+        owner = json.loads((Path(folder) / _NAME).read_text().partition("\n")[0])
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def timestamp() -> str:
@@ -104,6 +120,23 @@ def read_status(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+_KINDS = {"state": str, "step": int | None, "exit_code": int | None, "error": str | None, "started": str | None}
+
+
+def check_status(folder: Path) -> None:
+    """Raises CheckpointError if status.json is there but not what a run writes: somebody has edited or cut it."""
+    file = Path(folder) / "status.json"
+    if not file.exists():
+        return
+    status = read_status(folder)
+    if not status:
+        raise CheckpointError(f"{file}: damaged, not the JSON of a run's status; remove it to go on without it")
+    for name, kind in _KINDS.items():
+        if not isinstance(status.get(name), kind) or (name == "state" and status[name] not in STATES):
+            value = json.dumps(status.get(name))[:100]
+            raise CheckpointError(f"{file}: damaged, its {name} is {value}; remove it to go on without it")
 
 
 def state_of(folder: Path) -> str:

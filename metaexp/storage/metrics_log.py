@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from metaexp.errors import CheckpointError
+from metaexp.storage.saved_result import is_number
 from metaexp.system.files import plain, replace_file, space_error
 
 _NAME = "metrics.jsonl"
@@ -73,14 +75,43 @@ def _write_whole(fd: int, line: bytes) -> None:
 
 
 def _row_is_kept(line: bytes, step: int, pending: bool) -> bool:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    if not line.endswith(b"\n") or not isinstance(row, dict):
+    row = _row(line)
+    if not line.endswith(b"\n") or row is None:
         return False
     at: int = row.get("step", 0)
     return at < step or (at == step and not (pending and row.get("kind") == "val"))
+
+
+def check_rows(folder: Path, step: int) -> None:
+    """Raises CheckpointError for a damaged row among those that a continuation from `step` keeps.
+
+    A torn last line and bytes that were never written, as a killed process or machine leaves them, are cut off later
+    without a word, and so is everything after the first row of a later step.
+    """
+    file = Path(folder) / _NAME
+    try:
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({os.strerror(error.errno or 0)})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n") or not line.strip(b"\0\r\n"):
+            continue
+        row = _row(line)
+        if row is None or not is_number(row.get("seconds", 0)):
+            raise CheckpointError(f"{file}: line {number} is damaged; remove it to go on without it")
+        if row.get("step", 0) > step:
+            return
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row whose step is a number of steps, None for anything else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step", 0)) is not int or not isinstance(row.get("kind", ""), str):
+        return None
+    return row
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -91,11 +122,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         return []
     found, before, last = [], 0.0, 0.0
     for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get("seconds"), int | float):
+        row = _row(line.encode())
+        if row is None or not is_number(row.get("seconds")):
             continue
         if row["seconds"] < last:  # the clock of a resumed part that began anew
             before += last

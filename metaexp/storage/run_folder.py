@@ -9,12 +9,14 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from metaexp.checks import shell
 from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.storage.lock import STATES, RunLock, busy, read_status, state_of, timestamp
 from metaexp.storage.metrics_log import MetricsLog
@@ -22,6 +24,7 @@ from metaexp.storage.saved_config import dump_yaml
 from metaexp.system.files import plain, remove_temporaries, replace_file, space_error
 
 FORMAT = 1
+_BY_MEMORY = {9: " (kill -9, or out of memory)"}
 
 
 class RunFolder:
@@ -81,7 +84,7 @@ class RunFolder:
             if state == "running":
                 raise BusyError(busy(path))
             what = "already finished" if state == "finished" else "already exists"
-            raise BusyError(f"{path}: {what}; use a new folder or resume={path}")
+            raise BusyError(f"{path}: {what}; use a new folder or {shell(f'resume={path}')}")
         return cls._begin(path)
 
     @classmethod
@@ -99,6 +102,27 @@ class RunFolder:
         remove_temporaries(path)
         remove_temporaries(folder.checkpoints)
         return folder
+
+    @classmethod
+    def record_killed(cls, path: Path, number: int) -> None:
+        """Writes into status.json by which signal a run was killed; its state stays "running", without a lock.
+
+        A run that is finished, or in use again, stays as it is. Raises ConfigError, SpaceError.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with cls(path, _lock(path, new=False)) as folder:
+                before = read_status(path)
+                if before.get("state") != "finished":
+                    folder._status = {key: before[key] for key in ("started", "step") if key in before}
+                    folder._status = {"started": timestamp()} | folder._status
+                    reason = f"killed by {signal.Signals(number).name}" + _BY_MEMORY.get(number, "")
+                    folder.status("running", exit_code=128 + number, error=reason)
+        except BusyError:
+            pass
+        except OSError as error:
+            raise _unusable(path, error) from error
 
     @classmethod
     def join(cls, path: Path) -> "RunFolder":

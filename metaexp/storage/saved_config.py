@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from metaexp.errors import CheckpointError
+from metaexp.nested import leaves
 from metaexp.system.files import plain
 
 
@@ -34,6 +34,7 @@ KEYS = {
     "encoder": Key(fixed=False),  # the task holds it too, if it reads it
     "test": Key(fixed=False),
     "time_limit": Key(fixed=False, compared=False),
+    "watchdog": Key(fixed=False, compared=False, shown=False),
     "name": Key(fixed=False, compared=False),
     # How a run is observed, not what it computes. (A callback may stop it early; its result says so.)
     "logger": Key(fixed=False, compared=False, shown=False),
@@ -41,6 +42,7 @@ KEYS = {
     "trainer": Key(fixed=False, compared=False, shown=False),
     "cache": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
+    "jobs": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "trust": Key(fixed=False, compared=False, shown=False),
     "log": Key(compared=False),  # a run writes the same numbers, only more or less often
@@ -70,14 +72,6 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(data, Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """The plain values of a run's config.yaml (`path` is the run folder or the file); runs and resolves nothing in it.
 
@@ -96,9 +90,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: damaged, not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: damaged, holds no configuration")
-    for key, value in _leaves(config):
+    for key, value in leaves(config):
         if "${" in json.dumps([key, value], default=str):
             raise CheckpointError(f"{file}: {key} holds an interpolation (${{...}}), refused: it must be a plain value")
+        try:
+            plain(value)
+        except TypeError as error:  # a date, a set, bytes
+            raise CheckpointError(f"{file}: damaged, {key} is no plain value ({type(value).__name__})") from error
     return config
 
 
@@ -111,7 +109,7 @@ def _canonical(value: Any) -> str:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in _leaves(config) if KEYS.get(key.split(".", 1)[0], Key()).fixed}
+    return {key: value for key, value in leaves(config) if KEYS.get(key.split(".", 1)[0], Key()).fixed}
 
 
 def config_sha256(config: dict[str, Any]) -> str:
@@ -120,14 +118,24 @@ def config_sha256(config: dict[str, Any]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def learned_sha256(config: dict[str, Any]) -> str:
+    """As `config_sha256`, for a checkpoint: without the chosen device, which a continuation may change."""
+    choices = config.get("choices")
+    if isinstance(choices, dict):
+        config = config | {"choices": {group: choice for group, choice in choices.items() if group != "device"}}
+    return config_sha256(config)
+
+
 def same_run(saved: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether the saved configuration asks for the same run as `config`, including the number of steps, the test and
     the precision (a run that `resume` names may change steps and test)."""
     if config_sha256(saved) != config_sha256(config) or saved.get("steps") != config["steps"]:
         return False
-    tests = saved.get("test") or {}  # runs older than a setting lack it
+    tests, device = saved.get("test") or {}, saved.get("device")  # runs older than a setting lack it
+    if not isinstance(tests, dict) or not isinstance(device, dict):
+        return False
     alike = all(_canonical(config["test"].get(key)) == _canonical(value) for key, value in tests.items())
-    return alike and str((saved.get("device") or {}).get("precision")) == str(config["device"]["precision"])
+    return alike and str(device.get("precision")) == str(config["device"]["precision"])
 
 
 def differences(saved: dict[str, Any], typed: dict[str, Any], partial: bool = False) -> list[tuple[str, Any, Any]]:

@@ -40,6 +40,7 @@ class TaskFamily(ABC):
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: ClassVar[bool] = False
     bytes: bool = False  # inputs are stored as bytes; 255 means 1
+    white: int = 0  # the whole number that means 1 in pictures that were read; 0: as `bytes` says
     # For data from files: SHA-256 of the names or contents of the training data; None: the data cannot change.
     trained_on: str | None = None
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty

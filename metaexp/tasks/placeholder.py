@@ -22,6 +22,7 @@ def keep(family: TaskFamily) -> dict[str, Any] | None:
         "y_dim": family.y_dim,
         "pool_dim": family.pool_dim,
         "bytes": family.bytes,
+        "white": family.white,
         "sizes": {split: dict(sizes) for split, sizes in family.sizes.items()},
         "units": {name: getattr(family, name).cpu() for name in UNITS if hasattr(family, name)},
     }
@@ -56,6 +57,7 @@ class Absent(TaskFamily):
         train, test = kept["sizes"]["train"], kept["sizes"]["test"]
         super().__init__(**train, test=test)
         self.x_shape, self.y_dim, self.bytes = tuple(kept["x_shape"]), kept["y_dim"], kept["bytes"]
+        self.white = kept.get("white", 0)
         self._pool_dim, self._why = kept["pool_dim"], why
         for name, value in kept["units"].items():
             setattr(self, name, value)

@@ -3,11 +3,11 @@
 A value out of range in the task is refused before Lightning is imported, which takes longer than torch.
 """
 
-import os
 from typing import Any
 
 import torch
 
+from metaexp.algos.trial import first_tasks
 from metaexp.config.declared import check_ranges
 from metaexp.config.instantiate import instantiate, nodes
 from metaexp.errors import ConfigError
@@ -15,10 +15,19 @@ from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.system import cache
+from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
+from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
 DTYPES = {"32": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
+
+
+def use_threads(most: int) -> None:
+    """Runs of this process use at most this many threads: several of them share the machine."""
+    global THREADS
+    THREADS = most
+    torch.set_num_threads(most)
 
 
 class Experiment:
@@ -27,22 +36,35 @@ class Experiment:
     Args:
         config: resolved configuration.
         family: used instead of the one described.
+        ranks: this process among those of the run; None: the first, of as many as the configuration asks for.
+        trial: try the learner on two training tasks, if it has parts from elsewhere: the mapping over tasks, and what
+            depends on it, is then decided here and not at its first use.
 
     Raises:
         ConfigError: a value out of range, naming its key.
         DataError: the family's data is missing or damaged.
     """
 
-    def __init__(self, config: dict[str, Any], family: TaskFamily | None = None):
+    def __init__(
+        self,
+        config: dict[str, Any],
+        family: TaskFamily | None = None,
+        ranks: Ranks | None = None,
+        trial: bool = False,
+    ):
         check_ranges(config)
         self.config = config
+        self.ranks = ranks or Ranks.alone(config["device"])
         trusted = set(config.get("trusted", ()))
         device = config["device"]
-        self.accelerator, self.device = _device(device)
+        self.accelerator, self.device = _device(device, self.ranks.local_rank)
         self.dtype = DTYPES[str(device["precision"])]
+        check_machine(device)
         cache.choose(config.get("cache"))
-        family = family or instantiate(config["task"], group="task", trusted=trusted)
+        with within_memory():
+            family = family or instantiate(config["task"], group="task", trusted=trusted)
         self.family = family.to(self.device, self.dtype)
+        check_tasks(config, self.family)
         varying = self.family.varying("train")
         if varying and varying.bucket % config["meta_batch"]:
             raise ConfigError(
@@ -51,17 +73,23 @@ class Experiment:
             )
         settings = {key: value for key, value in config["optimizer"].items() if key != "schedule"}
         optimizer = instantiate(settings, group="optimizer", trusted=trusted)
-        optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is refused before Lightning is imported
+        example = optimizer([torch.nn.Parameter(torch.zeros(1))])  # a bad rate is refused before Lightning is imported
         model = instantiate(config["model"], group="model", trusted=trusted)
         make = instantiate(config["algo"], group="algo", trusted=trusted)
-        with torch.random.fork_rng(devices=[]):
+
+        def learner() -> Any:
             torch.manual_seed(config["seed"])  # the initial weights are a function of the seed
-            self.learner = _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
+            return _located("algo", lambda: make(self.family, model, mapping=config["mapping"]))
+
+        with torch.random.fork_rng(devices=[]):
+            self.learner = learner_within_memory(learner, example)
         self.learner.to(self.dtype)
         _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
+        check_learner(config, self.learner, example)
+        if trial:
+            _located("", lambda: _try(self.learner.to(self.device), config["meta_batch"]))
         torch.set_num_threads(_threads(device["threads"], self.learner.mapping, self.device))
-        self.rank, self.world = int(os.environ.get("LOCAL_RANK", "0")), _processes(device)
         compiled = _located(
             "",
             lambda: decide_compile(
@@ -97,8 +125,8 @@ class Experiment:
                 clip_value=config["clip"]["value"],
                 skips=config.get("skips", 0),  # runs older than this setting lack it
                 compiled=compiled,
-                rank=self.rank,
-                world=self.world,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
                 every=[config[group]["every"] for group in ("val", "log", "checkpoint")],
                 val_every=config["val"]["every"],
                 val_tasks=config["val"]["tasks"],
@@ -127,6 +155,12 @@ def _check_metric(name: str | None, learner: Any) -> None:
         raise ConfigError(f"stop.metric={name}: not a validation metric here; one of {', '.join(names)}")
 
 
+def _try(learner: Any, meta_batch: int) -> None:
+    """Settle the mapping, and refuse a learner whose meta-gradient is zero on the first meta-batch."""
+    learner.settle()
+    learner.check_connected(lambda: first_tasks(learner, meta_batch))
+
+
 def _located(group: str, make: Any) -> Any:
     """Runs a constructor; its ValueError becomes a ConfigError that names the full key."""
     try:
@@ -135,7 +169,7 @@ def _located(group: str, make: Any) -> Any:
         raise ConfigError(f"{group}.{error}" if group else str(error)) from error
 
 
-def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
+def _device(settings: dict[str, Any], local_rank: int = 0) -> tuple[str, torch.device]:
     """(Lightning's accelerator, torch device); refuses a device that is not available."""
     wanted = settings["accelerator"]
     there = {"cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -143,8 +177,7 @@ def _device(settings: dict[str, Any]) -> tuple[str, torch.device]:
         wanted = "gpu" if there["gpu"] else "mps" if there["mps"] else "cpu"
     if not there.get(wanted, False):
         raise ConfigError(f"device.accelerator={wanted}: there is none here; use device=cpu or device=auto")
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return wanted, torch.device({"cpu": "cpu", "gpu": f"cuda:{rank}", "mps": "mps"}[wanted])
+    return wanted, torch.device({"cpu": "cpu", "gpu": f"cuda:{local_rank}", "mps": "mps"}[wanted])
 
 
 def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> int:
@@ -152,10 +185,6 @@ def _threads(wanted: int | None, mapping: str | int, device: torch.device) -> in
     if wanted is not None:
         return wanted
     return 1 if device.type == "cpu" and mapping != "loop" else THREADS
-
-
-def _processes(settings: dict[str, Any]) -> int:
-    return int(settings["devices"]) if settings["strategy"] != "auto" else 1
 
 
 def _callback(key: str, node: dict[str, Any], trusted: set[str]) -> Any:

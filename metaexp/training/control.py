@@ -17,6 +17,7 @@ from metaexp.outer.meta_training import MetaTraining
 from metaexp.storage.checkpoint_file import readable
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_config import learned_sha256
 from metaexp.system.signals import StopFlag
 from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
@@ -55,6 +56,7 @@ class Control(L.Callback):
         self.progress, self.flag = progress, flag
         self.validation = Validation(training.learner, config["val"]["tasks"], loggers)
         self.over_time = False
+        self._settings = learned_sha256(config)
         self._left_out: set[str] = set()  # callbacks whose state cannot be kept
         self._opening = False  # during the validation before the first step
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
@@ -77,11 +79,12 @@ class Control(L.Callback):
             if name not in self._left_out:
                 self._left_out.add(name)
                 log.warning(f"the state of {name} holds more than plain values and tensors: not kept in checkpoints")
-        checkpoint["metaexp"] = self.record.state(self.training, self.seconds())
+        checkpoint["metaexp"] = self.record.state(self.training, self.seconds(), self._settings)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """From here on, signals end the run between two steps."""
         self.flag.hold()
+        self.flag.beat()
         self._entered = self._saved = time.monotonic()
         self.trainer = trainer
 
@@ -101,6 +104,7 @@ class Control(L.Callback):
         """After every outer step: shows progress, writes an overdue checkpoint, decides whether to stop here."""
         self.record.step = step
         self._since += 1
+        self.flag.beat()
         self.progress.update(step, training.loss)
         limit = self.config["time_limit"]
         self.over_time = limit is not None and time.monotonic() - self._started > limit
@@ -128,8 +132,10 @@ class Control(L.Callback):
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """A signal in a single process ends a validation; the continued run makes it anew."""
-        if self.training.world == 1 and self.flag.requested is not None:
+        """A signal ends a validation; the continued run makes it anew. Ranks vote when each has scored a chunk."""
+        self.flag.beat()
+        world = self.training.world
+        if self.flag.requested is not None if world == 1 else (batch_idx + 1) % world == 0 and self._agree():
             self.training.validation_given_up = self.training.stopped = True
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

@@ -1,19 +1,22 @@
 """The test of a trained learner: scores, baselines, the curve against shots, pictures, the result."""
 
-import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import lightning as L
 import torch
 
+from metaexp.errors import Interrupted, Terminated
 from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.scores import evaluate, validator
 from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
+from metaexp.system.group import ALONE, Group
+from metaexp.system.output import say
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
 from metaexp.training.figures import draw_episodes, draw_test, show_views
@@ -32,6 +35,7 @@ def final_test(
     trainer: L.Trainer,
     flag: StopFlag,
     initial: dict[str, torch.Tensor],
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Test the best or the last weights on the test tasks; writes test_scores.npz and the pictures.
 
@@ -43,9 +47,10 @@ def final_test(
         trainer: gives the precision.
         flag: a signal ends the test.
         initial: the learner's state before training, for the baseline `scratch`.
+        group: the processes of the run, which share the tasks.
 
     Returns:
-        The content of result.json without speed and memory.
+        The content of result.json without speed and memory; {} in processes other than the first.
 
     Raises:
         CheckpointError: the best weights are damaged.
@@ -54,28 +59,35 @@ def final_test(
     config, learner = experiment.config, experiment.learner
     learner.to(experiment.device)
     weights = {"kind": "last" if learner.trains else "initial", "step": record.step}
-    if learner.trains and config["test"]["weights"] == "best" and (best := checkpoints.best(experiment.device)):
-        learner.load_state_dict(best[0]["state_dict"])
-        weights = {"kind": "best", "step": best[0]["metaexp"]["step"]}
+    if learner.trains and config["test"]["weights"] == "best":
+        best = group.first(lambda: _best(checkpoints, experiment.device), experiment.device)
+        if best is not None:
+            learner.load_state_dict(best["state_dict"])
+            weights = {"kind": "best", "step": best["step"]}
     tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
     with trainer.precision_plugin.forward_context():
-        chosen = learner.finish(validator(learner))
-        _say(f"testing on {tasks} tasks ...")
-        tick = _ticker(config, flag, f"tested {{}}/{tasks}")
-        scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True)
-        beside = baselines(experiment.family, "test", tasks, tick=tick)
+        choosing = _ticker(config, flag, "choosing for the test: {} validation tasks", group)
+        chosen = learner.finish(validator(learner, choosing, group))
+        tell = say if group.rank == 0 else _quiet
+        tell(f"testing on {tasks} tasks ...")
+        tick = _ticker(config, flag, f"tested {{}}/{tasks}", group)
+        scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True, group=group)
+        beside = baselines(experiment.family, "test", tasks, tick=tick, group=group)
         adapted = adapted_parameters(learner)
         few = min(config["test"].get("curve_tasks", 200), tasks)
-        report = _ticker(config, flag, "other shots: tested {} tasks")
-        by_shots = shots_curve(learner, _wanted(config), few, modes[0], report, scores.arrays)
+        report = _ticker(config, flag, "other shots: tested {} tasks", group)
+        by_shots = shots_curve(learner, _wanted(config), few, modes[0], report, scores.arrays, group)
         for shots, reason in by_shots.skipped.items():
-            _say(f"curve against shots: {shots} left out ({reason})")
-        loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
-        show_views(learner, "test", loggers, record.step)
+            tell(f"curve against shots: {shots} left out ({reason})")
+        if group.rank == 0:
+            loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
+            show_views(learner, "test", loggers, record.step)
         if learner.trains:
             learner.load_state_dict(initial)
-            learner.finish(validator(learner))  # the untrained network gets a rate that suits it, too
-            beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick).arrays
+            learner.finish(validator(learner, choosing, group))  # the untrained network gets a rate that suits it, too
+            beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick, group=group).arrays
+    if group.rank > 0:
+        return {}
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
     draw_test(folder, loggers, scores, beside, by_shots, record.step, config)
     return make_result(
@@ -83,23 +95,39 @@ def final_test(
     )
 
 
+def _best(checkpoints: Checkpoints, device: torch.device) -> dict[str, Any] | None:
+    found = checkpoints.best(device)
+    return found and {"state_dict": found[0]["state_dict"], "step": found[0]["metaexp"]["step"]}
+
+
 def _wanted(config: dict[str, Any]) -> list[int] | None:
     shots = config["test"].get("curve_shots")
     return shots if shots is None or isinstance(shots, list) else [shots]
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+def _quiet(message: str) -> None:
+    """The first process says it."""
 
 
-def _ticker(config: dict[str, Any], flag: StopFlag, what: str) -> Callable[[int], None]:
-    """A function that prints the progress of the test from time to time and ends it at a signal."""
-    due = [time.monotonic() + config["log"]["seconds"]]
+def _ticker(config: dict[str, Any], flag: StopFlag, what: str, group: Group) -> Callable[[int], None]:
+    """A function that prints the progress of the test from time to time and ends it at a signal.
+
+    Several processes vote once each of them has scored a chunk: a signal may reach only one, and all must stop.
+    """
+    due, chunks = [time.monotonic() + config["log"]["seconds"]], count(1)
 
     def tick(done: int) -> None:
-        flag.check()
-        if time.monotonic() > due[0]:
-            print(what.format(done), file=sys.stderr, flush=True)
+        flag.beat()
+        if group.world == 1:
+            flag.check()
+        elif next(chunks) % group.world == 0:
+            kinds = (Interrupted, Terminated)
+            asked = group.any(*(flag.requested is kind for kind in kinds))
+            if any(asked):  # otherwise what arrived since the vote waits for the next one
+                flag.requested = kinds[asked.index(True)]
+                flag.check()
+        if group.rank == 0 and time.monotonic() > due[0]:
+            say(what.format(done))
             due[0] = time.monotonic() + config["log"]["seconds"]
 
     return tick

@@ -48,8 +48,8 @@ class TrainingRecord:
         """Whether meta-training is over: all steps, or stopped early by its own rule."""
         return self.reason is not None or (self.step >= steps and not self.pending)
 
-    def state(self, training: MetaTraining, seconds: float) -> dict[str, Any]:
-        """Plain containers and tensors for the checkpoint; `seconds` of the run up to now."""
+    def state(self, training: MetaTraining, seconds: float, config_sha256: str) -> dict[str, Any]:
+        """Plain containers and tensors for the checkpoint; `seconds` of the run up to now, SHA-256 of its settings."""
         learner, schedule = training.learner, training.schedule
         return {
             "format": FORMAT,
@@ -68,6 +68,7 @@ class TrainingRecord:
             "peak_mb": self.peak_mb(),
             "family": keep(learner.family),
             "trained_on": learner.family.trained_on,
+            "config_sha256": config_sha256,
         }
 
     @classmethod
@@ -88,7 +89,7 @@ def restore_training(training: MetaTraining, data: dict[str, Any], device: Any) 
     """Restore learner, optimiser, schedule and sums from a checkpoint."""
     state = data["metaexp"]
     training.learner.load_state_dict(data["state_dict"])
-    training.learner.set_mapping(state["mapping"], device)
+    training.learner.set_mapping(state["mapping"], device, tried=True)
     training.compiled, training.finite.skipped = state["compiled"], state.get("skipped", 0)
     training.optimizer.load_state_dict(data["optimizer_states"][0])
     training.set_sums(state["sums"], state["count"])

@@ -21,6 +21,7 @@ from metaexp.storage.checkpoint_file import versions
 from metaexp.storage.saved_config import config_sha256
 from metaexp.system.machine import machine
 from metaexp.training.build import Experiment
+from metaexp.training.choices import choices_of
 from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
 from metaexp.types import Examples
@@ -70,6 +71,7 @@ def make_result(
         "val": {"metric": rule.judged, "best": record.best_value(), "step": record.best["step"]},
         "protocol": _protocol(experiment, modes) | {"query_sha256": scores.query_sha256},
         **more,
+        "choices": choices_of(experiment),
         "mapping": learner.mapping,
         "compiled": experiment.training.compiled,
         "skipped_steps": experiment.training.skipped,

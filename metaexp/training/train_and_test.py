@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from metaexp.checks import shell
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
@@ -15,11 +16,18 @@ from metaexp.loggers.result_table import print_result
 from metaexp.metrics import declared, direction
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.checkpoints import Checkpoints, Continuation
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
+from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Experiment
+from metaexp.training.checkpoint_form import restore_callbacks
+from metaexp.training.choices import choices_line, choices_of
 from metaexp.training.control import Control
+from metaexp.training.distributed import end_children, no_orphans, tell_lightning
+from metaexp.training.doubt import doubt
+from metaexp.training.expectation import expectation
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names
@@ -31,6 +39,9 @@ def train_and_test(
     experiment: Experiment, folder: RunFolder, resumed: Continuation | None, flag: StopFlag, started: float
 ) -> dict[str, Any]:
     """Train, test and write one run; returns the content of result.json, empty on ranks above 0.
+
+    Processes that have joined already (under a launcher) get the checkpoint from the first one; those that Lightning
+    starts for the training read it themselves.
 
     Args:
         experiment: the parts.
@@ -45,13 +56,17 @@ def train_and_test(
     """
     config, training, learner = experiment.config, experiment.training, experiment.learner
     checkpoints = Checkpoints(folder.checkpoints, writes=folder.writes)
-    found = _checkpoint(checkpoints, resumed, experiment) if resumed else None
+    group, device = Group.current(), experiment.device
+    found = group.first(lambda: _checkpoint(checkpoints, resumed, experiment), device) if resumed else None
     record = TrainingRecord.of(found["metaexp"]) if found else TrainingRecord()
     resumed_at = record.step if resumed else None
-    with make_loggers(config, folder.path, resumed_at, experiment.rank) as loggers:
+    rank = experiment.ranks.rank
+    tell_lightning(experiment.ranks)
+    with group.each(lambda: make_loggers(config, folder.path, resumed_at, rank)) as loggers:
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         with _progress(experiment, record.step) as progress:
             progress.note(f"run folder: {folder.path}")
+            progress.note(choices_line(choices_of(experiment)))
             initial = {name: value.clone() for name, value in learner.state_dict().items()}
             if found:
                 restore_training(training, found, experiment.device)
@@ -61,18 +76,30 @@ def train_and_test(
             rule = StopRule.of(config, learner)
             control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)
             trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
-            _restore_callbacks(experiment.callbacks, found)
+            restore_callbacks(experiment.callbacks, found or {}, folder.checkpoints)
             loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
-            if learner.trains and not record.finished(config["steps"]):
-                _fit(trainer, training, flag)
-            if experiment.rank > 0:
-                return {}
-            _stopped_early(config, folder, record, control.over_time, flag)
+            with no_orphans(trainer):
+                if learner.trains and not record.finished(config["steps"]):
+                    if rank == 0 and (said := expectation(training, config["steps"] - record.step)):
+                        progress.note(said)
+                    _fit(trainer, training, flag)
+                _stopped_early(config, folder, record, control.over_time, flag)
+        group = Group.current()  # by now with those that Lightning has started
         try:
-            result = final_test(experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial)
+            with no_orphans(trainer):
+                result = final_test(
+                    experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial, group
+                )
         except Interrupted as stop:
             raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
+        end_children(trainer, wait=True)
+        if rank > 0:
+            return {}
+        if learner.trains:
+            known = {name: metric.larger_is_better for name, metric in declared(learner).items()}
+            result["doubt"] = doubt(read_rows(folder.path), known, record.step)
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
+        result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(flat_settings(config), result["test"], record.step)
     folder.write_json("result.json", result)
@@ -83,7 +110,7 @@ def train_and_test(
 
 def _progress(experiment: Experiment, step: int) -> Progress:
     config = experiment.config
-    shown, every = None if experiment.rank == 0 else io.StringIO(), config["log"]["seconds"]
+    shown, every = None if experiment.ranks.rank == 0 else io.StringIO(), config["log"]["seconds"]
     learner = experiment.learner
     larger = direction(declared(learner), next(iter(learner.metrics))) is not False
     return Progress(config["steps"], step, shown, every=every, larger_is_better=larger)
@@ -94,10 +121,12 @@ def _fit(trainer: L.Trainer, training: L.LightningModule, flag: StopFlag) -> Non
     gc.freeze()  # existing objects stay: the collector need not scan them again and again
     try:
         trainer.fit(training)
-    except SystemExit as error:  # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler is set
+    # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler is set. ValueError: outside the main
+    # thread it still tries to ignore further signals.
+    except (SystemExit, ValueError) as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
-        if flag.requested is None:
+        if isinstance(error, ValueError) or flag.requested is None:
             raise
     finally:
         gc.unfreeze()  # otherwise a sweep in one process would keep every job's learner and data
@@ -112,7 +141,8 @@ def _stopped_early(
     if over_time:
         raise TimeLimitError(f"time_limit={config['time_limit']} s reached at step {record.step}; {_how(folder)}")
     if flag.requested is not None:
-        raise flag.requested(f"stopped at step {record.step}; {_how(folder)}")
+        by = f" by {flag.by}" if flag.by not in (None, "Ctrl-C") else ""
+        raise flag.requested(f"stopped at step {record.step}{by}; {_how(folder)}")
 
 
 def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Experiment) -> dict[str, Any]:
@@ -133,13 +163,5 @@ def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Exp
     return data
 
 
-def _restore_callbacks(callbacks: list[L.Callback], found: dict[str, Any] | None) -> None:
-    """Restore the state of the user's callbacks."""
-    states = (found or {}).get("callbacks") or {}
-    for callback in callbacks:
-        if callback.state_key in states:
-            callback.load_state_dict(states[callback.state_key])
-
-
 def _how(folder: RunFolder) -> str:
-    return f"continue with resume={folder.path}"
+    return f"continue with {shell(f'resume={folder.path}')}"  # to be pasted into a shell

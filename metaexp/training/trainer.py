@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
 from metaexp.storage.lightning_plugin import AtomicCheckpointIO
+from metaexp.training.distributed import cluster_environment, strategy, tell_lightning
 
 if TYPE_CHECKING:
     from metaexp.training.build import Experiment
 
 # Arguments of L.Trainer that a run sets itself, and what to type instead.
 OWN = {
-    "accelerator": "device=", "devices": "device.devices", "strategy": "device.strategy", "num_nodes": "device=ddp",
+    "accelerator": "device=", "devices": "device.devices", "strategy": "device.strategy",
+    "num_nodes": "torchrun --nnodes",
     "precision": "device.precision", "max_epochs": "steps", "min_epochs": "steps", "max_steps": "steps",
     "min_steps": "steps", "max_time": "time_limit", "fast_dev_run": "steps", "overfit_batches": "steps",
     "limit_train_batches": "steps", "limit_val_batches": "val.tasks", "limit_test_batches": "test.tasks",
@@ -42,6 +45,7 @@ def make_trainer(
         ConfigError: `trainer.` has an argument that the run sets itself, or that Lightning does not take.
     """
     quiet()
+    tell_lightning(experiment.ranks)
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and folder is not None:
             callback.dirpath = str(Path(folder) / "callbacks")  # `checkpoints` is the run's own
@@ -49,15 +53,13 @@ def make_trainer(
     check_trainer(typed)
     asked = list(typed)
     plugins = typed.pop("plugins", None) or []
-    strategy: Any = "auto"
-    if experiment.world > 1:
-        from lightning.pytorch.strategies import DDPStrategy
-
-        strategy = DDPStrategy(process_group_backend="gloo" if experiment.accelerator == "cpu" else "nccl")
+    ranks, given = experiment.ranks, plugins if isinstance(plugins, list) else [plugins]
+    chosen = [] if any(isinstance(one, ClusterEnvironment) for one in given) else [cluster_environment(ranks)]
     own: dict[str, Any] = {
         "accelerator": experiment.accelerator,
-        "devices": experiment.world,
-        "strategy": strategy,
+        "devices": ranks.world // ranks.nodes,
+        "num_nodes": ranks.nodes,
+        "strategy": strategy(ranks, config["device"], experiment.accelerator),
         "precision": str(config["device"]["precision"]),
         "max_epochs": 1,
         "logger": list(loggers) or False,
@@ -68,7 +70,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "inference_mode": False,
         "callbacks": list(callbacks),
-        "plugins": [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
+        "plugins": [AtomicCheckpointIO(), *chosen, *given],
         "default_root_dir": None if folder is None else str(folder),
     }
     with warnings.catch_warnings():

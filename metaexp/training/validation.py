@@ -33,7 +33,8 @@ class Validation:
         row: dict[str, Any] = {"kind": "val", "step": step}
         for name, values in scores.arrays.items():
             found = summary(values)
-            row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged", "per_step")}
+            row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged")}
+            row[name]["per_step"] = [{key: step[key] for key in ("mean", "ci95")} for step in found["per_step"]]
         (mean,) = baselines(self.learner.family, "val", self.tasks, ["mean"]).values()
         if step == 0:
             best["scratch"] = {name: summary(values)["mean"] for name, values in self._judged(scores)}

@@ -1,5 +1,7 @@
 """CNP in float64 against numpy; more in test_neural_process.py."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from references import SMALL_PROCESS, forward, gp, parts_of
@@ -7,9 +9,15 @@ from torch.func import vmap
 
 from metaexp.algos.acnp import ACNP
 from metaexp.algos.cnp import CNP
+from metaexp.config.settings import load
 from metaexp.contract import new, pictures
-from metaexp.evaluation.scores import validator
+from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.scores import evaluate, validator
 from metaexp.models.linear import Linear
+from metaexp.models.mlp import MLP
+from metaexp.models.sets import keep_scale, perceptron
+from metaexp.tasks.linear import Linear as Maps
+from metaexp.training.build import Experiment
 
 
 def test_cnp_is_its_equations():
@@ -36,3 +44,42 @@ def test_both_targets_and_the_record():
     classes = new(lambda f: ACNP(f, Linear, **SMALL_PROCESS, heads=2), pictures(shots=2))
     assert classes.finish(validator(classes))["context"] == [2, 2]
     assert list(learner.metrics) == ["log_likelihood", "mse", "coverage50", "coverage90"]
+
+
+def test_behind_a_network_the_mean_learns_at_default_settings():
+    """With torch's initial weights the deviation learns the targets' spread and the mean stays where it is."""
+
+    def trained(*typed):
+        config = load(["algo=cnp", "task=linear", "model=mlp", "device=cpu", "compile=false", "steps=150", *typed])
+        experiment = Experiment(config)
+        for index in range(config["steps"]):
+            experiment.training.advance(index)
+        return evaluate(experiment.learner, "val", 100, ["queries"], final=True).first("mse").mean()
+
+    known = float(baselines(Maps(), "val", 100, ["mean"])["mean"]["mse"].mean())
+    assert trained() < 0.5 * known
+    assert trained("algo.init=torch", "algo.skip=false") > 0.5 * known
+
+
+def test_of_vectors_x_itself_stands_beside_the_features():
+    net = partial(MLP, hidden=[6])
+    assert CNP(gp(), net, skip=True).inputs == 7
+    assert CNP(gp(), net).inputs == 6
+    assert CNP(gp(), Linear, skip=True).inputs == 1  # it is all there is
+    assert CNP(pictures(), net, skip=True).inputs == 6
+    x = torch.randn(4, 1)
+    learner = CNP(gp(), net, skip=True)
+    assert torch.equal(learner.features(x)[:, 6:], x)
+    assert torch.equal(learner.features(x)[:, :6], learner.model(x))
+
+
+def test_he_keeps_the_scale_of_a_signal_through_the_layers():
+    torch.manual_seed(0)
+    x = torch.randn(2000, 64)
+    with torch.no_grad():
+        spread = {init: make(perceptron(64, 256, 200, 7))(x).std(0).mean() for init, make in SCALES.items()}
+    assert 0.5 < spread["he"] < 2
+    assert spread["torch"] < 0.1
+
+
+SCALES = {"he": keep_scale, "torch": lambda network: network}

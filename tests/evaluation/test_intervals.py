@@ -12,11 +12,15 @@ from metaexp.evaluation.intervals import (
     crossed,
     difference,
     holm,
+    made_worse,
+    middle,
     over_seeds,
     over_tasks,
+    sign_test,
     summary,
     t_quantile,
     t_tails,
+    worst_share,
 )
 
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 15: 2.131, 30: 2.042, 1000: 1.962}  # any printed table
@@ -139,9 +143,84 @@ def test_one_formula_for_every_interval_over_tasks() -> None:
     for step in range(3):
         exact = kept[:, step].mean(), 1.96 * kept[:, step].std(ddof=1) / 7
         assert (mean[step], half[step]) == pytest.approx(exact, rel=1e-14)
-        assert tuple(found["per_step"][step].values()) == pytest.approx(exact, rel=1e-14)
+        told = found["per_step"][step]
+        assert (told["mean"], told["ci95"]) == pytest.approx(exact, rel=1e-14)
+        assert told["median"] == np.median(kept[:, step])
         assert over_tasks(kept[:, step]) == pytest.approx(exact, rel=1e-14)
     assert all(np.isnan(part).all() for part in band(np.full((2, 3), np.nan))[:2])
+
+
+def test_the_median_interval_is_that_of_coin_throws() -> None:
+    """Against sums of binomial coefficients; a printed table of order statistics has 6, 10 and 20."""
+    for n in (1, 5, 6, 7, 10, 20, 59, 200, 1000):
+        below, k = 0, 0  # P(at most k - 1 heads) <= 2.5 %
+        while (below + math.comb(n, k)) * 40 <= 2**n:
+            below, k = below + math.comb(n, k), k + 1
+        found = middle(np.random.default_rng(n).permutation(n) + 1.0)
+        assert found.median == (n + 1) / 2
+        assert found.ends == ((k, n + 1 - k) if k else None), n
+    assert [middle(np.arange(n) + 1.0).ends for n in (6, 10, 20)] == [(1, 6), (2, 9), (6, 15)]
+    assert middle(np.array([])) == (None, None)
+    assert middle(np.array([3.0, 3.0, 1.0, 3.0, 3.0, 3.0])) == (3.0, (1.0, 3.0))
+
+
+def test_of_heavy_tails_the_median_interval_covers_and_that_of_the_mean_does_not() -> None:
+    """Log-normal errors with sigma 2 on 1,000 tasks, 2,000 tests: 86 % for the mean, 95 % for the median."""
+    scores = np.exp(2 * np.random.default_rng(0).normal(size=(2000, 1000)))
+    mean, half = scores.mean(1), 1.96 * scores.std(1, ddof=1) / math.sqrt(1000)
+    of_mean = (np.abs(mean - math.exp(2)) <= half).mean()
+    low, high = middle(np.arange(1000.0)).ends or (0.0, 0.0)  # which of them, in order
+    placed = np.sort(scores, 1)
+    ends = placed[:, int(low)], placed[:, int(high)]
+    assert middle(scores[7]).ends == (ends[0][7], ends[1][7])
+    of_median = ((ends[0] <= 1) & (ends[1] >= 1)).mean()
+    assert of_mean == pytest.approx(0.857, abs=0.02)
+    assert of_median == pytest.approx(0.951, abs=0.012)
+    shares = placed[:, -10:].sum(1) / placed.sum(1)
+    assert worst_share(scores[7], False) == pytest.approx(shares[7])
+    assert (shares > 0.25).mean() > 0.9
+    normal = [worst_share(np.abs(np.random.default_rng(i).normal(size=1000)), False) for i in range(20)]
+    assert max(one or 0 for one in normal) < 0.05
+
+
+def test_what_the_worst_tasks_carry() -> None:
+    assert worst_share(np.ones(300), False) == pytest.approx(0.01)
+    values = np.r_[np.ones(199), 801.0]  # the worst two of 200
+    assert worst_share(values, False) == pytest.approx(802 / 1000)
+    assert worst_share(values, True) == pytest.approx(2 / 1000)  # an accuracy: the smallest are the worst
+    assert worst_share(-values, True) == pytest.approx(802 / 1000)  # a log-likelihood
+    assert worst_share(np.array([1.0, 3.0]), False) == 0.75  # at least one task
+    assert worst_share(np.zeros(4), False) is None
+    told = summary(values[:, None], False)
+    assert (told["worst_share"], told["heavy_tailed"]) == (pytest.approx(0.802), True)
+    assert not summary(np.ones((300, 1)), False)["heavy_tailed"]
+    assert summary(np.zeros((0, 1)), False)["worst_share"] is None
+
+
+def test_tasks_that_adaptation_made_worse_are_counted() -> None:
+    values = np.array([[1.0, 9, 0.5], [1, 0, 1], [1, 0, 1.5], [1, 0, np.nan], [np.inf, 0, 1], [2, 2, np.inf]])
+    assert made_worse(values, False) == 3  # above; not a number; infinite
+    assert made_worse(values, True) == 3  # below; not a number; infinite is not finite any more
+    assert made_worse(values[:, :1], False) is None
+    assert made_worse(values, None) is None
+    assert summary(values, False)["made_worse"] == 3
+
+
+def test_the_sign_test_is_exact() -> None:
+    for larger, smaller in ((0, 0), (3, 1), (1, 8), (60, 40), (500, 500)):
+        n = larger + smaller
+        tail = sum(math.comb(n, i) for i in range(min(larger, smaller) + 1)) / 2**n
+        found = sign_test(np.r_[np.full(larger, 0.1), np.full(smaller, -50.0), np.zeros(5)])
+        assert (found.larger, found.smaller) == (larger, smaller)
+        assert found.p == pytest.approx(min(2 * tail, 1.0), rel=1e-9)
+    random = np.random.default_rng(0)
+    wrong = np.mean([sign_test(np.exp(2 * a) - np.exp(2 * b)).p < 0.05 for a, b in random.normal(size=(1000, 2, 100))])
+    assert 0.02 < wrong < 0.055  # never more than 5 %; discrete, so less
+    one, two = random.normal(size=(2, 1, 50))
+    found = difference(one, two)
+    assert found is not None
+    assert found.signs == sign_test((one - two)[0])
+    assert found.worst == worst_share(np.abs(one - two)[0], False)
 
 
 def test_scipy_is_imported_only_for_students_t() -> None:

@@ -63,7 +63,7 @@ def test_summary_by_hand():
     assert [summary(values, way)["larger_is_better"] for way in (False, True, None)] == [False, True, None]
     assert [point["mean"] for point in found["per_step"]] == [6.0, 3.0]
     assert found["per_step"][0]["ci95"] == pytest.approx(1.96 * math.sqrt(7) / math.sqrt(3), rel=1e-15)
-    assert found["per_step"][1] == {"mean": found["mean"], "ci95": found["ci95"]}
+    assert found["per_step"][1] == {key: found[key] for key in ("mean", "ci95", "median", "median_ci")}
 
 
 def test_interval_covers_95_percent():
@@ -87,7 +87,7 @@ def test_diverged_tasks_are_counted_and_left_out(bad):
     assert found["ci95"] == kept["ci95"]
     none = summary(np.full((3, 2), bad))
     assert (none["mean"], none["ci95"], none["median"], none["worst"], none["diverged"]) == (None, None, None, None, 3)
-    assert none["per_step"] == [{"mean": None, "ci95": None}] * 2
+    assert none["per_step"] == [dict.fromkeys(("mean", "ci95", "median", "median_ci"))] * 2
 
 
 def test_a_classifier_that_diverged_is_no_lucky_guess():

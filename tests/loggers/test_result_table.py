@@ -54,6 +54,28 @@ def test_the_result_where_every_task_diverged():
     assert "not finite   mse of 5 of 5 tasks: left out of the mean\n" in stream.getvalue()
 
 
+def test_medians_and_what_the_mean_does_not_show():
+    heavy = RESULT["test"]["mse"] | {"median": 0.1234, "median_ci": [0.1101, 0.1303], "made_worse": 14}
+    heavy |= {"worst_share": 0.634, "heavy_tailed": True}
+    light = RESULT["test"]["mae"] | {"median": 0.5, "median_ci": None, "made_worse": 0, "heavy_tailed": False}
+    stream = io.StringIO()
+    print_result({**RESULT, "test": {"mse": heavy, "mae": light}}, "outputs/x", "outputs", stream)
+    assert stream.getvalue() == (
+        "maml on sine, mlp, seed 3: 20000 outer steps, best weights (step 18000)\n"
+        "test                    mean             median                 before  1 step  last step  tasks\n"
+        "mse                     0.4123 +- 0.031  0.1234 (0.11 to 0.13)  4.02    0.7     0.4123     1000\n"
+        "mae                     0.5 +- 0.01      0.5                                               1000\n"
+        "mse, baseline: scratch  2.41 +- 0.1\n"
+        "mse, baseline: mean     4.1 +- 0.12\n"
+        "time         1:02:11, 900.1 meta-steps/s\n"
+        "made worse   14 of 1000 tasks by adaptation: mse after the last inner step is worse than before the first\n"
+        "heavy tail   mse: the worst 1 % of tasks carry 63 % of the mean, which says little: compare medians\n"
+        "not finite   mse of 2 of 1000 tasks: left out of the mean\n"
+        "folder       outputs/x\n"
+        "view with    tensorboard --logdir outputs\n"
+    )
+
+
 def test_the_result_as_a_table_on_a_terminal():
     stream = io.StringIO()
     print_result(RESULT, "outputs/x", "outputs", console=Console(file=stream, force_terminal=True, width=100))

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import backend_context
+from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metaexp.errors import SpaceError
@@ -139,8 +139,30 @@ def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_p
     )
     assert sorted(runs) == ["maml_sine/test", "sweep/0_reptile/test"]
     columns = {info.name for info in table.hparam_infos}
-    assert columns == {"algo", "algo.inner_lr", "clip.norm", "compile", "optimizer.lr", "widths"}
+    assert columns == {"algo", "algo.inner_lr", "compile", "optimizer.lr", "widths"}  # without what is null everywhere
     assert {info.name.tag for info in table.metric_infos} == {"test/mse", "test/accuracy"}  # and no training curve
+
+
+def test_a_column_of_numbers_and_nulls_stays_numeric(tmp_path):
+    for name, norm, metric in (("a", None, None), ("b", 10.0, "mse"), ("c", 2, None)):
+        board = TensorBoard(tmp_path / name)
+        board.hparams({"clip.norm": norm, "stop.metric": metric, "seed": 1}, {"mse": 0.5})
+        board.close()
+    tree = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    provider = MultiplexerDataProvider(tree, str(tmp_path))
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider, logdir=str(tmp_path)))
+    request = RequestContext()
+    runs = context.hparams_metadata(request, "")
+    found = context.hparams_from_data_provider(request, "", None)
+    table = context.experiment_from_metadata(request, "", True, runs, found)
+    kinds = {info.name: api_pb2.DataType.Name(info.type) for info in table.hparam_infos}
+    assert kinds == {
+        "clip.norm": "DATA_TYPE_FLOAT64",
+        "seed": "DATA_TYPE_FLOAT64",
+        "stop.metric": "DATA_TYPE_STRING",
+    }
+    (norms,) = (info for info in table.hparam_infos if info.name == "clip.norm")
+    assert sorted(value.number_value for value in norms.domain_discrete.values) in ([2.0, 10.0], [])
 
 
 def test_only_rank_0_writes(tmp_path):

@@ -18,7 +18,7 @@ def logits(*confidence: float) -> torch.Tensor:
 
 def test_the_diagram_shows_the_bins():
     target = torch.eye(2, dtype=F64)[[0, 1, 0, 0, 0]]
-    sums = bin_sums(logits(0.7, 0.72, 0.95, 1.0, 1.0), target).numpy()[None]
+    sums = bin_sums(logits(0.7, 0.72, 0.95, 1.0, 1.0), target).numpy()[None].repeat(2, 0)
     figure = reliability({"": sums, "_support": sums}, "maml on omniglot")
     upper, other, lower, _ = figure.axes
     (found,) = [one for one in upper.get_lines() if one.get_label().startswith("found")]

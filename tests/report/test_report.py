@@ -1,7 +1,5 @@
 """`python -m metaexp.report`: its numbers against plain NumPy on real small runs."""
 
-import csv
-import io
 import json
 import math
 import shutil
@@ -12,7 +10,7 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 from PIL import Image
-from small_runs import train
+from report_tables import copied, finals, only, table
 
 from metaexp.config.command_line import exit_code
 from metaexp.errors import ConfigError, DataError
@@ -27,40 +25,6 @@ from metaexp.report.reading import find
 from metaexp.report.tables import _pairs, blocks, number
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seeds of maml and of r2d2, one of them again with fewer shots, and one tested on other tasks."""
-    out = tmp_path_factory.mktemp("runs")
-    for algo in ("maml", "r2d2"):
-        for seed in range(3):
-            train(out, f"algo={algo}", "task=sine", f"seed={seed}", f"name={algo}{seed}", "log.every=2")
-    train(out, "algo=maml", "task=sine", "name=few", "task.shots=2", "log.every=2")
-    return out
-
-
-def only(folder: Path, pattern: str) -> Path:
-    (found,) = folder.glob(f"*{pattern}*")
-    return found
-
-
-def copied(runs: Path, to: Path, *patterns: str) -> Path:
-    for pattern in patterns:
-        for folder in runs.glob(f"*{pattern}*"):
-            shutil.copytree(folder, to / folder.name, ignore=shutil.ignore_patterns("checkpoints", "events*"))
-    return to
-
-
-def finals(runs: Path, algo: str) -> np.ndarray:
-    """[seeds, tasks]: the scores after the last step, from the files."""
-    return np.stack([np.load(only(runs, f"_{algo}{seed}_") / "test_scores.npz")["mse"][:, -1] for seed in range(3)])
-
-
-def table(folder: Path, *typed: str) -> list[dict[str, str]]:
-    file = folder.parent / f"{folder.name}.csv"
-    assert report([str(folder), "--csv", str(file), *typed]) == 0
-    return list(csv.DictReader(io.StringIO(file.read_text())))
 
 
 def test_groups_means_and_both_intervals(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

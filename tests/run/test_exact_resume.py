@@ -32,6 +32,8 @@ from stopped_runs import (
     status,
 )
 
+from metaexp.storage.lock import state_of
+
 
 def stop_and_go(forks: Forks, cwd: Path, argv: list[str], faults: list[Fault]) -> Path:
     """Starts a run and stops it at each fault in turn, resuming it alternately by its folder and by resume=auto."""
@@ -132,4 +134,16 @@ def test_a_sweep_continues_its_jobs_older_runs(forks: Forks, references: Referen
     table = [line.split()[:3] for line in ended.out.splitlines() if line.startswith(("0_seed", "1_seed"))]
     assert table == [["0_seed=0", "finished", "0"], ["1_seed=1", "finished", "0"]]
     assert (sweep / "0_seed=0").resolve() == old.resolve()
+    assert_same_run(old, references["accumulate"])
+
+
+def test_a_sweep_goes_on_with_its_killed_job(forks: Forks, references: References, tmp_path: Path) -> None:
+    argv = ["-m", *KINDS["accumulate"]]
+    assert forks(*argv, cwd=tmp_path, fault=Fault(STEP, 70, KILL)).code == 1  # the job inherits the fault
+    (old,) = tmp_path.glob("outputs/*_sweep_*/0")
+    assert state_of(old) == "killed"
+    ended = forks(*argv, "resume=auto", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "resumed at step 50 of 110" in ended.err
+    assert sorted(path.resolve() for path in tmp_path.glob("outputs/*/0")) == [old, old]
     assert_same_run(old, references["accumulate"])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from stopped_runs import (
     INT,
     KILL,
     KINDS,
+    MAML,
     STEP,
     References,
     assert_same_run,
@@ -126,12 +129,11 @@ def test_damaged_checkpoint_is_set_aside(forks: Forks, references: References, c
 def test_all_checkpoints_damaged(forks: Forks, copy: Path, tmp_path: Path) -> None:
     for file in (copy / "checkpoints").glob("*.ckpt"):
         flip(file)
-    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file() and file.name != "run.lock"}
-    before.pop(copy / "status.json")
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     ended = forks(f"resume={copy}", cwd=tmp_path)
     assert ended.code == 4
     assert "none of 3 checkpoints usable; start over with resume=false" in ended.err
-    assert status(copy) == ("failed", 4)
+    assert status(copy) == ("interrupted", 130)
     assert {file: file.read_bytes() for file in before} == before
 
 
@@ -230,3 +232,20 @@ def test_two_processes_on_one_folder(forks: Forks, copy: Path, tmp_path: Path) -
     os.kill(first.pid, signal.SIGTERM)
     assert first.wait().code == 143
     assert status(copy) == ("interrupted", 143)
+
+
+def test_what_is_printed_continues_the_run_when_pasted_into_a_shell(forks: Forks, tmp_path: Path) -> None:
+    out = 'Läufe, [1] {2}/it\'s  "q" $HOME `x` :b: y=1 ~\\'
+    ended = forks(*MAML, "steps=6", f"out={out}", cwd=tmp_path, fault=Fault(STEP, 3, INT))
+    assert ended.code == 130
+    (pasted,) = re.findall(r"; continue with (.*)\n", ended.err)
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {pasted}"], capture_output=True, check=True, cwd=tmp_path, text=True
+    ).stdout.split("\0")[:-1]
+    (run,) = (tmp_path / out).iterdir()
+    assert words == [f"resume={run.relative_to(tmp_path)}"]
+    assert f"run folder: {run.relative_to(tmp_path)}\n" in ended.err
+    ended = forks(*words, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert status(run) == ("finished", 0)
+    assert f"folder       {run}" in ended.out

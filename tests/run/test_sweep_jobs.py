@@ -2,7 +2,9 @@
 
 import pytest
 
-from metaexp.run.sweep_jobs import job_name
+from metaexp.config.overrides import parse
+from metaexp.config.settings import Settings
+from metaexp.run.sweep_jobs import find_jobs, is_grid, job_name, launcher_of
 
 
 @pytest.mark.parametrize(
@@ -17,3 +19,13 @@ from metaexp.run.sweep_jobs import job_name
 )
 def test_a_job_is_named_by_its_values(values: str, name: str) -> None:
     assert job_name(3, values) == name
+
+
+def test_the_configuration_for_slurm_is_shipped() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    typed = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=4", "hydra.launcher.partition=gpu", "seed=0,1"]
+    node, jobs, faults = find_jobs(Settings(), parse(typed))
+    assert (is_grid(node), launcher_of(node), len(jobs), faults) == (True, "slurm", 2, [])
+    found = {key: node.launcher[key] for key in ("cpus_per_task", "partition", "array_parallelism", "max_num_timeout")}
+    assert found == {"cpus_per_task": 4, "partition": "gpu", "array_parallelism": 32, "max_num_timeout": 3}
+    assert launcher_of(find_jobs(Settings(), parse(["seed=0,1"]))[0]) == "basic"

@@ -33,6 +33,7 @@ except KeyboardInterrupt as stop:
 def start(seconds: float, ignore: int | None = None) -> subprocess.Popen[str]:
     def before() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         if ignore is not None:
             signal.signal(ignore, signal.SIG_IGN)
 
@@ -70,17 +71,29 @@ def test_first_signal_finishes_the_step(number: int, code: int, line: str) -> No
     assert err.strip() == line
 
 
-def test_second_ctrl_c_stops_at_once() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_second_one_stops_at_once(number: int, code: int) -> None:
     child = start(20)
     time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     time.sleep(0.1)
     begin = time.monotonic()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     returned, steps, err = end(child)
-    assert (returned, steps) == (130, [])
+    assert (returned, steps) == (code, [])
     assert time.monotonic() - begin < 5
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sent_twice_in_a_moment_is_one(number: int) -> None:
+    """`timeout` signals the process and its group; wrappers of commands pass on what the terminal has sent already."""
+    child = start(0.3)
+    time.sleep(0.1)
+    child.send_signal(number)
+    child.send_signal(number)
+    returned, steps, _ = end(child)
+    assert (returned, steps) == (130 if number == signal.SIGINT else 143, [1])
 
 
 def test_ignored_at_start_stays_ignored_but_sigterm_stops() -> None:
@@ -104,6 +117,7 @@ def test_first_request_counts_and_handlers_are_restored() -> None:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)  # the first Ctrl-C, although something was requested before
         assert flag.requested is Terminated
+        time.sleep(0.05)
         with pytest.raises(Interrupted, match="at once"):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(Terminated) as caught:

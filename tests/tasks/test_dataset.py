@@ -9,7 +9,8 @@ from PIL import Image
 
 from metaexp.errors import DataError
 from metaexp.tasks.arrays import Arrays
-from metaexp.tasks.dataset import DatasetTasks, _input
+from metaexp.tasks.data.items import as_item
+from metaexp.tasks.dataset import DatasetTasks
 from metaexp.tasks.placeholder import check_data
 from metaexp.tasks.sine import Sine
 
@@ -142,8 +143,8 @@ def test_bad_data_sets_are_named():
 )
 def test_arrays_of_bytes_with_channels_last_are_pictures(shape, wanted):
     array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    found = _input(array)
+    found = as_item(array).x
     assert found.shape == wanted
     straight = array if array.ndim == 3 else array[None]
     assert np.array_equal(found.numpy(), straight if straight.shape == wanted else straight.transpose(2, 0, 1))
-    assert _input(torch.from_numpy(array)).shape == (shape if len(shape) == 3 else wanted)  # a tensor's are first
+    assert as_item(torch.from_numpy(array)).x.shape == (shape if len(shape) == 3 else wanted)  # a tensor's are first

@@ -1,7 +1,5 @@
 """Reading npz files into tasks."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +8,8 @@ import numpy as np
 
 from metaexp.errors import DataError
 from metaexp.random import SPLITS
+from metaexp.tasks.data.items import reason
 from metaexp.tasks.data.splits import by_fractions
-
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Task(NamedTuple):
@@ -89,14 +86,22 @@ def _table(path: Path) -> _Table:
     """The checked columns of one npz."""
     if not path.exists():
         raise DataError(f"{path}: no such file; task.files names npz files with x, y and optionally task, split")
+    columns: dict[str, np.ndarray] = {}
+    member = ""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in ("x", "y", "task", "split") if name in file.files}
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise DataError(f"{path}: not an npz but a single array; save with numpy.savez(path, x=x, y=y)")
+        with found as file:
             there = ", ".join(file.files)
-    except TypeError as error:
-        raise DataError(f"{path}: not an npz but a single array; save with numpy.savez(path, x=x, y=y)") from error
-    except _DAMAGE as error:
-        raise DataError(f"{path}: damaged or not an npz of plain arrays ({error})") from error
+            for name in ("x", "y", "task", "split"):
+                if name in file.files:
+                    member = f"its {name} is "
+                    columns[name] = np.asarray(file[name])
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
+        raise DataError(f"{path}: {member}damaged or not an npz of plain arrays ({reason(error)})") from error
     for name in ("x", "y"):
         if name not in columns:
             raise DataError(f"{path}: has no {name}, only {there or 'nothing'}; save with numpy.savez(path, x=x, y=y)")

@@ -15,7 +15,6 @@ import os
 import re
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +29,6 @@ DRAWERS, SIDE = 20, 105  # drawings per character, pixels
 # sha256 of the packed bits of all drawings (background before evaluation, sorted by name, then by drawer)
 CONTENT = "75a36f7ce605ee617d0c45021613841aec979e079f71594e885aba52a7c003ce"
 SOURCE = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
-           Image.DecompressionBombError)  # fmt: skip
 _PNG = re.compile(r"(?:images_\w+/)?([^/]+/character\d\d)/(\d+_\d\d\.png)")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 log = logging.getLogger(__name__)
@@ -113,7 +110,7 @@ def _load(path: Path, key: str, shape: tuple[int, ...]) -> tuple[list[str], np.n
     try:
         with np.load(path, allow_pickle=False) as file:
             names, array = [str(name) for name in file["names"]], file[key]
-    except _DAMAGE as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
         raise DataError(f"{path}: damaged or not an Omniglot npz ({error}); get a fresh copy") from error
     if array.dtype != np.uint8 or array.shape != (len(names), *shape):
         raise DataError(f"{path}: {key} is {array.dtype} {list(array.shape)}, expected uint8 {[len(names), *shape]}")
@@ -159,7 +156,9 @@ def _read_pngs(path: Path, files: Iterator[tuple[str, str, bytes]]) -> Part:
                     raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, expected {SIDE}x{SIDE}")
                 ink = np.asarray(image.convert("L")) < 128  # the authors draw black on white
             found.setdefault(name, {})[file] = np.packbits(ink)
-    except _DAMAGE as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow, zipfile and zlib raise a dozen kinds on damaged bytes
         raise DataError(f"{path}: damaged at or after {name}/{file} ({error}); get a fresh copy") from error
     if not found:
         raise DataError(f"{path}: no drawings Alphabet/characterNN/*.png in it")

@@ -1,0 +1,5 @@
+"""`python -m metaexp.audit`."""
+
+from metaexp.audit.command import main
+
+main()

@@ -1,0 +1,84 @@
+"""A run as it was read from its folder: its learner with trained weights, which can be shared, copied and pickled."""
+
+import copy
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaexp.evaluation.scores import validator
+from metaexp.run.restore import load_weights, open_config, restore
+from metaexp.tasks.placeholder import absent, keep
+from metaexp.training.trainer import quiet
+
+
+class Source:
+    """A run as it was read: its learner with trained weights, shared by an estimator and its clones."""
+
+    def __init__(self, learner: Any, asked: tuple[Any, ...], **about: Any):
+        self.learner, self.asked = learner.eval(), asked
+        self.device, self.precision = about["device"], about["precision"]
+        self.folder, self.step, self.choices = about["folder"], about["step"], about["choices"]
+
+    @classmethod
+    def read(cls, run: str | Path, weights: str | None, device: str, trust: Sequence[str]) -> "Source":
+        """Read a run folder; arguments and errors as of `metaexp.load`."""
+        one_of("weights", weights, (None, "best", "last"))
+        quiet()
+        folder = Path(run).expanduser().absolute()
+        config = open_config(folder, [trust] if isinstance(trust, str) else trust)
+        config["device"] = config["device"] | {"accelerator": device}
+        threads = torch.get_num_threads()
+        try:
+            restored = restore(folder, config, without_data=True)
+        finally:
+            torch.set_num_threads(threads)  # keep the caller's number of threads, which restoring a run changes
+        learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
+        about: dict[str, Any] = {"folder": folder, "step": step, "choices": dict(config["choices"])}
+        about |= {"device": restored.parts.device, "precision": str(config["device"]["precision"])}
+        made = cls(learner, (folder, weights, device, trust), **about)
+        with made.computing():
+            learner.finish(validator(learner))  # as before the test: a fine-tuning rate is chosen on validation tasks
+        return made
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, nothing is differentiated, and numbers have the precision of the run's test."""
+        with torch.no_grad(), _precision(self.precision, self.device):
+            yield
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the learner without the family's data. One that cannot be pickled (a lambda in a class of the
+        user's) is read from its folder again."""
+        family = self.learner.family
+        kept = keep(family)
+        memo = {} if kept is None else {id(family): absent(kept, "this estimator was pickled without the run's data")}
+        about = {key: value for key, value in vars(self).items() if key not in ("learner", "asked")}
+        try:
+            return _unpacked, (pickle.dumps(copy.deepcopy(self.learner, memo)), self.asked, about)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return Source.read, self.asked
+
+
+def _unpacked(learner: bytes, asked: tuple[Any, ...], about: dict[str, Any]) -> Source:
+    return Source(pickle.loads(learner), asked, **about)
+
+
+def one_of(name: str, value: Any, words: Sequence[Any]) -> None:
+    """Raises ValueError for a value that is none of the words."""
+    if value not in words:
+        raise ValueError(f"{name}={value}: must be one of {', '.join(map(str, words))}")
+
+
+def _precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The precision context that Lightning's trainer uses for the test of a run."""
+    from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision
+
+    if precision == "64-true":
+        return DoublePrecision().forward_context()
+    if precision == "bf16-mixed":
+        return MixedPrecision("bf16-mixed", device=device.type).forward_context()
+    return nullcontext()

@@ -1,0 +1,77 @@
+"""Whether a training has led anywhere: one line for a run whose validation is at chance or below a floor at its end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from metaexp.metric_names import forms, near
+
+BEFORE = "the untrained network"
+NAMES = {"mean": "predicting the mean of the support targets (chance, for classes)", "scratch": BEFORE}
+FALLEN = 0.02  # share by which an outer loss must fall to count as fallen
+
+
+def doubt(rows: Sequence[dict[str, Any]], metrics: dict[str, bool | None], steps: int) -> str | None:
+    """The line, with the likely cause; None if the last validation is better than both floors beyond its interval.
+
+    Args:
+        rows: of metrics.jsonl.
+        metrics: the learner's metrics in their order, with their direction (None: neither; such a metric is passed
+            over). The first one that a floor has too is judged, in its first mode.
+        steps: outer steps done.
+    """
+    validations = [row for row in rows if row.get("kind") == "val"]
+    if not validations or not steps or not validations[-1].get("floors"):
+        return None
+    row, floors = validations[-1], validations[-1]["floors"]
+    for metric, larger in metrics.items():
+        names = forms(metric, row)
+        if larger is None or not names or near(floors.get("mean", {}), names[0]) is None:
+            continue
+        name, sign = names[0], 1 if larger else -1
+        found = row[name]
+        known = {floor: near(floors.get(floor, {}), name) for floor in NAMES}
+        failed = [floor for floor, value in known.items() if value is not None and not _above(found, value, sign)]
+        if not failed:
+            return None
+        beside = " and ".join(f"{NAMES[floor]} ({known[floor]:.4g})" for floor in failed)
+        return (
+            f"validation {name} {_shown(found['mean'])} is no better than {beside}: {_cause(rows, found, known, sign)}"
+        )
+    return None
+
+
+def _above(found: dict[str, Any], floor: float, sign: int) -> bool:
+    return found["mean"] is not None and sign * (found["mean"] - floor) > (found["ci95"] or 0.0)
+
+
+def _shown(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _cause(rows: Sequence[dict[str, Any]], found: dict[str, Any], floors: dict[str, float | None], sign: int) -> str:
+    """What most likely went wrong, and what to change."""
+    path = [step["mean"] for step in found.get("per_step") or []]
+    worst_floor = max((sign * value for value in floors.values() if value is not None), default=0.0)
+    lower = "lower algo.inner_lr (or algo.test_lr), or take fewer algo.test_steps"
+    if found.get("diverged"):
+        return f"adaptation diverges on {found['diverged']} tasks; {lower}"
+    if len(path) > 1 and path[-1] is not None:
+        known = [(sign * value, place) for place, value in enumerate(path) if value is not None]
+        best, place = max(known)
+        if place < len(path) - 1 and best - sign * path[-1] > 0.1 * abs(path[-1]):
+            return f"it is {sign * best:.4g} after {place} of {len(path) - 1} inner steps, the others hurt; {lower}"
+    if found.get("median") is not None and sign * found["median"] > worst_floor:
+        return f"a few tasks spoil the mean (median {found['median']:.4g}); {lower}"
+    losses = [row["outer_loss"] for row in rows if row.get("kind") == "train" and "outer_loss" in row]
+    if len(losses) < 2:
+        return "too few outer steps to tell why; raise steps"
+    first, last = losses[0], losses[-1]
+    if last > first - FALLEN * abs(first):
+        return (
+            f"the outer loss has not fallen ({first:.4g} to {last:.4g}); try another algo.inner_lr, more "
+            "algo.inner_steps, another optimizer.lr, or more steps"
+        )
+    return (
+        f"the outer loss has fallen ({first:.4g} to {last:.4g}) without reaching validation tasks; raise steps, or "
+        "there are too few training tasks"
+    )

@@ -1,0 +1,51 @@
+"""The line about a run whose validation is at chance or below a floor."""
+
+from metaexp.training.doubt import doubt
+
+MSE, ACCURACY = {"mse": False}, {"accuracy": True}
+
+
+def rows(name="mse", mean=1.0, ci95=0.1, floors=(2.0, 3.0), losses=(1.0, 0.5), **more):
+    found = {"mean": mean, "ci95": ci95, "median": mean, "diverged": 0, "per_step": [{"mean": mean}], **more}
+    floor = {f: {"mse": v, "accuracy": v} for f, v in zip(("mean", "scratch"), floors, strict=True)}
+    train = [{"kind": "train", "step": i, "outer_loss": loss} for i, loss in enumerate(losses)]
+    return [*train, {"kind": "val", "step": 9, name: found, "floors": floor}]
+
+
+def path(*means):
+    return {"per_step": [{"mean": mean} for mean in means]}
+
+
+def test_better_than_both_floors_beyond_the_interval_is_no_doubt():
+    assert doubt(rows(), MSE, 9) is None
+    assert doubt(rows("accuracy_transductive", mean=0.9, floors=(0.2, 0.3)), ACCURACY, 9) is None
+    assert doubt(rows(mean=5.0), MSE, 0) is None  # nothing was trained
+    assert doubt([], MSE, 9) is None
+
+
+def test_the_floor_that_is_not_reached_is_named_with_its_value():
+    at_chance = doubt(rows("accuracy", mean=0.21, ci95=0.02, floors=(0.2, 0.19)), ACCURACY, 9)
+    assert at_chance.startswith("validation accuracy 0.21 is no better than predicting the mean of the support targets")
+    assert "(0.2) and the untrained network (0.19): " in at_chance
+    one = doubt(rows(mean=2.5), MSE, 9)
+    assert one.startswith("validation mse 2.5 is no better than predicting the mean of the support targets")
+    assert "(2): " in one
+    assert "untrained" not in one
+
+
+def test_a_likelihood_is_passed_over_for_what_the_floor_has_too():
+    given = rows(mean=2.5)
+    given[-1]["log_likelihood"] = given[-1]["mse"]
+    line = doubt(given, {"log_likelihood": True, "coverage90": None, "mse": False}, 9)
+    assert line.startswith("validation mse 2.5")
+
+
+def test_the_likely_cause():
+    run_away = doubt(rows(mean=26.6, floors=(19.97, 21.0), **path(21.0, 1.5, 26.6)), MSE, 9)
+    assert "it is 1.5 after 1 of 2 inner steps, the others hurt; lower algo.inner_lr" in run_away
+    few = doubt(rows(mean=26.6, floors=(19.97, 21.0), median=0.35), MSE, 9)
+    assert "a few tasks spoil the mean (median 0.35)" in few
+    assert "diverges on 3 tasks" in doubt(rows(mean=None, diverged=3), MSE, 9)
+    assert "has not fallen (1.61 to 1.6)" in doubt(rows(mean=2.5, losses=(1.61, 1.6)), MSE, 9)
+    assert "has fallen (1.6 to 0.9)" in doubt(rows(mean=2.5, losses=(1.6, 0.9)), MSE, 9)
+    assert "too few outer steps" in doubt(rows(mean=2.5, losses=(1.6,)), MSE, 9)
