@@ -24,7 +24,7 @@ class GroupFiles(FileConfigSource):
         """See Hydra's class."""
         file = Path(self.path) / self._normalize_file_name(config_path)
         if file.is_file():
-            check_text(file, may_be_empty=config_path.startswith("kind/"))
+            check_text(file, may_be_empty=config_path.startswith(("kind/", "encoder/")))
         try:
             result = super().load_config(config_path)
         except MarkedYAMLError as error:
