@@ -37,16 +37,6 @@ def plain_logits(z: Tensor, labels: Tensor, queries: Tensor, ways: int, distance
 
 
 @pytest.mark.parametrize(("distance", "scale"), [("euclidean", 1.0), ("cosine", 7.0)])
-def test_with_no_body_nothing_is_learned_and_class_means_of_the_inputs_are_compared():
-    family = Clusters(ways=3, shots=2, queries=4)
-    learner = ProtoNet(family, Identity)
-    assert not learner.trains
-    support, query, key, _ = family.sample("test", torch.arange(1))
-    means = torch.stack([support.x[0, 2 * i : 2 * i + 2].mean(0) for i in range(3)])
-    found = learner.predict(learner.adapt(Examples(support.x[0], support.y[0]), key[0]), query.x[0])
-    assert torch.allclose(found, -(torch.cdist(query.x[0], means) ** 2), atol=1e-5)
-
-
 def test_protonet_equals_a_plain_loop(distance, scale):
     make = partial(ProtoNet, model=NET, distance=distance, scale=scale, embedding=5)
     learner = new(lambda f: make(f), pictures(shots=3, queries=2))
@@ -154,3 +144,13 @@ def test_protonet_on_regression_is_refused_by_the_configuration(task_name):
 def test_protonet_refuses_a_family_without_classes():
     with pytest.raises(ValueError, match=r"^family: ProtoNet needs classes, Sine is regression"):
         ProtoNet(sines(), NET)
+
+
+def test_with_no_body_nothing_is_learned_and_class_means_of_the_inputs_are_compared():
+    family = Clusters(ways=3, shots=2, queries=4)
+    learner = ProtoNet(family, Identity)
+    assert not learner.trains
+    support, query, key, _ = family.sample("test", torch.arange(1))
+    means = torch.stack([support.x[0, 2 * i : 2 * i + 2].mean(0) for i in range(3)])
+    found = learner.predict(learner.adapt(Examples(support.x[0], support.y[0]), key[0]), query.x[0])
+    assert torch.allclose(found, -(torch.cdist(query.x[0], means) ** 2), atol=1e-5)
