@@ -82,7 +82,7 @@ class NeuralProcess(FeatureLearner):
         )
         if init == "he":
             keep_scale(self.encoder)
-            keep_scale(self.decoder.net)  # type: ignore[arg-type]
+            keep_scale(self.decoder.net)
 
     @property
     def metrics(self) -> dict[str, Metric]:
