@@ -20,7 +20,7 @@ class Check(NamedTuple):
     """One line of the table."""
 
     name: str
-    run: Callable[[Subject], Finding]
+    run: Callable[..., Finding]  # of the subject, and of what makes the parts of a run if it is one of RUNS
 
 
 WORKS = Check("it learns, adapts and predicts: not finite", gradients.works)
@@ -36,7 +36,7 @@ CHECKS = [
     Check("the same episode twice gives the same bits", repeats.same_bits),
     Check("no draws from global random generators", repeats.global_generators),
     Check("a task depends on seed, split, index alone", repeats.task_of_index),
-    *(Check(name, run) for name, run in RUNS.items()),  # type: ignore[arg-type]
+    *(Check(name, run) for name, run in RUNS.items()),
     Check("adapt and predict leave the weights alone", repeats.weights_stay),
     Check("predictions do not see query targets", leaks.query_targets),
     Check("predictions do not see other queries", leaks.other_queries),

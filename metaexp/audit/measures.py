@@ -99,8 +99,11 @@ def _meta_loss(learner: MetaLearner, params: dict[str, Tensor], episode: Episode
     """Mean meta-loss of a meta-batch at these meta-parameters."""
     shell = _Loss(learner)
 
+    # Learners tell frozen parameters by `requires_grad`.
+    tensors = {f"learner.{name}": value.detach().requires_grad_() for name, value in params.items()}
+
     def one(part: Episode) -> Tensor:
-        loss: Tensor = functional_call(shell, {f"learner.{name}": value for name, value in params.items()}, (part,))
+        loss: Tensor = functional_call(shell, tensors, (part,))
         return loss
 
     with torch.no_grad():

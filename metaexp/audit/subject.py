@@ -36,7 +36,7 @@ class Subject:
                 torch.manual_seed(0)
                 learner = learner(family)
         self._learner, self._family = learner, family or learner.family
-        self.trained = int(self._learner.meta_step) > 0  # type: ignore[arg-type]
+        self.trained = int(self._learner.meta_step.item()) > 0  # type: ignore[operator]
         self.many = 200  # tasks for a mean over tasks; fewer where a task takes long
         self.mapping: str | int | None = None  # what was found to work; None: the learner's own
         self.learner = self.fresh()  # the copy that is looked at; later on it has been trained for a few steps

@@ -59,7 +59,7 @@ def small(config: dict[str, Any], varying_bucket: int | None = None) -> dict[str
     }
     cut = {name: config[name] | values for name, values in groups.items()}
     plain = {"steps": STEPS, "meta_batch": size, "accumulate": min(config["accumulate"], 2), "compile": False}
-    none = {"time_limit": None, "callbacks": {}, "logger": {}, "trainer": {}, "resume": False}
+    none: dict[str, Any] = {"time_limit": None, "callbacks": {}, "logger": {}, "trainer": {}, "resume": False}
     return config | cut | plain | none
 
 

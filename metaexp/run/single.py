@@ -113,7 +113,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         from metaexp.training.train_and_test import train_and_test
 
         run_folder = _open(config, folder, resumed, group)
-    first, sweep, how = run_folder.writes, config.get("sweep"), f"continue with resume={run_folder.path}"
+    first, sweep, how = run_folder.writes, config.get("sweep"), run_folder.how_to_continue
     if first and ranks.launcher is None:
         os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:
@@ -250,17 +250,13 @@ def _watcher(folder: RunFolder, config: dict[str, Any], own_process: bool) -> Wa
         seconds=config.get("watchdog"),
         signals=own_process,
         status=folder.path / "status.json" if folder.writes else None,
-        hint=f"; {_how(folder)}",
+        hint=f"; {folder.how_to_continue}",
     )
 
 
 def _finished(folder: RunFolder) -> bool:
     """Whether this process has recorded that the run is finished: what comes later does not change that."""
     return folder.begun and read_status(folder.path).get("state") == "finished"
-
-
-def _how(folder: RunFolder) -> str:
-    return f"continue with resume={folder.path}"
 
 
 @contextmanager
@@ -274,7 +270,7 @@ def _end_in_status(folder: RunFolder) -> Iterator[None]:
             error = files.space_error(folder.path, space)
         if isinstance(error, KeyboardInterrupt) and "continue with" not in str(error):
             kind = type(error) if isinstance(error, Interrupted) else Interrupted
-            next_ = _how(folder) if any(folder.checkpoints.glob("*.ckpt")) else "there is no checkpoint yet"
+            next_ = folder.how_to_continue if any(folder.checkpoints.glob("*.ckpt")) else "there is no checkpoint yet"
             error = kind(f"{str(error) or 'interrupted'}; {next_}")
         code = exit_code_of(error)
         stopped = isinstance(error, (KeyboardInterrupt, TimeLimitError))

@@ -47,6 +47,11 @@ class RunFolder:
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
+    @property
+    def how_to_continue(self) -> str:
+        """What a stopped run prints: the setting that continues it, to be pasted into a shell."""
+        return f"continue with {shell(f'resume={self.path}')}"
+
     @classmethod
     def claim(cls, out: Path, label: str) -> "RunFolder":
         """Makes and locks `<out>/<date>_<time>_<label>_<4 hex>`; two runs in one second get two folders.

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 
-from metaexp.checks import shell
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
@@ -91,7 +90,7 @@ def train_and_test(
                     experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial, group
                 )
         except Interrupted as stop:
-            raise type(stop)(f"{stop}, in the test; {_how(folder)}") from None
+            raise type(stop)(f"{stop}, in the test; {folder.how_to_continue}") from None
         end_children(trainer, wait=True)
         if rank > 0:
             return {}
@@ -139,10 +138,12 @@ def _stopped_early(
     if record.finished(config["steps"]):
         return
     if over_time:
-        raise TimeLimitError(f"time_limit={config['time_limit']} s reached at step {record.step}; {_how(folder)}")
+        raise TimeLimitError(
+            f"time_limit={config['time_limit']} s reached at step {record.step}; {folder.how_to_continue}"
+        )
     if flag.requested is not None:
         by = f" by {flag.by}" if flag.by not in (None, "Ctrl-C") else ""
-        raise flag.requested(f"stopped at step {record.step}{by}; {_how(folder)}")
+        raise flag.requested(f"stopped at step {record.step}{by}; {folder.how_to_continue}")
 
 
 def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Experiment) -> dict[str, Any]:
@@ -161,7 +162,3 @@ def _checkpoint(checkpoints: Checkpoints, resumed: Continuation, experiment: Exp
         checkpoints.cut(step)
     os.environ["METAEXP_CHECKPOINT"] = str(path)  # other processes of a distributed run continue from the same
     return data
-
-
-def _how(folder: RunFolder) -> str:
-    return f"continue with {shell(f'resume={folder.path}')}"  # to be pasted into a shell

@@ -70,6 +70,8 @@ def page(plan: dict[str, Any], found: dict[str, Any]) -> str:
         "`task=glyphs` is `task=dataset` with made-up characters, by the recipe of [your own data](own_data.md); `arrays`",
         "are 400 made functions. The budgets are short: a cell that is below `scratch` here may need more steps.",
         "",
+        *plan.get("notes", []),
+        "",
         "## Overview",
         "",
         *overview(plan, judged),

@@ -1,6 +1,7 @@
 """The recipe of docs/own_data.md: a file of any name that builds on `dataset` is trained with the pair's settings."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ RECIPE = "# My pictures\ndefaults: [dataset]\ndataset: {_target_: own_patterns.P
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "task").mkdir()
     (tmp_path / "task/patterns.yaml").write_text(RECIPE)
     (tmp_path / "own_patterns.py").write_text(PACKAGE)
