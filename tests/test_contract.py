@@ -219,8 +219,18 @@ def two_steps(parts: Experiment) -> None:
         assert np.isfinite(values).all()
 
 
-@pytest.mark.parametrize(("algo", "task", "model"), ROWS, ids=["-".join(row) for row in ROWS])
-def test_a_row_takes_two_outer_steps(world, algo, task, model):
+def long(values, slow):
+    """Rows for parametrize; those that are slow are in the tier of long tests."""
+    return [pytest.param(value, marks=[pytest.mark.tier("long")] if value in slow else []) for value in values]
+
+
+# Every method on one family of functions and one of classes, MAML on all; all others in the tier of long tests.
+OFTEN = [row for row in ROWS if row[0] == "maml" or row[1] in ("sine", "clusters")]
+
+
+@pytest.mark.parametrize("row", long(ROWS, set(ROWS) - set(OFTEN)), ids=["-".join(row) for row in ROWS])
+def test_a_row_takes_two_outer_steps(world, row):
+    algo, task, model = row
     choice = [f"algo={algo}", f"task={task}", f"model={model}"]
     parts = made(world, *choice, *ALGOS[algo], *TASKS[task], *MODELS[model])
     assert parts.config["choices"] | {"algo": algo, "task": task, "model": model} == parts.config["choices"]
@@ -361,7 +371,10 @@ def test_learner_on_sines(learner):
 
 @pytest.mark.parametrize(
     "learner",
-    ["maml", "maml_checkpoint", "fomaml", "cavia", "imaml", "reptile_batches"]
+    long(
+        ["maml", "maml_checkpoint", "fomaml", "cavia", "imaml", "reptile_batches"],
+        {"maml_checkpoint", "fomaml", "imaml"},
+    )
     + ["joint", "scratch", "mean", "neighbour"],
 )
 def test_learner_on_pictures(learner):
@@ -375,7 +388,22 @@ def test_learner_on_pictures_as_vectors(learner):
 
 @pytest.mark.parametrize(
     "learner",
-    ["anil", "anil_running", "boil", "metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", *CLASSIFIERS],
+    long(
+        [
+            "anil",
+            "anil_running",
+            "boil",
+            "metasgd",
+            "r2d2",
+            "cnp",
+            "acnp",
+            "hypernet",
+            "incontext",
+            "l2l",
+            *CLASSIFIERS,
+        ],
+        {"boil", "metasgd", "l2l", "mother_pictures"},
+    ),
 )
 def test_feature_learner_on_pictures(learner):
     cnn = partial(CNN, filters=3)  # two would both be dead before the running averages have begun
@@ -384,7 +412,10 @@ def test_feature_learner_on_pictures(learner):
 
 @pytest.mark.parametrize(
     "learner",
-    ["metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", "mother", "protonet", "protonet_cosine"],
+    long(
+        ["metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", "mother", "protonet", "protonet_cosine"],
+        {"l2l", "mother"},
+    ),
 )
 def test_feature_learner_on_pictures_as_vectors(learner):
     ways = {} if learner in ("metasgd", "incontext", "l2l", "mother") else {"ways": 4}

@@ -73,7 +73,9 @@ def learner(model: nn.Module, mapping: str | int, **settings) -> MAML:
 # --- meta-gradients -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
+@pytest.mark.parametrize(
+    "norm", ["batch", *(pytest.param(n, marks=pytest.mark.tier("long")) for n in ("instance", "layer", "none"))]
+)
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_cnn4_equals_finite_differences(norm, mapping):
     torch.manual_seed(0)

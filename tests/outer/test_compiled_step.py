@@ -128,7 +128,11 @@ CASES = [
 
 
 @compiler
-@pytest.mark.parametrize("case", CASES, ids=["-".join(map(str, case)) for case in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.tier("long")] if i in (0, 3, 6) else []) for i, c in enumerate(CASES)],
+    ids=["-".join(map(str, case)) for case in CASES],
+)
 def test_compiled_equals_eager(case):
     """Three outer steps: parameters, clock, carried state, optimiser state, rates and sums of losses and norms."""
     name, optimizer, schedule, meta_batch, accumulate, whole = case
@@ -210,6 +214,7 @@ def test_going_on_from_saved_states_is_exact_to_the_bit():
 
 
 @compiler
+@pytest.mark.tier("long")
 def test_threads_do_not_change_a_result():
     """Looped tasks spread over two threads give the same bits as one thread."""
     results = []

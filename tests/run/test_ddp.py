@@ -63,6 +63,7 @@ def alone(process: Popen[str], timeout: float = 60) -> bool:
     return False
 
 
+@pytest.mark.tier("machines")
 @pytest.mark.timeout(600)
 def test_stopped_resumed_and_equal_to_one_process(train: Command, tmp_path: Path) -> None:
     """Two processes, stopped in two ways without orphans, end with the result of one process, to 1e-12 in float64."""

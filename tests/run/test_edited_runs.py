@@ -344,7 +344,7 @@ def test_one_line_at_every_door(
     refused(door, stopped, fault, tmp_path, capsys, free=door == "auto" and name in SETTINGS | STATUS)
 
 
-@pytest.mark.parametrize("door", ["resume", "auto"])
+@pytest.mark.parametrize("door", ["resume", pytest.param("auto", marks=pytest.mark.tier("long"))])
 @pytest.mark.parametrize("name", TRAINING)
 def test_what_a_continuation_reads(
     door: str, name: str, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -61,7 +61,7 @@ def die_at(point: int) -> None:
     builtins.open, torch.save = opened, half_saved  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("name", ["best.ckpt", "step=000000003.ckpt"])
+@pytest.mark.parametrize("name", [pytest.param("best.ckpt", marks=pytest.mark.tier("long")), "step=000000003.ckpt"])
 def test_kill_9_at_every_point_of_a_save_leaves_a_whole_pair(tmp_path: Path, name: str) -> None:
     """best.ckpt replaces an older file, a step's file replaces none; the older steps are removed afterwards."""
     points, seen = 0, set()
