@@ -312,9 +312,21 @@ def check_model(make: Callable[[tuple[int, ...], int], nn.Module], x_shape: tupl
     assert prediction.shape == (6, out)
     assert prediction.isfinite().all()
     (weight * prediction).sum().backward()
+    zero = []
     for name, p in model.named_parameters():
         assert p.grad is not None, f"no gradient reaches {name}"
         assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
-        assert p.grad.any(), f"the gradient of {name} is 0"
+        zero += [] if p.grad.any() else [name]
+    if zero:  # at the start alone, behind a layer that begins at 0?
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            for p in moved.parameters():
+                p.add_(0.1 * torch.cos(torch.arange(p.numel()).to(p)).view(p.shape))
+        moved.zero_grad()
+        (weight * moved(x)).sum().backward()
+        for name in zero:
+            gradient = moved.get_parameter(name).grad
+            assert gradient is not None, f"no gradient reaches {name}"
+            assert gradient.any(), f"the gradient of {name} is 0"
     assert model(x[:1]).shape == (1, out)
     assert torch.equal(model(x), prediction), "a second call gives a different result"

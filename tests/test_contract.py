@@ -225,7 +225,7 @@ def long(values, slow):
 
 
 # Every method on one family of functions and one of classes, MAML on all; all others in the tier of long tests.
-OFTEN = [row for row in ROWS if row[0] == "maml" or row[1] in ("sine", "clusters")]
+OFTEN = [row for row in ROWS if row[0] == "maml" or row[1] in ("sine", "clusters", *LIKE_DATASET)]
 
 
 @pytest.mark.parametrize("row", long(ROWS, set(ROWS) - set(OFTEN)), ids=["-".join(row) for row in ROWS])

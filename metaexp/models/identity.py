@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Identity(nn.Module):
-    """A linear head on the inputs as they are: prototypes or ridge on given vectors. The head begins at 0.
+    """A linear head on the inputs as they are: prototypes or ridge on given vectors.
 
     `protonet` on it has nothing to learn across tasks: it is then a baseline, nearest class means of given vectors.
 
@@ -20,8 +20,6 @@ class Identity(nn.Module):
     def __init__(self, x_shape: Sequence[int], out: int):
         super().__init__()
         self.head = nn.Linear(math.prod(x_shape), out)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, inputs]."""

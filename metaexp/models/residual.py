@@ -10,7 +10,7 @@ from metaexp.constraints import Count, checked
 
 
 class Residual(nn.Module):
-    """f(x) = x + W2 relu(W1 x + b1) + b2, with W2 and b2 at 0 at the start, then a linear head that begins at 0.
+    """f(x) = x + W2 relu(W1 x + b1) + b2, with W2 and b2 at 0 at the start, then a linear head.
 
     "Deep Residual Learning for Image Recognition", He, Zhang, Ren, Sun, 2016, equation 1; the branch begins at 0 as in
     "Fixup Initialization", Zhang, Dauphin, Ma, 2019, so that features are the inputs until training changes them.
@@ -29,9 +29,8 @@ class Residual(nn.Module):
         width = math.prod(x_shape)
         self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.head = nn.Linear(width, out)
-        for layer in (self.outer, self.head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
 
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, inputs]."""
