@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Parts:
     device: str = "cpu"
     dtype: torch.dtype = torch.float64
     accelerator: str = "cpu"
-    ranks: Ranks = Ranks()
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def small(config: dict[str, Any], varying_bucket: int | None = None) -> dict[str, Any]:
