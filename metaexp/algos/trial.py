@@ -41,7 +41,7 @@ def known(learner: Any) -> bool:
     """Whether all parts of a learner are of this package or plain layers of torch, which tests hold right under every
     mapping: trying them again would cost each run the time of a hundred steps."""
     family, loss = learner.family, learner.loss
-    metrics = [metric.function for metric in learner.metrics.values()]
+    metrics = [getattr(metric, "function", metric) for metric in learner.metrics.values()]
     own = [part for value in vars(learner).values() for part in (value if isinstance(value, tuple) else (value,))]
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in learner.modules())
     return not hooked and all(map(_known, [*learner.modules(), family, loss, *metrics, *own]))

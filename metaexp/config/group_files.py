@@ -56,6 +56,10 @@ class GroupFiles(FileConfigSource):
         return result
 
 
+# Launchers register Hydra's own readers again beside this one, which Hydra refuses if the name differs.
+GroupFiles.__name__ = FileConfigSource.__name__
+
+
 def check_text(file: Path, may_be_empty: bool = False) -> None:
     """Raises ConfigError for a file that is not text in UTF-8, or that holds nothing but comments."""
     try:

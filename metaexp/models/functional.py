@@ -74,7 +74,7 @@ def check_output(made: Any, x: Tensor, what: str = "forward") -> None:
     Args:
         what: the method of the network that returned it.
     """
-    if fault := output_fault(made, x, half=torch.is_autocast_enabled(x.device.type)):
+    if fault := output_fault(made, x, half=not x.is_meta and torch.is_autocast_enabled(x.device.type)):
         raise ValueError(f"model: {what} {fault}")
 
 

@@ -21,7 +21,7 @@ def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
     found: list[tuple[str, Path]] = []
     for pattern in ("*/config.yaml", "*/*/config.yaml"):
         for file in Path(out).glob(pattern):
-            folder = file.parent.resolve()  # a sweep's folder may hold links
+            folder = _without_links(file.parent, Path(out))
             if not any((folder / "checkpoints").glob("*.ckpt")) or state_of(folder) in ("finished", "running"):
                 continue
             try:
@@ -30,6 +30,12 @@ def find_resumable(out: Path, config: dict[str, Any]) -> Path | None:
             except CheckpointError as error:
                 say(printable(f"warning: resume=auto skips {error}"))
     return max(found)[1] if found else None
+
+
+def _without_links(folder: Path, out: Path) -> Path:
+    """The run's own folder where a sweep's folder holds a link to it, written like `out`: relative if that is."""
+    real = folder.resolve()
+    return out / real.relative_to(out.resolve()) if real.is_relative_to(out.resolve()) else real
 
 
 class FinishedRuns:
@@ -61,4 +67,4 @@ def link_into_sweep(job: Path, run_folder: Path) -> None:
     Call it only after that run has ended: earlier, its old state would be mistaken for the state of this sweep's job.
     """
     with suppress(OSError):
-        job.symlink_to(os.path.relpath(run_folder, job.parent), target_is_directory=True)
+        job.symlink_to(os.path.relpath(run_folder.resolve(), job.parent.resolve()), target_is_directory=True)

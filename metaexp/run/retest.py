@@ -124,11 +124,12 @@ def _seconds(run: Path) -> float | None:
 
 
 def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any], seconds: float) -> None:
-    """Adds `speed` and `memory` of the training, if known, and separately those of this evaluation."""
+    """Adds what is known of the training (speed, memory, doubt, processes), and what this evaluation took."""
     own = {"state": restored.state, "changed": changed, "seconds": seconds, "peak_mb": peak_mb()}
     first = _first_result(restored.folder)
     result["memory"] = first.get("memory") or {"peak_mb": None}
     result["speed"] = first.get("speed") or result["speed"]
+    result |= {name: first[name] for name in ("doubt", "processes") if name in first}
     result["evaluation"] = own
 
 

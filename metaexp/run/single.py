@@ -100,6 +100,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
     started = time.monotonic()
     keep_freed_memory()
     forget_peak()
+    sweep = config.get("sweep")  # a continued run's saved configuration names none, or the sweep that it began in
     group = _meet(config, folder)
     with _lost_as_one_line(Ranks(group.rank, group.world, launcher="any"), config["device"], "start it again"):
         plan = group.first(lambda: _plan(config, folder))
@@ -113,7 +114,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         from metaexp.training.train_and_test import train_and_test
 
         run_folder = _open(config, folder, resumed, group)
-    first, sweep, how = run_folder.writes, config.get("sweep"), run_folder.how_to_continue
+    first, how = run_folder.writes, run_folder.how_to_continue
     if first and ranks.launcher is None:
         os.environ["METAEXP_RUN_DIR"] = str(run_folder.path)  # children of a distributed run join this folder
     try:

@@ -18,7 +18,7 @@ from metaexp.run.earlier import FinishedRuns, link_into_sweep
 from metaexp.run.job import PROCESSES, run_job, start
 from metaexp.run.launching import careful_launchers
 from metaexp.run.sweep_jobs import Job, check, find_jobs, is_grid, launcher_of, names_by_difference
-from metaexp.run.sweep_lock import SweepLock
+from metaexp.run.sweep_lock import SweepLock, requests
 from metaexp.run.sweep_summary import summarise
 from metaexp.storage.lock import state_of
 
@@ -109,7 +109,8 @@ def _run_the_rest(folder: Path, jobs: Sequence[Job]) -> None:
     if left:
         complain(f"the launcher lost its workers before it started {len(left)} jobs; they run here, one at a time")
     for job in left:
-        start(job.config, folder, job.name, True)()
+        if not requests(folder):  # a signal may come between two
+            start(job.config, folder, job.name, True)()
 
 
 def _claim(out: str) -> Path:

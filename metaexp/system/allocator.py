@@ -1,7 +1,8 @@
-"""Keeping the memory that one step frees for the next."""
+"""Keeping the memory that one step frees for the next, and giving it back."""
 
 import ctypes
 import os
+from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
 LARGEST = 1 << 30  # bytes; larger blocks go back to the system
@@ -22,3 +23,9 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> None:
+    """Returns what the process holds and does not use to the system, so that its size says what it uses; with glibc."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -7,6 +7,7 @@ import torch
 
 from metaexp.loggers.progress import duration
 from metaexp.mapping import piece_size
+from metaexp.system.allocator import give_back_freed_memory
 from metaexp.system.machine import forget_peak, peak_mb
 
 FEW = 4  # tasks of the second measurement
@@ -24,13 +25,11 @@ def expectation(training: Any, remaining: int) -> str | None:
     if remaining < LEAST_STEPS or learner.family.device.type != "cpu":
         return None
     few = min(FEW, tasks)
-    forget_peak()
-    before = peak_mb()  # memory that a measurement frees is kept for the next: what counts is the peak above this
-    _measured(learner, 1, before)  # warms up
-    one, some = _measured(learner, 1, before), _measured(learner, few, before)
-    at_once = piece_size(learner.mapping, tasks)
-    megabytes = _line(one[1], some[1], few, at_once)
-    seconds = _line(one[0], some[0], few, tasks) * training.accumulate
+    measured = [_measured(learner, number) for number in (1, 1, few)]  # the first warms up
+    least = min(before for _, before, _ in measured)  # a measurement may reuse memory that one before has freed
+    (one, _, lower), (some, _, upper) = measured[1:]
+    megabytes = _line(lower - least, upper - least, few, piece_size(learner.mapping, tasks))
+    seconds = _line(one, some, few, tasks) * training.accumulate
     if megabytes < MUCH_MB and seconds * remaining < MUCH_SECONDS:
         return None
     size = f"{megabytes / 1000:.1f} GB" if megabytes >= MUCH_MB else f"{megabytes:.0f} MB"
@@ -46,10 +45,12 @@ def _line(one: float, some: float, few: int, tasks: int) -> float:
     return one + (tasks - 1) * max(some - one, 0.0) / max(few - 1, 1)
 
 
-def _measured(learner: Any, tasks: int, before: float) -> tuple[float, float]:
-    """Seconds of the meta-gradient of so many tasks, and the peak so far in MB above `before`."""
+def _measured(learner: Any, tasks: int) -> tuple[float, int, int]:
+    """Seconds of the meta-gradient of so many tasks, and the memory in MB before it and at its peak."""
     params = {name: p.detach() for name, p in learner.meta_parameters().items()}
     episode = learner.train_batch(torch.arange(tasks, device=learner.family.device))
-    start = time.perf_counter()
+    give_back_freed_memory()
+    forget_peak()
+    before, start = peak_mb(), time.perf_counter()
     learner.meta_gradient(params, episode)
-    return time.perf_counter() - start, peak_mb() - before
+    return time.perf_counter() - start, before, peak_mb()

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 
+from metaexp.config import group_files
 from metaexp.config.settings import Settings, load
 from metaexp.errors import ConfigError
 
@@ -72,3 +76,9 @@ def test_an_umlaut_in_utf_8_is_welcome(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     (tmp_path / "task/größe.yaml").write_text(GOOD.replace("Mine", "Größe ä"), encoding="utf-8")
     assert load(["task=größe"], str(tmp_path))["task"]["shots"] == 3
+
+
+def test_hydras_readers_can_be_registered_again_as_launchers_do() -> None:
+    group_files.use()
+    Plugins.instance()._register(FileConfigSource)
+    assert SourcesRegistry.instance().resolve("file") is group_files.GroupFiles

@@ -130,4 +130,4 @@ def test_baselines_the_curve_and_the_mean_of_validation_tasks() -> None:
         assert all((found[n][m] == alone[n][m]).all() for n in alone for m in alone[n])
         assert made.shots == curve.shots
         assert all((made.arrays[name] == curve.arrays[name]).all() for name in curve.arrays)
-    assert on_ranks(2, lambda group: validator(learner(), group)(130)) == [mean, mean]
+    assert on_ranks(2, lambda group: validator(learner(), group=group)(130)) == [mean, mean]

@@ -119,7 +119,11 @@ def test_each_has_its_share_of_the_threads(processes: Processes) -> None:
     assert processes.call(os.getenv, "OMP_NUM_THREADS") == "1"  # the others keep what this process has
 
 
-def test_signals_of_the_sweep_reach_its_jobs(processes: Processes, tmp_path: Path) -> None:
+def test_signals_of_the_sweep_reach_its_jobs(
+    processes: Processes, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests may ignore it, as nohup does
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
     with SweepLock(tmp_path) as lock:
         call = processes.start(told, tmp_path / "a", folder=tmp_path)
         wait_for(tmp_path / "a")

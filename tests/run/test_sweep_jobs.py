@@ -1,10 +1,14 @@
 """The jobs of a sweep."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings
-from metaexp.run.sweep_jobs import find_jobs, is_grid, job_name, launcher_of
+from metaexp.run import sweep
+from metaexp.run.sweep_jobs import Job, find_jobs, is_grid, job_name, launcher_of
 
 
 @pytest.mark.parametrize(
@@ -29,3 +33,17 @@ def test_the_configuration_for_slurm_is_shipped() -> None:
     found = {key: node.launcher[key] for key in ("cpus_per_task", "partition", "array_parallelism", "max_num_timeout")}
     assert found == {"cpus_per_task": 4, "partition": "gpu", "array_parallelism": 32, "max_num_timeout": 3}
     assert launcher_of(find_jobs(Settings(), parse(["seed=0,1"]))[0]) == "basic"
+
+
+def test_a_signal_between_two_jobs_that_the_launcher_left_starts_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(config: dict[str, Any], folder: Path, name: str, grid: bool) -> Any:
+        started.append(name)
+        return lambda: (folder / "run.lock").write_text("{}\n15\n")
+
+    monkeypatch.setattr(sweep, "start", start)
+    sweep._run_the_rest(tmp_path, [Job("0", {}), Job("1", {})])
+    assert started == ["0"]

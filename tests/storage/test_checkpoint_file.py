@@ -10,6 +10,7 @@ import re
 import resource
 import signal
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from metaexp.storage.checkpoint_file import DamagedCheckpoint, load, save, sidec
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.lightning_plugin import AtomicCheckpointIO
 from metaexp.system.signals import StopFlag
+from metaexp.system.watcher_process import SAME
 
 
 # ------------------------------------------------------------------------------------------------ stopped while writing
@@ -48,6 +50,7 @@ def test_a_second_ctrl_c_inside_torch_save_stops_and_keeps_the_old_file(
         def write(self, data: Any) -> int:
             self.calls += 1
             if self.calls in (2, 4):
+                time.sleep(2 * SAME)  # sooner, the second one would count as the first
                 signal.raise_signal(signal.SIGINT)
             return int(self.file.write(data))
 

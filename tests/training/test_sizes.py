@@ -44,6 +44,11 @@ def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
             [*SINE, f"model.hidden=[{','.join(['30000'] * 9)}]"],
             "model: 7,200,330,001 parameters with what",
         ),
+        (
+            ["algo=cavia", *SINE[1:], f"model.hidden=[{','.join(['30000'] * 9)}]"],
+            "model: 7,200,480,001 parameters with what",
+        ),
+        (["algo=cnp", *SINE[1:], f"model.hidden=[{','.join(['30000'] * 9)}]"], "parameters with what"),
         ([*SINE, "device.threads=2000"], "device.threads=2000: this machine has "),
         ([*SINE, "task.shots=1e9"], "task.shots=1000000000: drawing 25 tasks at once takes "),
         ([*SINE, "task.queries=1e9"], "task.queries=1000000000: drawing 25 tasks at once takes "),
