@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.outer.meta_training import MetaTraining
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.run_folder import RunFolder
+from metaexp.system.ranks import Ranks
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.base import TaskFamily
 from metaexp.training.control import Control
@@ -43,8 +44,7 @@ class Parts:
     device: str = "cpu"
     dtype: torch.dtype = torch.float64
     accelerator: str = "cpu"
-    rank: int = 0
-    world: int = 1
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def small(config: dict[str, Any], varying_bucket: int | None = None) -> dict[str, Any]:
