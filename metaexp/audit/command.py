@@ -85,6 +85,8 @@ def audit_config(config: dict[str, Any], tick: Any = lambda row: None) -> Audit:
             raise
 
     def make(subject: "Subject", family: Any) -> Experiment:
-        return Experiment(cut, family)
+        experiment = Experiment(cut, family)
+        subject.place(experiment.learner)
+        return experiment
 
     return audit_with(begin, make, tick)

@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metaexp.audit.measures import finite_differences, largest, parameters, relative_difference, tasks_of
@@ -21,16 +22,27 @@ def works(subject: Subject) -> Finding:
 
     Tried before everything else: a learner that raises here is not looked at further.
     """
+    subject.settle()
+    try:
+        found = _results(subject)
+    except Exception as error:
+        if subject.refused is None:
+            raise
+        raise ValueError(subject.refused) from error
+    count = sum(int((~value.isfinite()).sum()) for value in found)
+    return at_most(count, 0, "the loss, the meta-gradient or a prediction is inf or NaN on the first few tasks")
+
+
+def _results(subject: Subject) -> list[Tensor]:
+    """Loss, meta-gradient and predictions; the time that these take decides how many tasks are looked at later."""
     learner, found = subject.learner, []
     if learner.trains:
         gradient, loss, _ = learner.meta_gradient(parameters(learner), subject.batch())
         found += [loss, *gradient.values()]
-    subject.mapping = learner.mapping  # what a first call may have decided
     started = time.monotonic()
     found += predictions(learner, seen(learner, subject.episodes())).values()
     subject.many = max(40, min(subject.many, int(SECONDS * subject.tasks / (time.monotonic() - started))))
-    count = sum(int((~value.isfinite()).sum()) for value in found)
-    return at_most(count, 0, "the loss, the meta-gradient or a prediction is inf or NaN on the first few tasks")
+    return found
 
 
 def differences(subject: Subject) -> Finding:
@@ -53,18 +65,30 @@ def differences(subject: Subject) -> Finding:
 
 
 def against_loop(subject: Subject) -> Finding:
-    """Loss and meta-gradient do not depend on how tasks are mapped: the learner's mapping against the loop."""
+    """Loss and meta-gradient do not depend on how tasks are mapped: the learner's mapping against the loop.
+
+    A mapping that the learner itself refuses fails in any case; one that it has replaced is named.
+    """
     learner = subject.learner
-    if not learner.trains:
-        return not_applicable("it trains nothing")
+    found = _against_loop(subject) if learner.trains else not_applicable("it trains nothing")
+    if subject.refused is not None:
+        failed = found if found.ok is False else Finding(None, "", False)  # wrong elsewhere: in predictions
+        return failed._replace(reason=subject.refused)
+    if found.ok and learner.mapping == "loop" and learner.mapping_reason:
+        return found._replace(reason=f"mapping=auto takes the loop over tasks: {learner.mapping_reason}")
+    return found
+
+
+def _against_loop(subject: Subject) -> Finding:
+    learner = subject.learner
     batch, start = subject.batch(), parameters(learner)
     mapped = learner.meta_gradient(start, batch)[:2]
     own = learner.mapping
-    learner.set_mapping("loop", "cpu")
+    learner.set_mapping("loop", "cpu", tried=True)
     try:
         looped = learner.meta_gradient(start, batch)[:2]
     finally:
-        learner.set_mapping(own, "cpu")
+        subject.place(learner)
     return at_most(
         relative_difference(mapped, looped), ROUNDING, f"mapping={own} and the loop over tasks give different numbers"
     )

@@ -50,7 +50,7 @@ def _differs(a: Any, b: Any) -> bool:
 def chooses(subject: Subject, make: MakeParts) -> Finding:
     """Training, the choice of the best weights and `finish` do not look at test tasks: how often these are drawn.
 
-    With other test tasks, the weights to be tested are the same.
+    With other test tasks, the weights to be tested are the same; where a run makes its learner, also the initial ones.
     """
     weights, asked = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +58,7 @@ def chooses(subject: Subject, make: MakeParts) -> Finding:
             family = subject.fresh_family()
             count = _watched(family, shift)
             parts = make(family)
+            count["test"] = 0  # a run draws one to see whether the tasks fit in the memory
             asked.append(count)
             checkpoints = train(parts, Path(folder) / str(place)) if parts.learner.trains else None
             weights.append(chosen(parts, checkpoints))

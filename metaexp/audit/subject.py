@@ -38,7 +38,8 @@ class Subject:
         self._learner, self._family = learner, family or learner.family
         self.trained = int(self._learner.meta_step.item()) > 0  # type: ignore[operator]
         self.many = 200  # tasks for a mean over tasks; fewer where a task takes long
-        self.mapping: str | int | None = None  # what was found to work; None: the learner's own
+        self.mapping: str | int | None = None  # the one that is audited; None: not settled yet
+        self.refused: str | None = None  # what the learner says against the mapping that was asked for
         self.learner = self.fresh()  # the copy that is looked at; later on it has been trained for a few steps
         self.family = self.learner.family
 
@@ -61,9 +62,28 @@ class Subject:
             raise ValueError(f"the learner cannot be copied ({type(error).__name__}: {error})") from error
         made = made.to("cpu", torch.float64)
         made.family = family
-        if self.mapping is not None:
-            made.set_mapping(self.mapping, "cpu")
+        self.place(made)
         return made
+
+    def settle(self) -> None:
+        """Decide how tasks are mapped. A mapping that the learner refuses is audited all the same.
+
+        Raises:
+            ValueError: the learner fails under any mapping.
+        """
+        try:
+            self.learner.settle()
+        except ValueError as error:
+            if not str(error).startswith("mapping="):
+                raise
+            self.refused = str(error)
+        self.mapping = self.learner.mapping
+        self.place(self.learner)
+
+    def place(self, learner: MetaLearner) -> None:
+        """Give a learner the mapping that is audited, once it is settled."""
+        if self.mapping is not None:
+            learner.set_mapping(self.mapping, "cpu", tried=True)
 
     def batch(self, first: int = 0) -> Episode:
         """A small training meta-batch as the learner draws it, without info, as in training."""

@@ -355,7 +355,6 @@ LEARNERS = {
     "tasks of a meta-batch centred together": (Mixes, sines, INDEX),
     "noise without a seed": (Noisy, sines, BITS),
     "dropout by the global generator": (Reseeds, sines, GLOBAL),
-    "running statistics that pass from task to task": (partial(Looped, model=Statistics), sines, MIX),
     "adapt changes weights": (Mutates, sines, WEIGHTS),
     "a family that counts its calls": (Base, lambda: ByCall(5, 4), INDEX),
     "queries in the support set": (Peeks, sines, TARGETS),
@@ -426,7 +425,48 @@ def test_a_refused_module_is_one_row_with_the_refusal():
     assert "global generator" in found.rows[0].reason
 
 
+def test_running_statistics_that_pass_from_task_to_task_are_one_row_too():
+    found = audit(partial(Looped, model=Statistics), sines())
+    assert [row.ok for row in found.rows] == [False]
+    assert "self.mean, so that one task would change the next" in found.rows[0].reason
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, which vmap cannot take."""
+
+    def __init__(self, x_shape, out):
+        super().__init__()
+        self.body, self.head = nn.LSTM(1, 3, batch_first=True), nn.Linear(3, out)
+
+    def forward(self, x):
+        return self.head(self.body(x[..., None])[0][:, -1])
+
+
+def test_a_network_that_vmap_cannot_take():
+    found = audit(partial(Base, model=Recurrent, mapping="auto"), sines(), only=[LOOP])
+    assert found.ok, found
+    assert "mapping=auto takes the loop over tasks: vmap cannot take" in found[LOOP].reason
+    found = audit(partial(Base, model=Recurrent), sines())
+    assert [row.ok for row in found.rows] == [False]
+    assert found.rows[0].reason.startswith("mapping=vmap: vmap cannot take")
+
+
+class Sharper(Base):
+    """Under vmap the predictions at test are others."""
+
+    def predict_as(self, mode, adapted, support, x):
+        return super().predict_as(mode, adapted, support, x) * (1 if self.mapping == "loop" else 1.01)
+
+
+def test_other_predictions_under_vmap():
+    found = audit(Sharper, sines(), only=[LOOP])
+    assert found.failed == [LOOP]
+    assert "under vmap the prediction is wrong by 0.01" in found[LOOP].reason
+
+
 def test_what_raises_is_a_row_and_no_traceback():
     found = audit(Broken, sines())
-    assert [(row.ok, row.reason) for row in found.rows] == [(False, "RuntimeError: no step is possible")]
+    assert [(row.ok, row.reason) for row in found.rows] == [
+        (False, "model: fails on the first task: RuntimeError: no step is possible")
+    ]
     assert "FAIL" in str(found)
