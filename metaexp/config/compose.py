@@ -175,11 +175,21 @@ class Composer:
 
     def _check_choice(self, group: str, value: str | None) -> None:
         options = self.options(group)
-        if value in options or (value in (None, "null") and group in GROUPS and GROUPS[group].optional):
+        if value in options:
+            self._check_one(f"{group}/{value}")
+            return
+        if value in (None, "null") and group in GROUPS and GROUPS[group].optional:
             return
         shown = "null" if value is None else value
         listed = ", ".join(options) or "there is none; add a folder with --config-dir"
         raise ConfigError(f"{group}={shown}: no such choice{nearest(str(shown), options)} (choices: {listed})")
+
+    def _check_one(self, name: str) -> None:
+        """Of two files of one name in two folders Hydra would take one without a word."""
+        sources = self.repository.get_sources()
+        found = [Path(s.path, f"{name}.yaml") for s in sources if s.scheme() == "file" and s.is_config(name)]
+        if len({os.path.realpath(file) for file in found}) > 1:
+            raise ConfigError(f"{found[1]}: {found[0]} has the same name; rename yours")
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration, with Hydra's own node `hydra` in it. Raises ConfigError."""

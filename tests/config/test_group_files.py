@@ -18,7 +18,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "latin-1": ("# Größe\nshots: 3\n".encode("latin-1"), ", line 1: not UTF-8 text (latin-1?); save it as UTF-8"),
     "latin-1 below": (b"shots: 3\nname: \xe4\n", ", line 2: not UTF-8 text"),
     "list": (b"- shots\n- queries\n", ": holds a list; it must hold settings, name: value"),
-    "text": (b"shots\n", "settings, name: value"),
+    "a word": (b"shots\n", "settings, name: value"),
     "number": (b"3\n", "settings, name: value"),
     "empty": (b"", ": empty; it must hold settings, name: value"),
     "comments only": (b"# shots: 3\n\n", ": empty; it must hold"),
@@ -82,3 +82,13 @@ def test_hydras_readers_can_be_registered_again_as_launchers_do() -> None:
     group_files.use()
     Plugins.instance()._register(FileConfigSource)
     assert SourcesRegistry.instance().resolve("file") is group_files.GroupFiles
+
+
+def test_two_files_of_one_name_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/sine.yaml").write_text(GOOD)
+    with pytest.raises(
+        ConfigError, match=rf"^{tmp_path}/task/sine\.yaml: .*conf/task/sine\.yaml has the same name; ren"
+    ):
+        load(["task=sine"], str(tmp_path))
+    assert load(["task=linear"], str(tmp_path))["choices"]["task"] == "linear"

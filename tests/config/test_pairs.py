@@ -92,7 +92,7 @@ def test_a_kind_is_no_setting_of_a_run() -> None:
     """It may not change the hash of runs that were begun before there were kinds."""
     config = load(["algo=maml", "task=omniglot"])
     assert "kind" not in config
-    assert set(config["choices"]) == {"algo", "task", "model", "device", "optimizer", "experiment"}
+    assert set(config["choices"]) == {"algo", "task", "encoder", "model", "device", "optimizer", "experiment"}
     shipped = read_config(ROOT / "scripts/runs/sine_r2d2")  # of a time without kinds
     now = load(["algo=r2d2", "task=sine", "device=cpu"])
     assert {key: now[key] for key in shipped if key in ("algo", "task", "model", "optimizer", "choices")} == {

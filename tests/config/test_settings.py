@@ -108,7 +108,10 @@ BAD = [
     ("seed=${nope}", "nope"),
     ("maml", "maml: cannot be read as key=value"),
     ("steps=[1", "steps=[1: cannot be read as key=value"),
-    ("model=cnn4", "model=cnn4 needs input image, task=sine gives vector; use model=linear | mlp"),
+    (
+        "model=cnn4",
+        "model=cnn4 needs input image, task=sine gives vector; use model=identity | linear | mlp | residual",
+    ),
     ("hydra.run.dir=x", "use out=FOLDER"),
     ("hydra.sweep.dir=x", "use out=FOLDER"),
     ("hydra.swep=1", "swep"),
@@ -174,7 +177,8 @@ def test_result_is_plain_and_named(settings: Settings) -> None:
     config = settings.load(["algo=reptile"])
     assert yaml.safe_load(yaml.safe_dump(config)) == config
     assert config["choices"] == {
-        "algo": "reptile", "task": "sine", "model": "mlp", "device": "auto", "optimizer": "sgd", "experiment": None,
+        "algo": "reptile", "task": "sine", "encoder": "none", "model": "mlp", "device": "auto", "optimizer": "sgd",
+        "experiment": None,
     }  # fmt: skip
     assert config["trusted"] == []
     assert "hydra" not in config
@@ -188,7 +192,9 @@ def test_every_choice_composes(settings: Settings) -> None:
     for task in settings.composer.options("task"):
         config = settings.load([f"task={task}"])
         image = (config["task"].get("gives") or {}).get("input") == "image"
-        assert config["choices"]["model"] == {"quadratic": "linear"}.get(task, "cnn4" if image else "mlp")
+        assert config["choices"]["model"] == {"quadratic": "linear", "text": "residual"}.get(
+            task, "cnn4" if image else "mlp"
+        )
     for optimizer in settings.composer.options("optimizer"):
         assert settings.load([f"optimizer={optimizer}"])["optimizer"]["_target_"].startswith("torch.optim.")
     assert set(settings.composer.options("device")) >= {"cpu", "gpu", "auto", "ddp", "mps"}
