@@ -115,7 +115,7 @@ def test_good_raising_and_killed_jobs(train: Command, sweep: list[str], launcher
     assert states(folder) == {"0": "finished", "1": "failed", "2": "killed", "3": "finished"}
     rows = [line.split() for line in first.stdout.splitlines() if re.match(r"\d_seed=\d +\w", line)]
     assert [row[1:3] for row in rows] == [["finished", "0"], ["failed", "1"], ["killed", "137"], ["finished", "0"]]
-    assert json.loads((folder / "1_seed=1/status.json").read_text())["error"] == "on purpose"
+    assert json.loads((folder / "1_seed=1/status.json").read_text())["error"] == "ZeroDivisionError: on purpose"
     shown = report(train)
     assert "not finished (2 runs):" in shown
     assert "killed by SIGKILL" in shown
