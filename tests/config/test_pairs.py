@@ -95,6 +95,7 @@ def test_a_kind_is_no_setting_of_a_run() -> None:
     assert set(config["choices"]) == {"algo", "task", "encoder", "model", "device", "optimizer", "experiment"}
     shipped = read_config(ROOT / "scripts/runs/sine_r2d2")  # of a time without kinds
     now = load(["algo=r2d2", "task=sine", "device=cpu"])
+    assert now["choices"].pop("encoder") == "none"  # newer than the run
     assert {key: now[key] for key in shipped if key in ("algo", "task", "model", "optimizer", "choices")} == {
         key: shipped[key] for key in ("algo", "task", "model", "optimizer", "choices")
     }
