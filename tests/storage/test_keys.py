@@ -25,12 +25,13 @@ def test_the_hash_covers_the_fixed_keys_alone() -> None:
 def test_what_may_change_on_resume_what_a_report_compares_and_what_hparams_show() -> None:
     assert {key for key in KEYS if not KEYS[key].fixed} == {
         "steps", "device", "out", "name", "resume", "time_limit", "sweep", "test", "trust", "trusted", "typed",
-        "logger", "callbacks", "trainer", "watchdog", "jobs",
+        "logger", "callbacks", "trainer", "watchdog", "jobs", "encoder", "cache",
     }  # fmt: skip
     assert {key for key in KEYS if not KEYS[key].compared} == {
         "out", "name", "resume", "time_limit", "watchdog", "sweep", "trust", "trusted", "typed", "log", "checkpoint",
-        "logger", "callbacks", "trainer", "jobs",
+        "logger", "callbacks", "trainer", "jobs", "cache",
     }  # fmt: skip
     assert {key for key in KEYS if not KEYS[key].shown} == {
         "typed", "sweep", "trust", "trusted", "out", "resume", "logger", "callbacks", "trainer", "watchdog", "jobs",
+        "cache",
     }  # fmt: skip
