@@ -190,7 +190,7 @@ def test_help_of_choices_explains_every_setting(train: Command, own: Path) -> No
     assert "algo.inner_lr=2.0 a number above 0" in text  # with the pair's value
     assert "algo.test_lr=null a number above 0 or null; inner learning rate at test; null: inner_lr" in text
     assert "task.split=random1200 random1200 | vinyals | lake; random1200: 1100/100/423 classes" in text
-    assert "With these: model=cnn4, device=auto, optimizer=adam, kind=pictures" in text
+    assert "With these: encoder=none, model=cnn4, device=auto, optimizer=adam, kind=pictures" in text
     mine = train("--help", "algo=mine", "--config-dir", str(own))
     assert "algo=mine: My own method" in mine.stdout
     assert "algo.rate=0.5 a number; of forgetting" in " ".join(mine.stdout.split())
