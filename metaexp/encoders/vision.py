@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.encoders.base import Encoder, Kind
-from metaexp.encoders.weights import digest_module
+from metaexp.encoders.weights import digest_code, digest_module
 from metaexp.errors import DataError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of the channels
@@ -48,6 +48,7 @@ class Vision(Encoder):
         return {
             "weights": digest_module(self.network),
             "network": str(self.network),
+            "code": digest_code(self.network),
             "size": self.size,
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,27 @@ def digest_module(module: nn.Module) -> str:
         data = value.detach().cpu().contiguous()
         total.update(f"{name}\0{data.dtype}\0{list(data.shape)}\n".encode())
         total.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
+    return total.hexdigest()
+
+
+def digest_code(module: nn.Module) -> str:
+    """SHA-256 of the source of all classes in a network that are not torch's: equal weights may be used differently.
+
+    Raises DataError for a class without a source file, whose vectors cannot be told from those of another.
+    """
+    total = hashlib.sha256()
+    for kind in sorted(
+        {type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__)
+    ):
+        for base in kind.__mro__:
+            if base is object or base.__module__.split(".")[0] == "torch":
+                continue
+            try:
+                total.update(f"{base.__module__}.{base.__qualname__}\0{inspect.getsource(base)}\0".encode())
+            except (OSError, TypeError) as error:
+                raise DataError(
+                    f"encoder: the source of {base.__qualname__} is not known; write it into a file"
+                ) from error
     return total.hexdigest()
 
 

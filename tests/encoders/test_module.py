@@ -59,6 +59,24 @@ def test_settings_follow_weights_and_units(tmp_path: Path) -> None:
     assert Module(Net(), weights=str(tmp_path / "checkpoint.pt")).settings() == loaded.settings()
 
 
+class Bent(Net):
+    """The same weights, used differently: its text and weights are those of Net."""
+
+    def features(self, x):
+        return torch.tanh(self.norm(self.body(x)))
+
+    def _get_name(self):
+        return "Net"
+
+
+def test_settings_follow_the_code() -> None:
+    one, other = Module(Net()), Module(Bent())
+    assert str(one.network) == str(other.network)
+    assert one.settings()["weights"] == other.settings()["weights"]
+    assert not np.allclose(one.encode(PIXELS), other.encode(PIXELS))
+    assert one.settings() != other.settings()
+
+
 def test_wrong_files_are_one_line(tmp_path: Path) -> None:
     files = {
         "none.pt": (None, "no such file"),
