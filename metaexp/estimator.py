@@ -188,8 +188,8 @@ class Estimator(ABC):
 
         Raises ValueError for invalid shapes, numbers of classes or values.
         """
-        source, mode, names = self.source, self._checked(), column_names(x)
-        inputs, learner = self._inputs(x, source), source.learner
+        source, mode = self.source, self._checked()
+        names, inputs, learner = self._columns(x, source), self._inputs(x, source), source.learner
         if len(inputs) == 0:
             raise ValueError("x: no examples; fit needs at least one")
         if y is None:
@@ -205,7 +205,8 @@ class Estimator(ABC):
         self._fitted = Fitted(source, path[-1], support, mode)
         self.__dict__.pop("feature_names_in_", None)
         told |= {} if names is None else {"feature_names_in_": names}
-        for name, value in (told | {"n_features_in_": int(np.prod(self.x_shape))}).items():
+        features = int(np.prod(self.x_shape)) if names is None else len(names)
+        for name, value in (told | {"n_features_in_": features}).items():
             setattr(self, name, value)
         return self
 
@@ -214,7 +215,8 @@ class Estimator(ABC):
         if self._fitted is None:
             raise _not_fitted("predict before fit: call fit(x, y) with the examples of the task first")
         source, adapted, support, mode = self._fitted
-        if said := check_names(getattr(self, "feature_names_in_", None), column_names(x), type(self).__name__):
+        now = self._columns(x, source)
+        if said := check_names(getattr(self, "feature_names_in_", None), now, type(self).__name__):
             warnings.warn(said)
         inputs = self._inputs(x, source)
         size = {"queries": max(len(inputs), 1), "single": SINGLE}.get(mode, CHUNK)
@@ -224,26 +226,13 @@ class Estimator(ABC):
         return made.double().cpu().numpy()
 
     def _inputs(self, x: Any, source: Source) -> Tensor:
-        """An array as inputs on the device, scaled like the family's own."""
-        array, family = numbers("x", x), source.learner.family
-        x_shape = tuple(family.x_shape)
-        if array.shape[1:] != x_shape or array.ndim == 0:
-            wanted = ", ".join(["n", *map(str, x_shape)])
-            reshape = f"x.reshape({', '.join(['-1', *map(str, x_shape)])})"
-            fits = array.ndim > 0 and array.size > 0 and array.size == array.shape[0] * int(np.prod(x_shape))
-            hint = f"; {reshape} makes it so" if fits else ""
-            raise ValueError(f"x has shape {list(array.shape)}: must be [{wanted}]{hint}")
-        values = torch.from_numpy(array.astype(np.float64))
-        white = family.white or 255 * family.bytes  # the run's own inputs are pictures of whole numbers, too
-        if white and array.dtype == np.uint8:
-            values = values / 255
-        elif white and array.dtype == np.uint16 and (white != 255 or array.max(initial=0) > 255):
-            values = values / 65535
-        elif white and array.dtype.kind in "iu" and array.max(initial=0) > 1:
-            values = values / white
-        if hasattr(family, "x_mean"):
-            values = (values - family.x_mean) / family.x_std
-        return values.to(source.device, family.dtype)
+        """Raw examples as inputs on the device, as those of training."""
+        return source.inputs(x).to(source.device, source.learner.family.dtype)
+
+    def _columns(self, x: Any, source: Source) -> np.ndarray | None:
+        """The names of a frame's columns; where the run knows columns by name, those that it reads."""
+        found, known = column_names(x), source.inputs.names
+        return found if found is None or known is None else np.array(known, dtype=object)
 
 
 class Regressor(Estimator):
@@ -306,11 +295,14 @@ class Classifier(Estimator):
             raise ValueError(f"y has shape {list(np.shape(y))}: must be [{n}], one label for each row of x")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError("y: holds a value that is not finite")
-        try:
-            classes, places = np.unique(labels, return_inverse=True)
-        except TypeError as error:
-            raise ValueError(f"y: labels must be of one kind, to be sorted ({error})") from error
-        self._check_ways(len(classes))
+        if (known := self.source.inputs.classes) is not None:
+            classes, places = np.array(known), _places(labels, known)
+        else:
+            try:
+                classes, places = np.unique(labels, return_inverse=True)
+            except TypeError as error:
+                raise ValueError(f"y: labels must be of one kind, to be sorted ({error})") from error
+            self._check_ways(len(classes))
         one_hot = torch.eye(len(classes), dtype=torch.float64)[torch.from_numpy(places.reshape(-1))]
         return one_hot, {"classes_": classes}
 
@@ -350,6 +342,15 @@ class Classifier(Estimator):
             )
         weight = None if sample_weight is None else numbers("sample_weight", sample_weight)
         return float(np.average(predicted == labels, weights=weight))
+
+
+def _places(labels: np.ndarray, known: list[Any]) -> np.ndarray:
+    """The place of each label [n] among those that all tasks of the run have."""
+    place = {label: i for i, label in enumerate(known)}
+    for label in labels.tolist():
+        if label not in place:
+            raise ValueError(f"y: {label!r} is none of the classes of this run, {', '.join(map(str, known[:10]))}")
+    return np.array([place[label] for label in labels.tolist()], np.int64)
 
 
 def _not_fitted(text: str) -> ValueError:

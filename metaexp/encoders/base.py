@@ -1,16 +1,20 @@
 """The base class of encoders, and the encoding of a whole data set through the cache."""
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from metaexp.errors import DataError
 from metaexp.system.cache import Cache
+from metaexp.system.files import plain
 
 Kind = Literal["text", "pictures"]
+_VERSIONS = ("library", "torch")  # of an encoder's settings: versions, which move vectors by rounding alone
+log = logging.getLogger(__name__)
 
 
 class Raw(Protocol):
@@ -61,6 +65,25 @@ def encode_all(raw: Raw, encoder: Encoder, cache: Cache, batch: int = 256) -> np
 
     key = {"vectors": type(encoder).__name__, "settings": encoder.settings(), "data": raw.digest}
     return cache.array(key, len(raw), make, f"encoding {len(raw):,} {raw.noun}")
+
+
+def same_encoder(encoder: Encoder, before: Mapping[str, Any]) -> None:
+    """Refuse an encoder that is not the one of `before`, its `settings` of then; another version of its library is a
+    warning.
+
+    Raises:
+        DataError: its vectors are others: another network, other weights or settings.
+    """
+    now, name = plain(encoder.settings()), type(encoder).__name__
+    before = plain(dict(before))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if other := [key for key in changed if key not in _VERSIONS]:
+        raise DataError(
+            f"encoder: {name} is not what this run was trained with, its {' and '.join(other)} changed since; "
+            "put back what was there"
+        )
+    for key in changed:
+        log.warning("encoder: %s was used with %s %s, now %s", name, key, before.get(key), now.get(key))
 
 
 class Texts:

@@ -1,6 +1,7 @@
 """A run as it was read from its folder: its learner with trained weights, which can be shared, copied and pickled."""
 
 import copy
+import json
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,10 +10,15 @@ from typing import Any
 
 import torch
 
+from metaexp.errors import CheckpointError, ConfigError, MetaexpError
 from metaexp.evaluation.scores import validator
 from metaexp.run.restore import load_weights, open_config, restore
+from metaexp.tasks.data import raw
+from metaexp.tasks.data.raw import RawInputs
 from metaexp.tasks.placeholder import absent, keep
 from metaexp.training.trainer import quiet
+
+INPUTS = "inputs.json"
 
 
 class Source:
@@ -22,6 +28,27 @@ class Source:
         self.learner, self.asked = learner.eval(), asked
         self.device, self.precision = about["device"], about["precision"]
         self.folder, self.step, self.choices = about["folder"], about["step"], about["choices"]
+        self.described, self.task, self.trusted = about["described"], about["task"], about["trusted"]
+        self._inputs: RawInputs | None = None
+
+    @property
+    def inputs(self) -> RawInputs:
+        """What turns raw examples into inputs, made at its first use: an encoder may take seconds.
+
+        Raises CheckpointError for a damaged inputs.json, ConfigError if a package or a class is missing.
+        """
+        if self._inputs is None:
+            file = self.folder / INPUTS
+            try:
+                self._inputs = raw.restore(self.described, self.task, self.trusted)
+            except ConfigError as error:
+                raise ConfigError(f"{error} (in {file})") from error
+            except MetaexpError:
+                raise
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise CheckpointError(f"{file}: damaged, no inputs can be made from it ({reason})") from error
+        return self._inputs
 
     @classmethod
     def read(cls, run: str | Path, weights: str | None, device: str, trust: Sequence[str]) -> "Source":
@@ -39,6 +66,8 @@ class Source:
         learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
         about: dict[str, Any] = {"folder": folder, "step": step, "choices": dict(config["choices"])}
         about |= {"device": restored.parts.device, "precision": str(config["device"]["precision"])}
+        about |= {"described": _described(folder, learner.family), "task": config["task"]}
+        about |= {"trusted": config["trusted"]}
         made = cls(learner, (folder, weights, device, trust), **about)
         with made.computing():
             learner.finish(validator(learner))  # as before the test: a fine-tuning rate is chosen on validation tasks
@@ -56,11 +85,29 @@ class Source:
         family = self.learner.family
         kept = keep(family)
         memo = {} if kept is None else {id(family): absent(kept, "this estimator was pickled without the run's data")}
-        about = {key: value for key, value in vars(self).items() if key not in ("learner", "asked")}
+        about = {key: value for key, value in vars(self).items() if key not in ("learner", "asked", "_inputs")}
         try:
             return _unpacked, (pickle.dumps(copy.deepcopy(self.learner, memo)), self.asked, about)
         except (pickle.PicklingError, AttributeError, TypeError):
             return Source.read, self.asked
+
+
+def _described(folder: Path, family: Any) -> dict[str, Any]:
+    """The content of inputs.json; of a run older than that file what the family says.
+
+    Raises CheckpointError if it is damaged.
+    """
+    file = folder / INPUTS
+    if not file.is_file():
+        told: dict[str, Any] = family.raw_inputs().settings()
+        return told
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("_target_"), str):
+        raise CheckpointError(f"{file}: damaged, it describes no inputs")
+    return found
 
 
 def _unpacked(learner: bytes, asked: tuple[Any, ...], about: dict[str, Any]) -> Source:

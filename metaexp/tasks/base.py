@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from metaexp import losses, metrics
 from metaexp.checks import whole
 from metaexp.random import task_keys
+from metaexp.tasks.data.raw import ArrayInputs, RawInputs
 from metaexp.types import Episode, Examples
 
 
@@ -94,6 +95,14 @@ class TaskFamily(ABC):
     def pool_dim(self) -> int:
         """Number of outputs of a network trained on the pooled data: the number of training classes, or y_dim."""
         return self.y_dim
+
+    def raw_inputs(self) -> RawInputs:
+        """What turns a user's own examples of a new task into this family's inputs; a run keeps its settings."""
+        return ArrayInputs(self.x_shape, *self.units())
+
+    def units(self) -> tuple[int, Any, Any]:
+        """The whole number that means 1 in pictures (0: no pictures), and `x_mean` and `x_std` where there are any."""
+        return self.white or 255 * self.bytes, getattr(self, "x_mean", None), getattr(self, "x_std", None)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "TaskFamily":
         """Draw tasks on this device and in this floating-point type from now on, and move the data; returns self."""

@@ -13,6 +13,8 @@ from metaexp.errors import DataError, MetaexpError
 from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data.class_lists import by_name
 from metaexp.tasks.data.items import Item, as_item, file_of, reason, scaled, white_of
+from metaexp.tasks.data.raw import ArrayInputs, RawInputs
+from metaexp.tasks.data.raw_pictures import ItemInputs
 from metaexp.tasks.data.splits import by_fractions, digest
 
 
@@ -131,3 +133,8 @@ class DatasetTasks(Classes):
         self.trained_on = digest(repr(self.names[i]) for i in splits["train"])
         super().__init__(data, counts, splits, shots, queries, ways, rotation, test, seed, eval_seed)
         self.white = white
+
+    def raw_inputs(self) -> RawInputs:
+        """See TaskFamily.raw_inputs: what the data set gave, pictures too where its inputs are some."""
+        arrays = ArrayInputs(self.x_shape, *self.units())
+        return ItemInputs(arrays) if len(self.x_shape) == 3 else arrays

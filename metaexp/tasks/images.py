@@ -18,6 +18,8 @@ from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data.augment import Change, augment
 from metaexp.tasks.data.class_lists import by_name, read_lists
 from metaexp.tasks.data.pictures import Fit, Picture, Pictures, find, read
+from metaexp.tasks.data.raw import ArrayInputs
+from metaexp.tasks.data.raw_pictures import ImageInputs
 from metaexp.tasks.data.splits import by_fractions, digest
 from metaexp.types import Episode, Examples
 
@@ -79,7 +81,8 @@ class Images(Classes):
             raise ValueError(f"augment={list(augment)}: encoded pictures do not change; leave augment=[]")
         if encoder and rotation != "none":
             raise ValueError(f"rotation={rotation}: encoded pictures cannot be rotated; leave rotation=none")
-        self.augment = tuple(augment)
+        self.augment, self.encoder = tuple(augment), encoder
+        self.reading = size, fit, channels
         found = find(Path(root).expanduser(), lists)
         pixels, bad = read(found, size, fit, channels, unreadable == "skip", default_cache())
         if bad:
@@ -121,6 +124,10 @@ class Images(Classes):
         if split == "train" and self.augment:
             x = self._changed(x, fold(self.keys(split, indices), 13))
         return Examples(x, y)
+
+    def raw_inputs(self) -> ImageInputs:
+        """See TaskFamily.raw_inputs: pictures, scaled and cropped and encoded as those of training."""
+        return ImageInputs(ArrayInputs(self.x_shape, *self.units()), *self.reading, encoder=self.encoder)
 
     def _changed(self, x: Tensor, key: Tensor) -> Tensor:
         """Pictures [a, b, *x_shape] with keys [a]."""

@@ -11,6 +11,8 @@ from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.errors import DataError
 from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data import omniglot as files
+from metaexp.tasks.data.raw import ArrayInputs
+from metaexp.tasks.data.raw_pictures import DrawingInputs
 from metaexp.tasks.data.splits import by_counts, digest
 
 SPLIT_SEED = 1623  # seed of the fixed shuffle of `random1200`
@@ -153,10 +155,14 @@ class Omniglot(Classes):
     ):
         folder = find_root(root, download)
         names, images = files.read(folder, resize, size, verify)
-        self.split, self.resize = split, resize
+        self.split, self.resize, self.invert = split, resize, invert
         self.names = [name for part in names.values() for name in part]  # of the classes, "Alphabet/characterNN"
         data = torch.from_numpy(images if invert else 255 - images).view(-1, 1, size, size)
         counts = [files.DRAWERS] * len(self.names)
         parts = SPLITTERS[split](names, folder)
         self.trained_on = digest(self.names[i] for i in parts["train"])
         super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)
+
+    def raw_inputs(self) -> DrawingInputs:
+        """See TaskFamily.raw_inputs: drawings, black on white."""
+        return DrawingInputs(ArrayInputs(self.x_shape, *self.units()), self.x_shape[-1], self.resize, self.invert)

@@ -11,6 +11,8 @@ from metaexp.encoders.ngrams import NGrams
 from metaexp.system.cache import default_cache
 from metaexp.tasks.classes import Classes, Sizes
 from metaexp.tasks.data.class_lists import by_name, read_groups, read_lists
+from metaexp.tasks.data.raw import ArrayInputs
+from metaexp.tasks.data.raw_texts import TextInputs
 from metaexp.tasks.data.splits import by_fractions, digest
 from metaexp.tasks.data.text import read_texts
 
@@ -75,6 +77,11 @@ class Text(Classes):
             else by_fractions(len(counts), split, eval_seed)
         )
         self.encoder: Encoder = encoder or NGrams()
+        self.text = text
         vectors = encode_all(Texts(self.texts), self.encoder, default_cache())
         self.trained_on = digest(self.names[i] for i in parts["train"])
         super().__init__(torch.from_numpy(vectors), counts, parts, shots, queries, ways, "none", test, seed, eval_seed)
+
+    def raw_inputs(self) -> TextInputs:
+        """See TaskFamily.raw_inputs: sentences, by the same encoder."""
+        return TextInputs(self.encoder, ArrayInputs(self.x_shape), text=self.text)

@@ -19,6 +19,7 @@ from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
+from metaexp.tasks.data import raw
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.build import Experiment
 from metaexp.training.checkpoint_form import restore_callbacks
@@ -63,6 +64,8 @@ def train_and_test(
     tell_lightning(experiment.ranks)
     with group.each(lambda: make_loggers(config, folder.path, resumed_at, rank)) as loggers:
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
+        if folder.writes:
+            folder.write_json("inputs.json", {"format": raw.FORMAT, **experiment.family.raw_inputs().settings()})
         with _progress(experiment, record.step) as progress:
             progress.note(f"run folder: {folder.path}")
             progress.note(choices_line(choices_of(experiment)))

@@ -172,15 +172,19 @@ def _read_pngs(path: Path, files: Iterator[tuple[str, str, bytes]]) -> Part:
 def _shrink(bits: np.ndarray, resize: str, size: int) -> np.ndarray:
     """Packed drawings [characters, 20, 1379] -> uint8 [characters, 20, size, size]."""
     result = np.empty((*bits.shape[:2], size, size), np.uint8)
-    nearest = ((np.arange(size) + 0.5) * SIDE / size).astype(int)  # the pixel that Pillow's NEAREST takes
     for i, character in enumerate(bits):  # one at a time: all at once would take 360 MB
-        pixels = np.unpackbits(character, axis=-1)[:, : SIDE * SIDE].reshape(-1, SIDE, SIDE) * np.uint8(255)
-        if resize == "nearest":
-            result[i] = pixels[:, nearest[:, None], nearest]
-        else:
-            for j, drawing in enumerate(pixels):
-                result[i, j] = Image.fromarray(drawing).resize((size, size), Image.Resampling.LANCZOS)
+        for j, ink in enumerate(np.unpackbits(character, axis=-1)[:, : SIDE * SIDE].reshape(-1, SIDE, SIDE)):
+            result[i, j] = drawing(ink, resize, size)
     return result
+
+
+def drawing(ink: np.ndarray, resize: str, size: int) -> np.ndarray:
+    """One drawing [side, side], where ink is not 0 -> uint8 [size, size], bright ink on 0; `resize` as for `read`."""
+    pixels = (ink != 0) * np.uint8(255)
+    if resize == "nearest":
+        nearest = ((np.arange(size) + 0.5) * len(ink) / size).astype(int)  # the pixel that Pillow's NEAREST takes
+        return np.asarray(pixels[nearest[:, None], nearest])
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def download(root: Path, source: str = SOURCE, timeout: float = 60.0) -> None:

@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -110,16 +111,37 @@ def decode(path: Path, size: int, fit: Fit, channels: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if width * height > LARGEST:
-                raise ValueError(f"{width} x {height} pixels are too many")
-            image.load()
-            picture = _plain(ImageOps.exif_transpose(image) or image, channels)
-        return _sized(picture, size, fit, channels)
+            return prepared(image, size, fit, channels)
     except Exception as error:  # decoders raise errors of many kinds
         raise DataError(
             f"{path}: not a readable picture ({reason(error)}); mend it, or task.unreadable=skip"
         ) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture of which every pixel could be read; raises DataError, which names the file."""
+    try:
+        image = Image.open(path)
+        with image:
+            _check_size(image)
+            image.load()
+    except Exception as error:
+        raise DataError(f"{path}: not a readable picture ({reason(error)})") from error
+    yield image
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > LARGEST:
+        raise ValueError(f"{width} x {height} pixels are too many")
+
+
+def prepared(image: Image.Image, size: int, fit: Fit, channels: int) -> np.ndarray:
+    """An open picture as `decode` gives it; raises whatever decoding raises."""
+    _check_size(image)
+    image.load()
+    return _sized(_plain(ImageOps.exif_transpose(image) or image, channels), size, fit, channels)
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
