@@ -40,6 +40,13 @@ class Test(TypedDict):
     curve_tasks: NotRequired[Tasks]
 
 
+class Figures(TypedDict):
+    """In which form pictures are kept."""
+
+    format: Annotated[list[Literal["png", "pdf", "svg"]], Filled()]
+    width: Annotated[float, Limit(least=2), Limit(most=40)] | None
+
+
 class Every(TypedDict):
     """How often something is written: in outer steps, and in seconds."""
 
@@ -86,6 +93,7 @@ class Train(TypedDict):
     val: Validation
     test: Test
     log: Every
+    figures: NotRequired[Figures]
     checkpoint: Every
     stop: Stop
     time_limit: Positive | None

@@ -24,10 +24,10 @@ class ShotsCurve(NamedTuple):
     skipped: dict[int, str]  # shots that are impossible -> why
 
     def result(self) -> dict[str, Any]:
-        """What result.json holds: mean and interval for each number of shots."""
+        """What result.json holds: mean, median, their intervals and the tasks left out, for each number of shots."""
 
         def rows(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-            return {name: summary(values)["per_step"] for name, values in arrays.items()}
+            return {name: [_row(values[:, [i]]) for i in range(values.shape[1])] for name, values in arrays.items()}
 
         return {
             "shots": self.shots,
@@ -36,6 +36,23 @@ class ShotsCurve(NamedTuple):
             "metrics": rows(self.arrays),
             "floors": {name: rows(arrays) for name, arrays in self.floors.items()},
         }
+
+
+def _row(values: np.ndarray) -> dict[str, Any]:
+    """One number of shots, [tasks, 1]; a task that is not finite at another number of shots counts at this one."""
+    found = summary(values)
+    return {**found["per_step"][0], "diverged": found["diverged"]}
+
+
+def columns_of(scores: np.ndarray) -> list[np.ndarray]:
+    """The finite scores of every number of shots: [tasks, k] -> k arrays."""
+    return [column[np.isfinite(column)] for column in scores.T]
+
+
+def worse_than(scores: np.ndarray, baseline: np.ndarray, larger_is_better: bool) -> int:
+    """On how many tasks a score [tasks] is worse than the baseline's [tasks]; one that is not finite is worse."""
+    worse = scores < baseline if larger_is_better else scores > baseline
+    return int((worse | ~np.isfinite(scores)).sum())
 
 
 def series(last: int, beyond: int = 1) -> list[int]:

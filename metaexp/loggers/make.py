@@ -1,7 +1,8 @@
 """A run's loggers, from its settings."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 
@@ -10,8 +11,17 @@ from metaexp.errors import ConfigError, MetaexpError
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import TensorBoard
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def make_loggers(config: dict[str, Any], folder: Path, resumed_at: int | None = None, rank: int = 0) -> RunLoggers:
+
+def make_loggers(
+    config: dict[str, Any],
+    folder: Path,
+    resumed_at: int | None = None,
+    rank: int = 0,
+    shape: "Callable[[Figure], None] | None" = None,
+) -> RunLoggers:
     """TensorBoard and the loggers chosen by `logger=`, for this run folder.
 
     Args:
@@ -19,11 +29,12 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_at: int | None = 
         folder: the run's folder.
         resumed_at: the outer step of the checkpoint that the run continues from.
         rank: rank of this process; only rank 0 writes.
+        shape: see `TensorBoard`.
 
     Raises:
         ConfigError: a logger whose package is missing, or that refuses its settings.
     """
-    loggers = RunLoggers(TensorBoard(folder, resumed_at=resumed_at, rank=rank))
+    loggers = RunLoggers(board_of(config, folder, resumed_at, rank, shape))
     trusted = set(config.get("trusted", ()))
     for key, node in nodes("logger", config.get("logger")) if rank == 0 else ():
         try:
@@ -37,6 +48,18 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_at: int | None = 
             raise ConfigError(f"{key}._target_={node['_target_']}: makes no Lightning logger")
         loggers.others.append(made)
     return loggers
+
+
+def board_of(
+    config: dict[str, Any],
+    folder: Path,
+    resumed_at: int | None = None,
+    rank: int = 0,
+    shape: "Callable[[Figure], None] | None" = None,
+) -> TensorBoard:
+    """TensorBoard for a run folder, with the formats of pictures that the settings ask for."""
+    formats = config.get("figures", {}).get("format", ())
+    return TensorBoard(folder, resumed_at=resumed_at, rank=rank, formats=formats, shape=shape)
 
 
 def first_line(error: Exception) -> str:

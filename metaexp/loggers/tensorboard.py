@@ -17,6 +17,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,23 @@ def validation_scalars(metric: str, per_step: Sequence[Mapping[str, float]]) -> 
     return values | steps
 
 
+NO_DATE = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}  # equal runs, equal bytes
+PRINT_DPI = 300
+
+
+def _drawn(figure: "Figure", ending: str, dpi: float | None = None) -> bytes:
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "metaexp"}):
+        figure.savefig(buffer, format=ending, dpi=dpi or figure.dpi, metadata=NO_DATE[ending])
+    return buffer.getvalue()
+
+
+def _write(data: bytes, file: Any) -> None:
+    file.write(data)
+
+
 class _Logger(TensorBoardLogger):
     """Lightning's, in the folder that it is given: a `$` or `~` in its name is part of the name."""
 
@@ -65,13 +83,22 @@ class TensorBoard:
         folder: the run's folder.
         resumed_at: the outer step of the checkpoint that a run continues from; TensorBoard drops later events.
         rank: rank of this process; default: Lightning's.
+        formats: further formats in which pictures are kept beside PNG: pdf, svg.
+        shape: brings a figure into the form for print in which its files are kept; None: they are as TensorBoard shows.
 
     Raises (every method):
         SpaceError: a file could not be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None, rank: int | None = None):
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        resumed_at: int | None = None,
+        rank: int | None = None,
+        formats: Sequence[str] = (),
+        shape: "Callable[[Figure], None] | None" = None,
+    ):
+        self.folder, self.formats, self.shape = Path(folder), [one for one in formats if one != "png"], shape
         self.active = (getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0
         self.logger = _Logger(
             str(self.folder.parent),
@@ -90,19 +117,24 @@ class TensorBoard:
                     self.logger.experiment.add_scalar(tag, float(value), step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Shows a picture and keeps its newest version as `figures/<tag>.png` (`/` in the tag becomes `_`)."""
+        """Shows a picture and keeps its newest version as `figures/<tag>.png` (`/` in the tag becomes `_`), and in
+        the other formats beside it."""
         if not self.active:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        png = buffer.getvalue()
+        png = _drawn(figure, "png")
+        width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+        kept = {"png": png}
+        if self.shape is not None:
+            self.shape(figure)
+            kept["png"] = _drawn(figure, "png", dpi=PRINT_DPI)
+        kept |= {ending: _drawn(figure, ending) for ending in self.formats}
         with self._guard():
             path = self.figure_path(tag)
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, lambda file: file.write(png), needs=len(png))
-            width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+            for ending, data in kept.items():
+                replace_file(path.with_suffix(f".{ending}"), partial(_write, data), needs=len(data))
             image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             self.logger.experiment.file_writer.add_summary(summary, step)

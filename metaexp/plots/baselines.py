@@ -30,7 +30,11 @@ def far_below(level: float | np.ndarray, drawn: np.ndarray) -> bool:
 
 
 def draw_baselines(
-    axes: Axes, levels: Mapping[str, np.ndarray], drawn: np.ndarray, x: np.ndarray | None = None
+    axes: Axes,
+    levels: Mapping[str, np.ndarray],
+    drawn: np.ndarray,
+    x: np.ndarray | None = None,
+    larger_is_better: bool | None = None,
 ) -> None:
     """Draws each baseline, a level or a curve over x (None: 0, 1, ...), as a dashed line with its last value.
 
@@ -38,9 +42,11 @@ def draw_baselines(
 
     Args:
         drawn: the other values of the picture; they determine the vertical axis, logarithmic for a wide range.
+        larger_is_better: direction of the metric; such an axis is never logarithmic.
     """
     placed = {name: level for name, level in levels.items() if not far_below(level, drawn)}
-    log_if_wide(axes, np.concatenate([drawn, *(level for level in placed.values() if (level > 0).all())]))
+    seen = [drawn, *(level for level in placed.values() if (level > 0).all())]
+    log_if_wide(axes, np.concatenate(seen), larger_is_better)
     for name, level in levels.items():
         colour, dashes = LOOKS.get(name, OTHER)
         value = f"{level[-1]:.3g}" if np.isfinite(level).all() else "not finite"

@@ -1,4 +1,4 @@
-"""Curves of numbers: a metric against inner steps, outer steps, or support examples.
+"""Curves of numbers: a metric against inner steps or outer steps.
 
 Every function returns a `matplotlib.figure.Figure` that the caller owns (no pyplot, no global state).
 """
@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from metaexp.evaluation.intervals import band
 from metaexp.metric_names import near
 from metaexp.plots.baselines import baseline_levels, draw_baselines
+from metaexp.plots.dots import dots, say_lost
 from metaexp.plots.style import (
     BLUE,
     GREY,
     SKY,
-    VERMILION,
     legend,
     log_if_wide,
     new_figure,
@@ -29,16 +27,26 @@ from metaexp.plots.style import (
 
 
 def adaptation_curve(
-    metric: str, scores: np.ndarray, baselines: Mapping[str, float | np.ndarray] | None = None, title: str = ""
+    metric: str,
+    scores: np.ndarray,
+    baselines: Mapping[str, float | np.ndarray] | None = None,
+    title: str = "",
+    larger_is_better: bool | None = None,
+    method: str = "this method",
 ) -> Figure:
-    """The metric against inner steps: mean over tasks with its 95 % band.
+    """The metric against inner steps: mean over tasks with its 95 % band; without inner steps, `dots` instead.
 
     Args:
         metric: its name, for the axis.
         scores: [tasks, steps + 1], one row per task. Tasks with a non-finite score are left out and counted.
         baselines: what the curve must beat, by name: one number, or a curve over steps [steps + 1].
         title: of the figure.
+        larger_is_better: direction of the metric.
+        method: whose scores these are, where they are a single dot.
     """
+    if scores.shape[1] == 1:
+        found = {name: (float(np.atleast_1d(value)[-1]), None) for name, value in (baselines or {}).items()}
+        return dots(metric, {method: scores[:, 0]}, found, title, larger_is_better)
     mean, width, lost = band(scores)
     figure = new_figure(9, 4.8, title)
     axes = figure.subplots()
@@ -46,78 +54,33 @@ def adaptation_curve(
     whole_numbers(axes)
     steps, last = np.arange(len(mean)), len(mean) - 1
     levels = baseline_levels(baselines or {})
-    draw_baselines(axes, levels, mean)
+    draw_baselines(axes, levels, mean, larger_is_better=larger_is_better)
     axes.fill_between(steps, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
     label = f"mean of {len(scores) - lost} tasks, 95 % band"
     axes.plot(steps, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
-    if last == 0:  # a method without inner steps
-        axes.errorbar(steps, mean, width, color=BLUE, capsize=4)
-        axes.set_xticks([0])
     rising = mean[-1] > mean[0]
-    for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right"))[: last + 1]:
+    for step, shift, side in ((0, (8, -12 if rising else 5), "left"), (last, (4, 9), "right")):
         if np.isfinite(mean[step]):
             text = f"{mean[step]:.3g}"
             axes.annotate(text, (step, mean[step]), shift, textcoords="offset points", ha=side, color=BLUE, fontsize=12)
     if lost:
-        text = f"{lost} of {len(scores)} tasks not finite: left out"
-        axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
-    axes.set_xlim(*((-0.03 * last, last * 1.03) if last else (-0.5, 0.5)))
+        say_lost(axes, lost, len(scores))
+    axes.set_xlim(-0.03 * last, last * 1.03)
     axes.margins(y=0.12)
     legend(figure, axes, 3 if len(levels) > 2 else 6)
     return figure
 
 
-def shots_picture(
-    metric: str,
-    shots: Sequence[int],
-    scores: np.ndarray,
-    baselines: Mapping[str, np.ndarray] | None = None,
-    title: str = "",
+def training_curve(
+    rows: Sequence[Mapping[str, Any]], metric: str, title: str = "", larger_is_better: bool | None = None
 ) -> Figure:
-    """The metric after the last step against the number of support examples: mean over tasks with its 95 % band.
-
-    Args:
-        metric: its name, for the axis.
-        shots: numbers of support examples (per class), ascending.
-        scores: [tasks, len(shots)]. Tasks with a non-finite score are left out and counted.
-        baselines: what the curve must beat, by name: [tasks, len(shots)] each.
-        title: of the figure.
-    """
-    mean, width, lost = band(scores)
-    levels = baseline_levels({name: band(values)[0] for name, values in (baselines or {}).items()})
-    figure = new_figure(9, 4.8, title)
-    axes = figure.subplots()
-    tidy(axes, "support examples (per class, where there are classes)", metric)
-    x = np.array(shots, dtype=np.float64)
-    if (x > 0).all() and len(x) > 1:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(x.tolist()))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    draw_baselines(axes, levels, mean, x)
-    axes.fill_between(x, mean - width, mean + width, color=BLUE, alpha=0.22, linewidth=0)
-    label = f"mean of {len(scores) - lost} tasks, 95 % band"
-    axes.plot(x, mean, color=BLUE, linewidth=2.2, marker="o", markersize=5, label=label)
-    for at, value in zip(x, mean, strict=True):
-        if np.isfinite(value):
-            text, shift = f"{value:.3g}", (0, 7)
-            note = axes.annotate(text, (at, value), shift, textcoords="offset points", ha="center", fontsize=11)
-            note.set(color=BLUE, path_effects=[withStroke(linewidth=3, foreground="white")])  # over the lines
-    if lost:
-        text = f"{lost} of {len(scores)} tasks not finite: left out"
-        axes.text(0.5, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=VERMILION, weight="bold")
-    axes.margins(x=0.04, y=0.12)
-    legend(figure, axes, 3 if len(levels) > 2 else 6)
-    return figure
-
-
-def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = "") -> Figure:
     """Outer loss and the validation metric against outer steps.
 
     Args:
         rows: rows of metrics.jsonl of kind "train" (outer_loss) and "val" (the metric's curve and its baselines).
         metric: name of the validation metric; if there is none of that name, the one with which this name begins.
         title: of the figure.
+        larger_is_better: direction of the metric.
     """
     figure, (left, right) = new_panels(2, title, height=4.6)
     tidy(left, "outer step", "outer loss")
@@ -138,7 +101,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], metric: str, title: str = 
         curves = [(row["step"], (near(row, metric) or {}).get("per_step") or [{}]) for row in validations]
         step, value = _series([(at, curve[place].get("mean")) for at, curve in curves if place or len(curve) > 1])
         lines.append((step, value, f"{label} adaptation", colour))
-    draw_baselines(right, levels, np.concatenate([value for _, value, *_ in lines]))
+    draw_baselines(right, levels, np.concatenate([value for _, value, *_ in lines]), larger_is_better=larger_is_better)
     for step, value, label, colour in lines:
         right.plot(step, value, color=colour, linewidth=2.2, marker="o", markersize=4, label=label)
     for axes in (left, right):

@@ -99,11 +99,13 @@ def curves(
         marker: dict[str, Any] = {"marker": "^", "linestyle": "none", "markersize": 8, "mec": "white", "zorder": 5}
         axes.plot(support_x[task], support_y[task], color=VERMILION, label="support", **marker)
         whole_numbers(axes, 6)
-        # A diverged prediction must not squash the task itself into a line.
         seen = [support_y[task].ravel(), query_y[task].ravel(), *([] if true is None else [true[task]])]
         if true is not None and true_band is not None:
             seen += [true[task] - true_band[task], true[task] + true_band[task]]
-        limit(axes, np.concatenate(seen))
+        limit(axes, np.concatenate(seen), also=lines[task].ravel())
+        rows, columns = axes.get_subplotspec().get_geometry()[:2] if axes.get_subplotspec() else (1, 1)
+        axes.set_xlabel("input x" if task >= (rows - 1) * columns else "", fontsize=12)
+        axes.set_ylabel("target y" if task % columns == 0 else "", fontsize=12)
     legend(figure, panels[0])
     return figure
 

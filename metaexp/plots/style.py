@@ -3,11 +3,14 @@
 Colours are those of Okabe and Ito 2008, "Color Universal Design".
 """
 
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 if TYPE_CHECKING:
@@ -15,6 +18,30 @@ if TYPE_CHECKING:
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
+METHODS: dict[str, tuple[str, str]] = {  # colour and marker of each method, the same in every picture
+    "maml": (BLUE, "o"),
+    "fomaml": (SKY, "o"),
+    "reptile": (ORANGE, "o"),
+    "anil": (GREEN, "o"),
+    "boil": (PURPLE, "o"),
+    "metasgd": (VERMILION, "o"),
+    "cavia": (BLACK, "o"),
+    "imaml": (BLUE, "s"),
+    "l2l": (SKY, "s"),
+    "protonet": (ORANGE, "s"),
+    "r2d2": (GREEN, "s"),
+    "cnp": (PURPLE, "s"),
+    "acnp": (VERMILION, "s"),
+    "hypernet": (BLACK, "s"),
+    "incontext": (BLUE, "D"),
+    "mother": (SKY, "D"),
+    "joint": (ORANGE, "D"),
+    "scratch": (GREEN, "D"),
+    "neighbour": (PURPLE, "D"),
+    "mean": (VERMILION, "D"),
+    "oracle": (BLACK, "D"),
+}
+COLOURS, MARKERS = (BLUE, SKY, ORANGE, GREEN, PURPLE, VERMILION, BLACK), ("^", "v", "P", "X")  # of all others
 DPI = 130  # 9 inches wide: 1170 pixels, and text of 10 points is still clear at 900
 
 
@@ -80,24 +107,80 @@ def step_name(step: int) -> str:
     return "before adaptation" if step == 0 else f"after {step} step" + "s" * (step > 1)
 
 
-def limit(axes: Axes, values: np.ndarray) -> None:
-    """Sets vertical limits around these values, whatever else is drawn."""
+def limit(axes: Axes, values: np.ndarray, also: np.ndarray | None = None) -> None:
+    """Sets vertical limits around these values, whatever else is drawn.
+
+    Args:
+        also: values that are shown too if they reach out by at most half the values' own range: a prediction that
+            diverged must not squash the task into a line.
+    """
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    if also is not None and len(also := also[np.isfinite(also)]):
+        reach = (high - low) / 2
+        below, above = float(also.min()), float(also.max())
+        low, high = (
+            min(low, below) if below >= low - reach else low,
+            max(high, above) if above <= high + reach else high,
+        )
     margin = 0.15 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
 
 
-def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """Makes the vertical axis logarithmic, with plain numbers, if positive values span more than a factor of 10."""
+def log_if_wide(axes: Axes, values: np.ndarray, larger_is_better: bool | None = None) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers, if positive values span more than a factor of 10.
+
+    Never where larger values are better: an accuracy of 0.9 instead of 0.8 is as far on the axis as 0.2 instead of 0.1.
+    """
     values = values[np.isfinite(values)]
-    if not len(values) or values.min() <= 0 or values.max() <= 10 * values.min():
+    if larger_is_better or not len(values) or values.min() <= 0 or values.max() <= 10 * values.min():
         return
     axes.set_yscale("log", nonpositive="clip")
     marks = (1.0, 2.0, 5.0) if values.max() < 1e3 * values.min() else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=marks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def method_look(name: str) -> tuple[str, str]:
+    """Colour and marker of a method; of one that is not in `METHODS`, by its name alone, so they stay what they are."""
+    if name in METHODS:
+        return METHODS[name]
+    place = zlib.crc32(name.encode())
+    return COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
+
+
+def resize(figure: Figure, width: float) -> None:
+    """Makes a figure `width` inches wide for print: the text shrinks less than the figure and stays readable.
+
+    A column of a paper is about 3.3 inches wide and its text has 7 to 9 points. The height shrinks less than the width.
+    """
+    was, high = figure.get_size_inches()
+    if width == was:
+        return
+    share = width / was
+    size = min(max(share, 0.62), 1.0)  # of text, lines and markers: 11 points become at least 6.8
+    for text in figure.findobj(Text):
+        text.set_fontsize(text.get_fontsize() * size)
+    for line in figure.findobj(Line2D):
+        line.set_linewidth(line.get_linewidth() * size)
+        line.set_markersize(line.get_markersize() * size)
+    figure.set_size_inches(width, high * max(share, size))
+    for old in list(figure.legends):  # with as many columns as fit
+        handles, labels = old.legend_handles, [text.get_text() for text in old.get_texts()]
+        old.remove()
+        fits = max(1, int(width * 72 / (size * 11 * (0.55 * max(map(len, labels), default=1) + 3.2))))
+        figure.legend(
+            [handle for handle in handles if handle is not None],
+            labels,
+            loc="outside lower center",
+            ncols=min(len(labels), fits),
+            frameon=False,
+            fontsize=11 * size,
+            handlelength=1.6,
+            columnspacing=1.0,
+            handletextpad=0.5,
+        )
 
 
 def whole_numbers(axes: Axes, most: int = 11) -> None:

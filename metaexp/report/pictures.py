@@ -4,6 +4,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,29 +15,16 @@ from metaexp.evaluation.intervals import over_seeds, over_tasks
 from metaexp.loggers.result_table import baseline_label
 from metaexp.metric_names import SUFFIXES, metric_name, near
 from metaexp.plots.baselines import far_below
-from metaexp.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    log_if_wide,
-    new_figure,
-    tidy,
-    whole_numbers,
-)
+from metaexp.plots.dots import rows as dot_rows
+from metaexp.plots.style import COLOURS, GREY, MARKERS, log_if_wide, method_look, new_figure, tidy, whole_numbers
 from metaexp.report.grouping import Group
 from metaexp.report.reading import Run
 from metaexp.report.tables import Block
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.saved_result import is_number
 
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
-DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)))  # line styles, changed when the colours are used up
-MOST = 12  # most labels beside the curves; with more there is a legend below, and no bands
+DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))  # of groups of the same method
+MOST = 8  # most curves in one picture: of more methods, each is a dot with its interval
 
 
 def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
@@ -62,33 +50,43 @@ def adaptation(block: Block) -> Figure | None:
     curves = [(group, found) for group in _ordered(block) if (found := _curve(group, block.metric)) is not None]
     if not curves:
         return None
+    floors = {row.names[0]: row.mean for row in block.rows if row.floor and row.mean is not None}
+    looks = _looks(block)
+    if len(curves) > MOST or all(len(mean) == 1 for _, (mean, _) in curves):
+        methods = {_said(group): (float(mean[-1]), float(half[-1]) or None) for group, (mean, half) in curves}
+        known = {baseline_label(_drawn(name)): (value, None) for name, value in floors.items()}
+        seen = {_said(group): (looks[group.values][0], looks[group.values][1]) for group, _ in curves}
+        title = textwrap.fill(_drawn(block.section.title), 80)
+        return dot_rows(_drawn(block.metric), methods, known, title, block.larger, seen)
     figure, axes = _empty(block, "inner steps")
     last = max(1, *(len(mean) - 1 for _, (mean, _) in curves))
     ends: list[tuple[float, str, str]] = []
     levels = []
-    for place, (group, (mean, half)) in enumerate(curves):
-        colour, dashes = _look(place)
+    for group, (mean, half) in curves:
+        colour, dot, dashes = looks[group.values]
         alone = len(mean) == 1
         x = np.array([0, last]) if alone else np.arange(len(mean))
         y, width = (np.repeat(mean, 2), np.repeat(half, 2)) if alone else (mean, half)
-        said, marker = _said(group) + (", no steps" if alone else ""), "" if alone else "o"
-        if len(curves) <= MOST:
-            axes.fill_between(x, y - width, y + width, color=colour, alpha=0.15, linewidth=0)
+        said, marker = _said(group) + (", no steps" if alone else ""), "" if alone else dot
+        axes.fill_between(x, y - width, y + width, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=2, marker=marker, markersize=4, label=said)
         axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=1)  # to its label
         ends.append((float(y[-1]), said, colour))
         levels.append(y)
-    floors = {row.names[0]: row.mean for row in block.rows if row.floor and row.mean is not None}
-    _floors(axes, floors, levels, ends)
+    _floors(axes, floors, levels, ends, block.larger)
     axes.set_xlim(0, last)
     whole_numbers(axes)
-    _finish(figure, axes, np.concatenate(levels), ends)
+    _finish(axes, np.concatenate(levels), ends, block.larger)
     return figure
 
 
 def against_seconds(block: Block) -> Figure | None:
-    """The metric on validation tasks against seconds of training, a thin line per run; None without such rows."""
-    lines = [(place, group, run) for place, group in enumerate(_ordered(block)) for run in group.runs]
+    """The metric on validation tasks against seconds of training, a thin line per run; None without such rows.
+
+    The seconds are those that a time limit counts. Of more than MOST groups, the best are drawn.
+    """
+    looks = _looks(block)
+    lines = [(place, group, run) for place, group in enumerate(_ordered(block)[:MOST]) for run in group.runs]
     found = [(place, group, *line) for place, group, run in lines if (line := _training(run, block.metric)) is not None]
     if not found:
         return None
@@ -97,25 +95,34 @@ def against_seconds(block: Block) -> Figure | None:
     floors: dict[str, float] = {}
     finals: dict[int, list[float]] = {}
     for place, group, x, y, beside in found:
-        colour, dashes = _look(place)
+        colour, dot, dashes = looks[group.values]
         width, said = 1.8 if len(group.runs) == 1 else 1.1, "_" if place in finals else _said(group)
         axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width, label=said)
-        axes.plot(x[-1], y[-1], "o", color=colour, markersize=5)
+        axes.plot(x[-1], y[-1], dot, color=colour, markersize=5)
         axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=0.8)
         finals.setdefault(place, []).append(float(y[-1]))
         floors = beside | floors
     groups = _ordered(block)
-    ends = [(float(np.mean(values)), _said(groups[place]), _look(place)[0]) for place, values in finals.items()]
+    ends = [
+        (float(np.mean(values)), _said(groups[place]), looks[groups[place].values][0])
+        for place, values in finals.items()
+    ]
     levels = [y for _, _, _, y, _ in found]
-    _floors(axes, floors, levels, ends)
+    _floors(axes, floors, levels, ends, block.larger)
     axes.set_xlim(0, last)
-    _finish(figure, axes, np.concatenate(levels), ends)
+    _finish(axes, np.concatenate(levels), ends, block.larger)
     return figure
 
 
-def _floors(axes: Axes, floors: dict[str, float], levels: list[np.ndarray], ends: list[tuple[float, str, str]]) -> None:
+def _floors(
+    axes: Axes,
+    floors: dict[str, float],
+    levels: list[np.ndarray],
+    ends: list[tuple[float, str, str]],
+    larger: bool | None,
+) -> None:
     drawn = np.concatenate(levels)
-    wide = bool((drawn > 0).all() and drawn.max() > 10 * drawn.min())
+    wide = bool(not larger and (drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
         # A baseline that would flatten the curves, or has no place on their axis, is named below with its value.
         if far_below(value, drawn) or (wide and value <= 0):
@@ -132,8 +139,21 @@ def _ordered(block: Block) -> list[Group]:
     return sorted((g for g in block.section.groups if g.values in place), key=lambda group: place[group.values])
 
 
-def _look(place: int) -> tuple[str, str | tuple[int, tuple[float, ...]]]:
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+def _looks(block: Block) -> dict[tuple[str, ...], tuple[str, str, Any]]:
+    """Colour, marker and dashes of each group: those of its method, and of several groups of one method other dashes.
+
+    Where all groups are one method, colours tell them apart.
+    """
+    groups = _ordered(block)
+    methods = [str(group.runs[0].result.get("algo")) for group in groups]
+    if len(set(methods)) == 1 and len(groups) > 1:
+        return {g.values: (COLOURS[i % len(COLOURS)], ("o", *MARKERS)[i // len(COLOURS) % 5], DASHES[0])
+                for i, g in enumerate(groups)}  # fmt: skip
+    places = [methods[:i].count(method) for i, method in enumerate(methods)]
+    return {
+        group.values: (*method_look(method), DASHES[place % len(DASHES)])
+        for group, method, place in zip(groups, methods, places, strict=True)
+    }
 
 
 def _said(group: Group) -> str:
@@ -190,16 +210,13 @@ def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _finish(figure: Figure, axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]]) -> None:
+def _finish(axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]], larger: bool | None) -> None:
     """Sets the vertical axis, and labels each curve at the height of its end; labels are moved apart if they touch."""
     finite = levels[np.isfinite(levels)]
     if len(finite) and finite.min() < finite.max():
         axes.margins(y=0.06)
-    log_if_wide(axes, finite)
+    log_if_wide(axes, finite, larger)
     ends = [end for end in ends if np.isfinite(end[0]) or end[0] < 0]
-    if sum(colour != GREY for _, _, colour in ends) > MOST:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        ends = [end for end in ends if end[2] == GREY]
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     to_axes = axes.transData + axes.transAxes.inverted()

@@ -98,7 +98,7 @@ def continued_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"resume={path}: a run's settings must stay the same ({lines}); steps, test, device and out may change"
         )
     names = {key.removeprefix("choices.").split(".")[0] for key in config["typed"]}
-    free = ("steps", "time_limit", "watchdog", "logger", "callbacks", "trainer")
+    free = ("steps", "time_limit", "watchdog", "logger", "callbacks", "trainer", "figures")
     kept = {key: config[key] for key in free if key in names}
     kept["test"] = saved["test"] | {k: v for k, v in config["test"].items() if f"test.{k}" in config["typed"]}
     kept["device"], kept["choices"] = _device(saved, config)

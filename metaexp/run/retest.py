@@ -13,9 +13,9 @@ import torch
 
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, CheckpointError, ConfigError
+from metaexp.loggers.make import board_of
 from metaexp.loggers.result_table import print_result
 from metaexp.loggers.run_loggers import RunLoggers
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import Restored, load_weights, restore
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
@@ -25,6 +25,7 @@ from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
 from metaexp.system.watcher import Watcher
 from metaexp.tasks.placeholder import check_data
+from metaexp.training.figures import shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
@@ -110,7 +111,7 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
             far = f"{restored.state} at step {record.step} of {config['steps']}"
             print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
     rule, trainer = StopRule.of(config, experiment.learner), make_trainer(experiment)
-    with RunLoggers(TensorBoard(folder.path, rank=0)) as loggers:
+    with RunLoggers(board_of(config, folder.path, shape=shape_of(config))) as loggers:
         result = final_test(
             experiment, record, rule, folder, restored.checkpoints, loggers, trainer, flag, restored.initial
         )

@@ -40,6 +40,7 @@ KEYS = {
     "logger": Key(fixed=False, compared=False, shown=False),
     "callbacks": Key(fixed=False, compared=False, shown=False),
     "trainer": Key(fixed=False, compared=False, shown=False),
+    "figures": Key(fixed=False, compared=False, shown=False),
     "cache": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
     "jobs": Key(fixed=False, compared=False, shown=False),

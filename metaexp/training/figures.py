@@ -15,6 +15,7 @@ from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.metric_names import near
+from metaexp.metrics import declared, direction
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
+
+
+def shape_of(config: dict[str, Any]) -> "Callable[[Figure], None] | None":
+    """What brings figures into the width that the settings ask for; None: they stay as drawn."""
+    width = config.get("figures", {}).get("width")
+
+    def shape(figure: "Figure") -> None:
+        from metaexp.plots.style import resize
+
+        resize(figure, width)
+
+    return None if width is None else shape
 
 
 def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
@@ -82,6 +95,7 @@ def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None
 
 
 def draw_test(
+    learner: Any,
     folder: RunFolder,
     loggers: RunLoggers,
     scores: Scores,
@@ -91,22 +105,29 @@ def draw_test(
     config: dict[str, Any],
 ) -> None:
     """Pictures of a test: adaptation curves, curves against shots, calibration, the course of training."""
-    from metaexp.plots.curves import adaptation_curve, shots_picture, training_curve  # matplotlib takes half a second
+    from metaexp.plots.curves import adaptation_curve, training_curve  # matplotlib takes half a second to import
     from metaexp.plots.reliability import reliability
+    from metaexp.plots.shots import shots_picture
 
-    title = f"{config['choices']['algo']} on {config['choices']['task']}"
+    method = config["choices"]["algo"]
+    title = f"{method} on {config['choices']['task']}"
+    metrics = declared(learner)
     for name, values in scores.arrays.items():
         lines = {}
         for floor, found in beside.items():
             if (other := near(found, name)) is not None:
                 curve = other[np.isfinite(other).all(1)].mean(0)
                 lines[floor] = float(curve[0]) if len(curve) == 1 else curve
-        loggers.figure(f"test/adaptation_{name}", adaptation_curve(name, values, lines, title), step)
+        better = direction(metrics, name)
+        figure = adaptation_curve(name, values, lines, title, better, method)
+        loggers.figure(f"test/adaptation_{name}", figure, step)
     for name, values in by_shots.arrays.items():
         others = {floor: near(found, name) for floor, found in by_shots.floors.items()}
         others = {floor: other for floor, other in others.items() if other is not None}
-        loggers.figure(f"test/shots_{name}", shots_picture(name, by_shots.shots, values, others, title), step)
+        figure = shots_picture(name, by_shots.shots, values, others, title, direction(metrics, name))
+        loggers.figure(f"test/shots_{name}", figure, step)
     if scores.calibration:
         loggers.figure("test/calibration", reliability(scores.calibration, title), step)
     if rows := read_rows(folder.path):
-        loggers.figure("train/curve", training_curve(rows, next(iter(scores.arrays)), title), step)
+        first = next(iter(scores.arrays))
+        loggers.figure("train/curve", training_curve(rows, first, title, direction(metrics, first)), step)

@@ -89,7 +89,7 @@ def final_test(
     if group.rank > 0:
         return {}
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
-    draw_test(folder, loggers, scores, beside, by_shots, record.step, config)
+    draw_test(learner, folder, loggers, scores, beside, by_shots, record.step, config)
     return make_result(
         experiment, record, rule, weights, scores, beside, by_shots, finish=chosen, adapted_parameters=adapted
     )

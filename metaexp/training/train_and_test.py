@@ -28,6 +28,7 @@ from metaexp.training.control import Control
 from metaexp.training.distributed import end_children, no_orphans, tell_lightning
 from metaexp.training.doubt import doubt
 from metaexp.training.expectation import expectation
+from metaexp.training.figures import shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names
@@ -62,7 +63,7 @@ def train_and_test(
     resumed_at = record.step if resumed else None
     rank = experiment.ranks.rank
     tell_lightning(experiment.ranks)
-    with group.each(lambda: make_loggers(config, folder.path, resumed_at, rank)) as loggers:
+    with group.each(lambda: make_loggers(config, folder.path, resumed_at, rank, shape_of(config))) as loggers:
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         if folder.writes:
             folder.write_json("inputs.json", {"format": raw.FORMAT, **experiment.family.raw_inputs().settings()})

@@ -9,6 +9,7 @@ from metaexp.evaluation.scores import Scores
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import validation_scalars
 from metaexp.metric_names import forms, near, split_name
+from metaexp.metrics import declared, direction
 from metaexp.training.figures import draw_episodes, show_views
 
 PICTURES = 30.0  # least seconds between pictures of validation tasks
@@ -74,7 +75,10 @@ class Validation:
         self.loggers.figure("val/episodes", draw_episodes(self.learner, "val", 4), step)
         for name, values in self._judged(scores):
             lines = {"scratch": scratch[name]} if scratch.get(name) is not None else None
-            self.loggers.figure(f"val/adaptation_{name}", adaptation_curve(name, values, lines), step)
+            better = direction(declared(self.learner), name)
+            method = type(self.learner).__name__
+            figure = adaptation_curve(name, values, lines, larger_is_better=better, method=method)
+            self.loggers.figure(f"val/adaptation_{name}", figure, step)
         if last:
             show_views(self.learner, "val", self.loggers, step)
         self._drawn = time.monotonic()

@@ -20,7 +20,7 @@ from metaexp.errors import ConfigError, Interrupted
 from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.intervals import summary
 from metaexp.evaluation.scores import evaluate
-from metaexp.evaluation.shots_curve import series, shots_curve
+from metaexp.evaluation.shots_curve import ShotsCurve, series, shots_curve, worse_than
 from metaexp.loggers.result_table import baseline_label
 from metaexp.models.mlp import MLP
 from metaexp.tasks.sine import Sine
@@ -40,6 +40,11 @@ def test_the_series_of_shots():
     assert series(100, beyond=0) == [1, 2, 5, 10, 20, 50, 100]
 
 
+def by_shots(scores):
+    """[tasks, k], all finite: what result.json says of each column."""
+    return [{**row, "diverged": 0} for row in summary(scores)["per_step"]]
+
+
 def test_a_column_is_a_test_with_so_many_shots():
     family = Sine(3, 10, noise=0.1).to("cpu", F64)
     learner = new(lambda f: MAML(f, NET, test_steps=2), family)
@@ -56,7 +61,17 @@ def test_a_column_is_a_test_with_so_many_shots():
     told = curve.result()
     assert told["tasks"] == 12
     assert told["metrics"]["mse"][1]["mean"] == pytest.approx(curve.arrays["mse"][:, 1].mean(), rel=1e-12)
-    assert told["floors"]["mean"]["mse"][3] == summary(curve.floors["mean"]["mse"][:, 3:])["per_step"][0]
+    floor = summary(curve.floors["mean"]["mse"][:, 3:])["per_step"][0]
+    assert told["floors"]["mean"]["mse"][3] == floor | {"diverged": 0}
+
+
+def test_a_task_that_diverged_at_one_number_of_shots_counts_at_the_others():
+    scores = np.array([[1.0, 2.0], [np.inf, 4.0], [3.0, 9.0]])
+    one, two = ShotsCurve([1, 5], {"mse": scores}, {}, {}).result()["metrics"]["mse"]
+    assert (one["mean"], one["median"], one["diverged"]) == (2.0, 2.0, 1)
+    assert (two["mean"], two["median"], two["diverged"]) == (5.0, 4.0, 0)
+    assert worse_than(scores[:, 0], np.array([0.5, 1.0, 3.0]), larger_is_better=False) == 2
+    assert worse_than(np.array([0.5, np.nan]), np.array([0.6, 0.1]), larger_is_better=True) == 2
 
 
 @pytest.mark.parametrize("make", [Joint, Scratch])
@@ -184,10 +199,10 @@ def test_a_run_that_is_stopped_in_the_curve_ends_with_the_same_result(forks, tmp
     assert result["adapted_parameters"] == 8 + 8 + 8 + 1
     assert result["parameters"] == 2 * result["adapted_parameters"]
     assert result["shots"]["shots"] == scores["shots"].tolist() == [1, 2, 5, 10, 20]
-    assert result["shots"]["metrics"]["mse"] == summary(scores["shots_curve_mse"])["per_step"]
+    assert result["shots"]["metrics"]["mse"] == by_shots(scores["shots_curve_mse"])
     assert list(result["shots"]["floors"]) == ["mean", "neighbour", "oracle"]
     for floor, values in result["shots"]["floors"].items():
-        assert values["mse"] == summary(scores[f"shots_curve_floor_{floor}_mse"])["per_step"]
+        assert values["mse"] == by_shots(scores[f"shots_curve_floor_{floor}_mse"])
     assert np.array_equal(scores["shots_curve_mse"][:, 3], scores["mse"][:6, -1])
 
 

@@ -1,6 +1,7 @@
 """TensorBoard: what is written is read back in the way TensorBoard reads it."""
 
 import errno
+import io
 import re
 
 import numpy as np
@@ -19,6 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from metaexp.errors import SpaceError
 from metaexp.loggers.tensorboard import TensorBoard, validation_scalars
 from metaexp.plots.curves import adaptation_curve
+from metaexp.plots.style import resize
 
 
 def read(folder):
@@ -194,3 +196,16 @@ def test_a_full_disk_is_one_error_line(tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpaceError):
         TensorBoard(tmp_path / "file" / "run").scalars({"a": 1.0}, 1)
+
+
+def test_pictures_are_kept_in_every_format_at_the_width_for_print(tmp_path):
+    for name in ("one", "two"):
+        board = TensorBoard(tmp_path / name, rank=0, formats=("png", "pdf", "svg"), shape=lambda f: resize(f, 3.3))
+        board.figure("test/adaptation_mse", adaptation_curve("mse", np.array([[4.0, 1.0], [3.0, 2.0]])), 1)
+        board.close()
+    one, two = ({p.suffix: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in ("one", "two"))
+    assert one == two  # equal runs, equal bytes
+    assert one[".pdf"].startswith(b"%PDF")
+    assert b"<svg" in one[".svg"]
+    with Image.open(io.BytesIO(one[".png"])) as image:
+        assert image.width == round(3.3 * 300)
