@@ -95,6 +95,7 @@ TASKS = {
     "clusters": [*IMAGES, "task.pool_classes=6"],
     "text": [*IMAGES, "task.file={texts}", "cache=off"],
     "images": [*IMAGES, "task.root={pictures}", "task.size=16", "cache=off"],
+    "medmnist": [*IMAGES, "task.root={medmnist}"],
 }
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"], "identity": [],
           "residual": ["model.hidden=4"]}  # fmt: skip
@@ -103,6 +104,7 @@ PICTURES = ("omniglot", "dataset")
 NOT = {("boil", "linear model"), ("cavia", "linear model")}
 NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "quadratic", "gp")}
 NOT |= {("oracle", "arrays"), ("oracle", "omniglot"), ("oracle", "dataset"), ("oracle", "text"), ("oracle", "images")}
+NOT |= {("oracle", "medmnist")}
 NOT |= {("boil", "identity model")}
 
 NETWORKS = {  # networks of each task, its default first
@@ -117,8 +119,10 @@ NETWORKS = {  # networks of each task, its default first
     "clusters": ("mlp", "linear"),
     "text": ("residual", "mlp", "identity"),
     "images": ("cnn4",),
+    "medmnist": ("cnn4",),
 }
-LIKE_DATASET = ("text", "images")  # families of the same class: a few methods stand for all
+LIKE_IMAGES = ("medmnist",)  # pictures from other files: one method stands for all
+LIKE_DATASET = ("text", "images", *LIKE_IMAGES)  # families of the same class: a few methods stand for all
 # algo, task, model: every triple that makes sense. Of those that differ only in the network, MAML is tested with all
 # and every other algorithm with the first (what it does with networks does not depend on the task).
 SENSE = [
@@ -128,6 +132,7 @@ SENSE = [
     for model in models
     if not {(algo, task), (algo, f"{model} model")} & NOT
     and (task not in LIKE_DATASET or algo in ("maml", "protonet", "r2d2", "joint"))
+    and (task not in LIKE_IMAGES or algo == "protonet")
 ]
 ROWS = [row for i, row in enumerate(SENSE) if row[0] == "maml" or row[:2] not in {other[:2] for other in SENSE[:i]}]
 OPTIMIZERS = ("sgd", "adam", "adamw", "nadam", "rmsprop")
@@ -180,9 +185,14 @@ def world(tmp_path_factory):
     for i in range(60):
         (folder / "pictures" / str(i % 12)).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (20 * (i % 12), i, 90)).save(folder / "pictures" / str(i % 12) / f"{i}.png")
+    labels = np.arange(20).reshape(20, 1) % 2
+    parts = ("train", "val", "test")
+    pixels = {f"{part}_images": draw.integers(0, 256, (20, 28, 28), dtype=np.uint8) for part in parts}
+    np.savez(folder / "pneumoniamnist.npz", **pixels, **{f"{part}_labels": labels for part in parts})
     places = {
         "texts": str(folder / "texts.json"),
         "pictures": str(folder / "pictures"),
+        "medmnist": str(folder),
         "root": str(folder / "omniglot"),
         "files": f"[{folder}/base.npz,{folder}/new.npz]",
     }

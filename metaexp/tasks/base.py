@@ -44,6 +44,7 @@ class TaskFamily(ABC):
     white: int = 0  # the whole number that means 1 in pictures that were read; 0: as `bytes` says
     # For data from files: SHA-256 of the names or contents of the training data; None: the data cannot change.
     trained_on: str | None = None
+    protocol: Mapping[str, Any] = {}  # what else must be equal for numbers to be comparable, for result.json
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
     queries_in_support: bool = False  # the queries are not separate examples but rows of the support set

@@ -1,5 +1,6 @@
 """N-way K-shot episodes over a table of labelled examples that stays on the device."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
@@ -29,6 +30,28 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return torch.where((turns & 2) == 2, x.flip(-1, -2), x)
 
 
+class _Groups:
+    """The classes of a split, group after group.
+
+    Args:
+        members: class numbers of the split.
+        groups: the group of every class.
+    """
+
+    def __init__(self, members: Sequence[int], groups: Sequence[int]):
+        self.members = sorted(members, key=lambda c: groups[c])
+        found = [groups[c] for c in self.members]
+        self.sizes = [found.count(group) for group in dict.fromkeys(found)]
+
+    def draw(self, key: Tensor, ways: int) -> Tensor:
+        """Positions in `members`, int64 [*key.shape, ways]: a random group with enough classes, then classes of it."""
+        enough = [i for i, size in enumerate(self.sizes) if size >= ways]
+        starts = torch.tensor([sum(self.sizes[:i]) for i in enough], device=key.device)
+        sizes = torch.tensor([self.sizes[i] for i in enough], device=key.device)
+        group = integers(key, 3, (), len(enough))
+        return starts[group].unsqueeze(-1) + ends(key, 0, max(self.sizes), ways, 0, sizes[group])[0]
+
+
 class Classes(TaskFamily):
     """Episodes of `ways` classes, `shots` support and `queries` query examples per class, class after class.
 
@@ -44,10 +67,14 @@ class Classes(TaskFamily):
         rotation: none | per_class (each class of each episode is rotated by a random multiple of 90 degrees) |
             as_classes (rotated copies are separate classes: four times as many).
         test: those of shots, queries, ways and rotation that differ at validation and test.
+        groups: the group of each class; the classes of an episode are all of one group that has enough of them, and
+            each such group is as likely. None: they are of any.
+        sources: the class from whose rows a class's support is drawn, its own number where that is itself; either all
+            classes of a split have another one, or none. None: all have themselves.
 
     Raises:
         ValueError: a number is out of range, there are fewer classes than ways, or fewer examples in a class than
-            shots and queries together.
+            shots and queries together; groups with rotated copies as classes.
     """
 
     classification = True
@@ -65,6 +92,8 @@ class Classes(TaskFamily):
         test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
+        groups: Sequence[int] | None = None,
+        sources: Sequence[int] | None = None,
     ):
         changed: dict[str, Any] = dict(test or {})
         test_rotation = changed.pop("rotation", None)
@@ -78,8 +107,18 @@ class Classes(TaskFamily):
         self.data, self.counts, self.bytes = data, torch.tensor(counts), data.dtype == torch.uint8
         self.starts = self.counts.cumsum(0) - self.counts
         self.splits = {split: torch.tensor(members, dtype=torch.int64) for split, members in splits.items()}
-        self._least = {split: min((counts[c] for c in members), default=0) for split, members in splits.items()}
-        self._most = {split: max((counts[c] for c in members), default=0) for split, members in splits.items()}
+        own = list(range(len(counts))) if sources is None else list(sources)
+        self.sources = torch.tensor(own)
+        self._apart = {split: any(own[c] != c for c in members) for split, members in splits.items()}
+        # Rows of the smallest and of the largest class of a split: (for the support, for the queries).
+        rows = {split: [(counts[own[c]], counts[c]) for c in members] or [(0, 0)] for split, members in splits.items()}
+        self._least = {split: tuple(map(min, zip(*pairs, strict=True))) for split, pairs in rows.items()}
+        self._most = {split: tuple(map(max, zip(*pairs, strict=True))) for split, pairs in rows.items()}
+        if groups is not None and "as_classes" in self.rotation.values():
+            raise ValueError("rotation=as_classes: here the classes of an episode are of one group; use per_class")
+        self._groups = None if groups is None else {s: _Groups(members, groups) for s, members in splits.items()}
+        if self._groups is not None:  # a group's classes one after the other
+            self.splits = {split: torch.tensor(part.members) for split, part in self._groups.items()}
         for split in SPLITS:
             sizes = self.sizes[split]
             self._check(split, *(int(sizes[name] or 0) for name in ("shots", "queries", "ways")))
@@ -88,13 +127,20 @@ class Classes(TaskFamily):
         def name(setting: str) -> str:
             return f"test.{setting}" if split != "train" and setting in self._typed else setting
 
-        if ways > self.count(split):
-            raise ValueError(f'{name("ways")}={ways}: split "{split}" has {self.count(split)} classes')
-        if shots + queries > self._least[split]:
+        if ways > (most := self.count(split) if self._groups is None else max(self._groups[split].sizes, default=0)):
+            where = "has" if self._groups is None else "has at most, in one group,"
+            raise ValueError(f'{name("ways")}={ways}: split "{split}" {where} {most} classes')
+        least = self._least[split]
+        if not self._apart[split] and shots + queries > least[0]:
             raise ValueError(
                 f"{name('shots')}={shots} and {name('queries')}={queries}: together more than the "
-                f'{self._least[split]} examples of the smallest class of split "{split}"'
+                f'{least[0]} examples of the smallest class of split "{split}"'
             )
+        for setting, size, most in (("shots", shots, least[0]), ("queries", queries, least[1])):
+            if size > most:
+                raise ValueError(
+                    f'{name(setting)}={size}: more than the {most} examples there are for these in split "{split}"'
+                )
 
     def count(self, split: str) -> int:
         """Number of classes of a split, including rotated copies if they are classes of their own."""
@@ -109,6 +155,7 @@ class Classes(TaskFamily):
         """See TaskFamily.to; the table keeps its type (bytes stay bytes)."""
         super().to(device, dtype)
         self.data, self.counts, self.starts = (t.to(device) for t in (self.data, self.counts, self.starts))
+        self.sources = self.sources.to(device)
         self.splits = {split: members.to(device) for split, members in self.splits.items()}
         return self
 
@@ -130,16 +177,16 @@ class Classes(TaskFamily):
         ways = self.size(split, "ways", ways)
         self._check(split, shots, queries, ways)
         key = self.keys(split, indices)
-        drawn = permutation(key, 0, self.count(split), ways)  # [tasks, ways] positions in the split
+        # [tasks, ways] positions in the split
+        drawn = self._groups[split].draw(key, ways) if self._groups else permutation(key, 0, self.count(split), ways)
         # One key per class of the episode: with more ways, the first classes stay the same.
         own = fold(fold(key, 1).unsqueeze(-1), drawn)
         classes, turns = self._classes(split, drawn, own)
-        equal = self._least[split] == self._most[split]
-        first, last = ends(own, 0, self._most[split], shots, queries, None if equal else self.counts[classes])
+        first, last = self._rows(split, own, classes, shots, queries)
         target = torch.eye(ways, dtype=self.dtype, device=key.device)
 
-        def examples(rows: Tensor) -> Examples:  # [tasks, ways, k] rows within the class
-            x = self._inputs(split, self.starts[classes].unsqueeze(-1) + rows, turns).flatten(1, 2)
+        def examples(rows: Tensor) -> Examples:  # [tasks, ways, k] rows of the table
+            x = self._inputs(split, rows, turns).flatten(1, 2)
             y = target.repeat_interleave(rows.shape[-1], 0)
             return Examples(x, y.expand(len(indices), *y.shape))
 
@@ -157,6 +204,19 @@ class Classes(TaskFamily):
         x = self._inputs(split, rows.unsqueeze(-1), turns).squeeze(2)
         every = torch.arange(self.count(split), device=indices.device)
         return Examples(x, (drawn.unsqueeze(-1) == every).to(self.dtype))
+
+    def _rows(self, split: str, key: Tensor, classes: Tensor, shots: int, queries: int) -> tuple[Tensor, Tensor]:
+        """Rows of the table for classes [tasks, ways]: [tasks, ways, shots] and [tasks, ways, queries]."""
+        most = self._most[split]
+        starts = self.starts[classes].unsqueeze(-1)
+        if not self._apart[split]:
+            equal = self._least[split] == most
+            first, last = ends(key, 0, most[0], shots, queries, None if equal else self.counts[classes])
+            return starts + first, starts + last
+        sources = self.sources[classes]
+        first, _ = ends(key, 0, most[0], shots, 0, self.counts[sources])
+        _, last = ends(key, 0, most[1], 0, queries, self.counts[classes])
+        return self.starts[sources].unsqueeze(-1) + first, starts + last
 
     def _classes(self, split: str, drawn: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Positions among the split's (rotated) classes -> class numbers and quarter turns, int64 of the same shape."""

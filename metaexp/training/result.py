@@ -98,6 +98,7 @@ def _protocol(experiment: Experiment, modes: list[str]) -> dict[str, Any]:
         "eval_seed": task.get("eval_seed"),
         "normalise": score_names(learner.metrics, learner.modes(modes)),
         "test_steps": learner.test_steps,
+        **family.protocol,
     }
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from metaexp.errors import DataError
 from metaexp.tasks.data import omniglot as files
+from metaexp.tasks.data.download import fetch
 from metaexp.tasks.omniglot import Omniglot, vinyals
 
 SPLITS = ("train", "val", "test")
@@ -470,7 +471,7 @@ def test_a_download_without_network_or_cut_short(tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.write_bytes(bytes(100))
     with pytest.raises(OSError, match="larger than 10 bytes"):
-        files._fetch(source.as_uri(), tmp_path / "target", 2.0, most=10)
+        fetch(source.as_uri(), tmp_path / "target", 2.0, most=10)
 
 
 # --- the real data --------------------------------------------------------------------------------------------------

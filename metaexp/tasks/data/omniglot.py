@@ -7,13 +7,10 @@ folder `images_PART/Alphabet/characterNN/*.png`, or the authors' zip of that fol
 read in place and never extracted, and no pickle is ever loaded.
 """
 
-import errno
 import hashlib
 import io
-import logging
 import os
 import re
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from metaexp.errors import DataError, SpaceError
+from metaexp.tasks.data.download import UNWRITABLE, fetch
 
 PARTS = {"background": 964, "evaluation": 659}  # characters
 DRAWERS, SIDE = 20, 105  # drawings per character, pixels
@@ -30,8 +28,6 @@ DRAWERS, SIDE = 20, 105  # drawings per character, pixels
 CONTENT = "75a36f7ce605ee617d0c45021613841aec979e079f71594e885aba52a7c003ce"
 SOURCE = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _PNG = re.compile(r"(?:images_\w+/)?([^/]+/character\d\d)/(\d+_\d\d\.png)")
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -198,26 +194,13 @@ def download(root: Path, source: str = SOURCE, timeout: float = 60.0) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         for part, path in partial.items():
-            _fetch(f"{source}/images_{part}.zip", path, timeout)
+            fetch(f"{source}/images_{part}.zip", path, timeout)
         _verify(source, {part: _read_pngs(path, _zip_pngs(path)) for part, path in partial.items()})
         for part, path in partial.items():
             path.replace(root / f"images_{part}.zip")
     except OSError as error:
-        kind = SpaceError if error.errno in _UNWRITABLE else DataError
+        kind = SpaceError if error.errno in UNWRITABLE else DataError
         raise kind(f"{source}: download into {root} failed ({error}); or point task.root= at a copy") from error
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)
-
-
-def _fetch(url: str, path: Path, timeout: float, most: int = 1 << 26) -> None:
-    """Download one file in blocks of 1 MB; OSError if the transfer ends early or exceeds `most` bytes."""
-    with urllib.request.urlopen(url, timeout=timeout) as response, path.open("wb") as file:
-        total = int(response.headers.get("Content-Length") or 0)
-        while block := response.read(1 << 20):
-            file.write(block)
-            log.info("%s: %.0f of %.0f MB", url, file.tell() / 1e6, total / 1e6)
-            if file.tell() > most:
-                raise OSError(f"{url} is larger than {most} bytes")
-        if total and file.tell() != total:
-            raise OSError(f"{url} gave {file.tell()} of {total} bytes")
