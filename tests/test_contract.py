@@ -91,6 +91,7 @@ TASKS = {
     "omniglot": [*IMAGES, "task.root={root}", "task.verify=false"],
     "dataset": [*IMAGES, "experiment=my_pictures"],
     "sine_line": REGRESSION,
+    "mixture": [*REGRESSION, "task.oracle_samples=16"],
     "quadratic": [*REGRESSION, "task.dim=3"],
     "clusters": [*IMAGES, "task.pool_classes=6"],
     "text": [*IMAGES, "task.file={texts}", "cache=off"],
@@ -102,7 +103,7 @@ MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
 NOT = {("boil", "linear model"), ("cavia", "linear model")}
-NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "quadratic", "gp")}
+NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "gp")}
 NOT |= {("oracle", "arrays"), ("oracle", "omniglot"), ("oracle", "dataset"), ("oracle", "text"), ("oracle", "images")}
 NOT |= {("oracle", "medmnist")}
 NOT |= {("boil", "identity model")}
@@ -115,6 +116,7 @@ NETWORKS = {  # networks of each task, its default first
     "omniglot": ("cnn4", "mlp", "linear"),
     "dataset": ("cnn4", "mlp", "linear"),
     "sine_line": ("mlp", "linear"),
+    "mixture": ("mlp", "linear"),
     "quadratic": ("linear", "mlp"),
     "clusters": ("mlp", "linear"),
     "text": ("residual", "mlp", "identity"),
@@ -249,7 +251,7 @@ def test_a_row_takes_two_outer_steps(world, row):
 
 def test_every_other_triple_is_refused(world):
     settings, places = world
-    vectors = ("sine", "linear", "arrays", "sine_line", "quadratic", "clusters", "gp", "text")
+    vectors = ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "clusters", "gp", "text")
     others = {("maml", task, "cnn4") for task in vectors}
     assert not others & set(ROWS)
     for algo, task, model in others:
