@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from metaexp.checks import printable, shell
+from metaexp.loggers.in_words import in_words
 from metaexp.loggers.progress import duration
 from metaexp.system.output import tolerant
 
@@ -36,22 +38,8 @@ def print_result(
         console: a Rich console to print on instead of `stream`.
     """
     out = tolerant(sys.stdout if stream is None else stream)
-    head, rows = _result_rows(result)
-    speed, weights = result.get("speed", {}), result.get("weights", {})
-    algo, task, model, seed, steps = (result.get(name) for name in ("algo", "task", "model", "seed", "steps"))
-    title = f"{algo} on {task}, {model}, seed {seed}: {steps} outer steps"
-    if weights:
-        title += f", {weights.get('kind')} weights (step {weights.get('step')})"
-    below = [f"folder       {folder}", f"view with    tensorboard --logdir {shell(logdir)}"]
-    for metric, value in result["test"].items():
-        if lost := value.get("diverged", 0):
-            below.insert(0, f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
-    below[:0] = _warnings(result)
-    if result.get("doubt"):
-        below.insert(0, f"doubt        {result['doubt']}")
-    if speed.get("seconds") is not None:
-        rate = speed.get("meta_steps_per_s")
-        below.insert(0, f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
+    head, rows = result_rows(result)
+    title, below = title_of(result), [*notes(result), *_places(result, Path(folder), logdir)]
     # A result may come from elsewhere: what is text there is shown as text.
     title, below = printable(title), [printable(line) for line in below]
     head, rows = [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
@@ -63,7 +51,66 @@ def print_result(
         print("\n".join([title, *lines, *below]), file=out, flush=True)
 
 
-def _result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def title_of(result: Mapping[str, Any]) -> str:
+    """What was trained, on what, for how long."""
+    weights = result.get("weights", {})
+    algo, task, model, seed, steps = (result.get(name) for name in ("algo", "task", "model", "seed", "steps"))
+    title = f"{algo} on {task}, {model}, seed {seed}: {steps} outer steps"
+    return title + (f", {weights.get('kind')} weights (step {weights.get('step')})" if weights else "")
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What stands below the table: the result in words, the time, and what the means do not show."""
+    lines, speed = [], result.get("speed", {})
+    if said := in_words(result):
+        lines.append(f"in short     {said}")
+    if speed.get("seconds") is not None:
+        rate = speed.get("meta_steps_per_s")
+        lines.append(f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
+    if result.get("doubt"):
+        lines.append(f"doubt        {result['doubt']}")
+    lines += _warnings(result)
+    for metric, value in result["test"].items():
+        if lost := value.get("diverged", 0):
+            lines.append(f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
+    return lines
+
+
+def _places(result: Mapping[str, Any], folder: Path, logdir: str) -> list[str]:
+    """Where things are, and a command to go on with."""
+    lines = [f"folder       {folder}"]
+    pictures = sorted((folder / "figures").glob("*.png"), key=lambda path: (path.name != "test_episodes.png", path))
+    if pictures:
+        more = f" and {len(pictures) - 1} more beside it" if len(pictures) > 1 else ""
+        lines.append(f"pictures     {pictures[0]}{more}")
+    if (folder / "report.html").exists():
+        lines.append(f"page         {folder / 'report.html'}")
+    lines.append(f"view with    tensorboard --logdir {shell(logdir)}")
+    if following := _next(result, folder, logdir):
+        lines.append(f"next         {following}")
+    return lines
+
+
+def _next(result: Mapping[str, Any], folder: Path, logdir: str) -> str:
+    """A command that goes on from here: a test with another number of shots that the task has, or a comparison."""
+    if result.get("evaluation") is not None or not (folder / "config.yaml").exists():
+        return ""
+    own = (result.get("protocol") or {}).get("shots")
+    others = [shots for shots in (result.get("shots") or {}).get("shots", []) if shots != own]
+    if others and isinstance(own, int):
+        shots = min(others, key=lambda shots: (shots > own, abs(shots - own)))
+        return f"{python()} -m metaexp.evaluate run={shell(str(folder))} task.shots={shots}"
+    return f"{python()} -m metaexp.report {shell(logdir)}"
+
+
+def python() -> str:
+    """The Python that runs this, as it can be typed here."""
+    here = Path(sys.executable)
+    return shell(str(here.relative_to(Path.cwd()))) if here.is_relative_to(Path.cwd()) else "python"
+
+
+def result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of results."""
     head, rows = ["test", "mean", "median", "before", "1 step", "last step", "tasks"], []
     for metric, value in result["test"].items():
         steps = value.get("per_step") or []

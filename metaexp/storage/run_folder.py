@@ -193,6 +193,10 @@ class RunFolder:
         needs = sum(value.nbytes for value in made.values())
         self._write(name, lambda file: np.savez(file, **made), needs)  # type: ignore[arg-type]
 
+    def write_text(self, name: str, text: str) -> None:
+        """Replaces the file by text in UTF-8. Raises SpaceError."""
+        self._write(name, lambda file: file.write(text.encode()))
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Replaces config.yaml by the resolved configuration.
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
+from metaexp.loggers.html_page import page_of
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
 from metaexp.loggers.result_table import print_result
@@ -106,6 +107,7 @@ def train_and_test(
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(flat_settings(config), result["test"], record.step)
     folder.write_json("result.json", result)
+    folder.write_text("report.html", page_of(result, folder.path))
     folder.status("finished", step=record.step, exit_code=0)
     print_result(result, str(folder.path), str(Path(config["out"])))
     return result

@@ -1,31 +1,12 @@
 """The table of results that a finished run prints."""
 
 import io
+from pathlib import Path
 
+from result_example import RESULT
 from rich.console import Console
 
 from metaexp.loggers.result_table import print_result
-
-RESULT = {
-    "algo": "maml",
-    "task": "sine",
-    "model": "mlp",
-    "seed": 3,
-    "steps": 20000,
-    "weights": {"kind": "best", "step": 18000},
-    "test": {
-        "mse": {
-            "mean": 0.41234,
-            "ci95": 0.0312,
-            "tasks": 1000,
-            "diverged": 2,
-            "per_step": [{"mean": 4.02, "ci95": 0.1}, {"mean": 0.7, "ci95": 0.1}, {"mean": 0.41234, "ci95": 0.0312}],
-        },
-        "mae": {"mean": 0.5, "ci95": 0.01, "tasks": 1000, "per_step": []},
-    },
-    "floors": {"scratch": {"mse": {"mean": 2.41, "ci95": 0.1}}, "mean": {"mse": {"mean": 4.1, "ci95": 0.12}}},
-    "speed": {"meta_steps_per_s": 900.12, "seconds": 3731.0},
-}
 
 
 def test_the_result_in_plain_columns():
@@ -83,3 +64,23 @@ def test_the_result_as_a_table_on_a_terminal():
     for part in ("seed 3: 20000 outer steps", "0.4123 ± 0.031", "baseline: scratch", "2.41 ± 0.1", "1000"):
         assert part in text
     assert "tensorboard --logdir outputs" in text
+
+
+def test_a_finished_run_says_where_its_pictures_are_and_what_to_do_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("outputs/x y")
+    (run / "figures").mkdir(parents=True)
+    for name in ("test_episodes", "test_adaptation_mse", "a"):
+        (run / "figures" / f"{name}.png").touch()
+    for name in ("report.html", "config.yaml"):
+        (run / name).touch()
+    stream = io.StringIO()
+    found = RESULT | {"protocol": {"shots": 10}, "shots": {"shots": [1, 2, 5, 10, 20]}}
+    print_result(found, str(run), "outputs", stream)
+    told = dict(line.split(None, 1) for line in stream.getvalue().splitlines()[-5:])
+    assert told["pictures"] == "outputs/x y/figures/test_episodes.png and 2 more beside it"
+    assert told["page"] == "outputs/x y/report.html"
+    assert told["next"] == "python -m metaexp.evaluate run='outputs/x y' task.shots=5"
+    stream = io.StringIO()
+    print_result(found | {"shots": {"shots": []}}, str(run), "outputs", stream)
+    assert stream.getvalue().splitlines()[-1] == "next         python -m metaexp.report outputs"
