@@ -5,6 +5,7 @@ ConfigError.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,16 @@ def mse(prediction: Tensor, target: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy in nats against one-hot (or soft) targets: [n, ways], [n, ways] -> []."""
     return mean(-(target * F.log_softmax(fitting(logits, target), dim=-1)).sum(-1))
+
+
+def weighted_cross_entropy(weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy in which an example of class c counts weights[c], [ways], divided by the number of examples."""
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        each = target * F.log_softmax(fitting(logits, target), dim=-1) * weights.to(target)
+        return mean(-each.sum(-1))
+
+    return loss
 
 
 def as_logits(probability: Tensor) -> Tensor:

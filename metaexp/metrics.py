@@ -110,6 +110,47 @@ def _fair_accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return mean((best / best.sum(-1, keepdim=True) * target).sum(-1))
 
 
+def _balanced_accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over the classes that occur of the fraction of their rows that is right: [n, ways], [n, ways] -> [].
+
+    NaN if any logit is, or without any row.
+    """
+    logits = fitting(logits, target)
+    right = (logits.argmax(-1) == target.argmax(-1)).to(target.dtype)
+    count = target.sum(0)  # [ways]
+    recall = (target * right.unsqueeze(-1)).sum(0) / torch.where(count > 0, count, 1.0)
+    balanced = recall.sum() / (count > 0).sum()
+    return torch.where(logits.isnan().any(), math.nan, balanced)
+
+
+def _auc(logits: Tensor, target: Tensor) -> Tensor:
+    """Area under the ROC curve: the chance that a row of a class has a higher probability of it than another row, ties
+    counting half: [n, ways], [n, ways] -> []. Of more than two classes the mean over those with rows of both kinds.
+
+    NaN where all rows are of one class, which leaves nothing to tell apart, or if any logit is NaN.
+    """
+    logits = fitting(logits, target)
+    chance = torch.softmax(logits, -1) if logits.shape[-1] > 2 else logits - logits.flip(-1)
+    positive, negative = target.sum(0), (1 - target).sum(0)  # [ways]
+    rows, last = chance.T.contiguous(), chance.T.sort(-1).values.contiguous()  # [ways, n]
+    below, upto = (torch.searchsorted(last, rows, right=right) for right in (False, True))
+    rank = (below + upto + 1).to(chance.dtype) / 2  # [ways, n], from 1, of ties the mean
+    wins = (rank * target.T).sum(-1) - positive * (positive + 1) / 2  # Mann and Whitney 1947
+    both = positive * negative > 0
+    area = torch.where(both, wins / torch.where(both, positive * negative, 1.0), 0.0).sum() / both.sum()
+    return torch.where(logits.isnan().any(), math.nan, area)
+
+
+def _rmse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Root of the mean squared error over all elements of one task."""
+    return torch.sqrt(losses.mse(prediction, target))
+
+
+def _mae(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error over all elements of one task."""
+    return mean((fitting(prediction, target) - target).abs())
+
+
 def _log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean log-likelihood of a target; targets are scored independently, without their correlations."""
     return -losses.gaussian_nll(prediction, target)
@@ -121,6 +162,10 @@ def _class_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
 
 
 mse = Metric("mse", losses.mse, larger_is_better=False, unit="y^2")
+rmse = Metric("rmse", _rmse, larger_is_better=False, unit="y")
+mae = Metric("mae", _mae, larger_is_better=False, unit="y")
+balanced_accuracy = Metric("balanced_accuracy", _balanced_accuracy, larger_is_better=True)
+auc = Metric("auc", _auc, larger_is_better=True)
 accuracy = Metric("accuracy", _accuracy, larger_is_better=True)
 fair_accuracy = Metric("accuracy", _fair_accuracy, larger_is_better=True)
 log_likelihood = Metric("log_likelihood", _log_likelihood, larger_is_better=True, unit="nats")
@@ -145,6 +190,11 @@ def coverage(level: float) -> Metric:
         return mean(torch.where(center.isnan() | sd.isnan(), math.nan, within))
 
     return Metric(f"coverage{100 * level:g}", inside, larger_is_better=None)
+
+
+def in_units(metric: Metric, factor: float) -> Metric:
+    """The metric of a target that was divided by its deviation, in the target's own unit: times `factor`."""
+    return replace(metric, function=lambda prediction, target: metric(prediction, target) * factor)
 
 
 def of_mean(metric: Metric) -> Metric:

@@ -97,15 +97,15 @@ TASKS = {
     "text": [*IMAGES, "task.file={texts}", "cache=off"],
     "images": [*IMAGES, "task.root={pictures}", "task.size=16", "cache=off"],
     "medmnist": [*IMAGES, "task.root={medmnist}"],
+    "table": [*REGRESSION, "task.file={table}", "task.by=shop", "task.target=sales", "task.bucket=2"],
 }
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"], "identity": [],
           "residual": ["model.hidden=4"]}  # fmt: skip
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
 NOT = {("boil", "linear model"), ("cavia", "linear model")}
-NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "gp")}
-NOT |= {("oracle", "arrays"), ("oracle", "omniglot"), ("oracle", "dataset"), ("oracle", "text"), ("oracle", "images")}
-NOT |= {("oracle", "medmnist")}
+NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "gp", "table")}
+NOT |= {("oracle", task) for task in ("arrays", "omniglot", "dataset", "text", "images", "medmnist", "table")}
 NOT |= {("boil", "identity model")}
 
 NETWORKS = {  # networks of each task, its default first
@@ -122,6 +122,7 @@ NETWORKS = {  # networks of each task, its default first
     "text": ("residual", "mlp", "identity"),
     "images": ("cnn4",),
     "medmnist": ("cnn4",),
+    "table": ("mlp", "linear"),
 }
 LIKE_IMAGES = ("medmnist",)  # pictures from other files: one method stands for all
 LIKE_DATASET = ("text", "images", *LIKE_IMAGES)  # families of the same class: a few methods stand for all
@@ -191,7 +192,10 @@ def world(tmp_path_factory):
     parts = ("train", "val", "test")
     pixels = {f"{part}_images": draw.integers(0, 256, (20, 28, 28), dtype=np.uint8) for part in parts}
     np.savez(folder / "pneumoniamnist.npz", **pixels, **{f"{part}_labels": labels for part in parts})
+    rows = [f"{i % 12},{i * 37 % 11},{'red' if i % 3 else 'blue'},{i * 61 % 17 - i % 12}" for i in range(144)]
+    (folder / "table.csv").write_text("\n".join(["shop,size,colour,sales", *rows]))
     places = {
+        "table": str(folder / "table.csv"),
         "texts": str(folder / "texts.json"),
         "pictures": str(folder / "pictures"),
         "medmnist": str(folder),

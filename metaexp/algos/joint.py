@@ -47,7 +47,7 @@ class Joint(FineTuner):
         if batch < 1:
             raise ValueError(f"batch={batch}: must be at least 1")
         self.batch = batch
-        self.new_head = family.classification
+        self.new_head = family.classification and not family.fixed_classes
         if self.new_head and not isinstance(getattr(self.model, "head", None), nn.Linear):
             raise ValueError("model: joint training needs a network with a linear layer named head for new classes")
 

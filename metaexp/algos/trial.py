@@ -86,7 +86,8 @@ def fitting_mapping(learner: Any, asked: Mapping, episode: Episode | None = None
 def test_tasks(learner: Any) -> Episode:
     """Two validation tasks."""
     with torch.no_grad():
-        episode: Episode = learner.family.sample("val", torch.arange(2, device=learner.family.device))
+        index = torch.arange(2, device=learner.family.device)
+        episode: Episode = learner.family.sample("val", index, **learner.family.common("val", index))
     return episode._replace(info={})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
-from metaexp.evaluation.scores import chunks, score
+from metaexp.evaluation.scores import by_index, chunks, score
 from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metrics import Metric
@@ -51,6 +51,7 @@ def baselines(
         group: the processes that share the chunks; all of them get everything.
     """
     learners, shared = _learners(family, names), Shared(group)
+    order: list[np.ndarray] = []
 
     def scored(indices: Tensor) -> dict[str, dict[str, np.ndarray]]:
         episode = family.sample(split, indices, shots=shots)
@@ -63,11 +64,9 @@ def baselines(
 
     # In full precision: an oracle that rounds is no upper bound.
     with torch.no_grad(), torch.autocast(torch.device(family.device).type, enabled=False):
-        for indices in chunks(family, split, tasks, chunk):
+        for indices in chunks(family, split, tasks, chunk, shots):
             shared.do(partial(scored, indices))
-            tick(int(indices[-1]) + 1)
+            order.append(indices.cpu().numpy())
+            tick(sum(map(len, order)))
     parts = shared.results()
-    return {
-        name: {metric: np.concatenate([part[name][metric] for part in parts]) for metric in parts[0][name]}
-        for name in learners
-    }
+    return {name: by_index(np.concatenate(order), [part[name] for part in parts]) for name in learners}

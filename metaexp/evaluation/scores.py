@@ -84,14 +84,15 @@ class Scoring:
             return {name: value.double().cpu().numpy() for name, value in scores.items()}
 
     def result(self) -> Scores:
-        """The scores of all tasks so far, in the order in which they were added, in every process."""
+        """The scores of all tasks so far, in the order of their indices, in every process."""
         parts: list[dict[str, np.ndarray]] = self._shared.results()
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        indices = np.concatenate(self._indices)
+        arrays = by_index(indices, parts)
         query_sha256 = self._shared.group.first(self._sha256)
         sums = {
             suffix: arrays.pop(metric_name("calibration", suffix)) for suffix in (self.modes if self.tables else ())
         }
-        return Scores(arrays, np.concatenate(self._indices), query_sha256, sums)
+        return Scores(arrays, np.sort(indices), query_sha256, sums)
 
     def _sha256(self) -> str:
         return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
@@ -124,9 +125,11 @@ def evaluate(
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
     scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate, group)
-    for indices in chunks(learner.family, split, tasks, chunk or chunk_size(learner)):
+    done = 0
+    for indices in chunks(learner.family, split, tasks, chunk or chunk_size(learner), shots):
         scoring.add(indices)
-        tick(int(indices[-1]) + 1)
+        done += len(indices)
+        tick(done)
     return scoring.result()
 
 
@@ -186,11 +189,22 @@ def validator(
     return validate
 
 
-def chunks(family: Any, split: str, tasks: int, size: int) -> Iterator[Tensor]:
-    """Indices 0 ... tasks - 1 in chunks to be drawn at once: at most `size`, and from one bucket if sizes vary."""
-    varying = family.varying(split)
-    bucket = varying.bucket if varying else max(tasks, 1)
-    for first in range(0, tasks, bucket):
-        last = min(first + bucket, tasks)
-        for start in range(first, last, size):
-            yield torch.arange(start, min(start + size, last), device=family.device)
+def chunks(family: Any, split: str, tasks: int, size: int, shots: int | None = None) -> Iterator[Tensor]:
+    """Indices of the first `tasks` tasks in chunks to be drawn at once: at most `size`, and of one size if sizes vary.
+
+    All tasks, if the split has fewer.
+    """
+    for run in family.runs(split, number_of_tasks(family, split, tasks), shots):
+        yield from run.split(size)
+
+
+def number_of_tasks(family: Any, split: str, tasks: int) -> int:
+    """As many tasks as asked for, or as many different ones as the split has."""
+    limit = family.limit(split)
+    return tasks if limit is None else min(tasks, limit)
+
+
+def by_index(indices: np.ndarray, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Parts of arrays [n, ...] by name, taken together in the order of the tasks' indices."""
+    order = np.argsort(indices, kind="stable")
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}

@@ -22,6 +22,7 @@ class ShotsCurve(NamedTuple):
     arrays: dict[str, np.ndarray]  # float64 [tasks, len(shots)] each
     floors: dict[str, dict[str, np.ndarray]]  # baseline -> metric -> likewise
     skipped: dict[int, str]  # shots that are impossible -> why
+    short: dict[int, int] = {}  # shots -> tasks with fewer support examples, which give all they have
 
     def result(self) -> dict[str, Any]:
         """What result.json holds: mean, median, their intervals and the tasks left out, for each number of shots."""
@@ -33,6 +34,7 @@ class ShotsCurve(NamedTuple):
             "shots": self.shots,
             "tasks": max((len(values) for values in self.arrays.values()), default=0),
             "skipped": {str(shots): reason for shots, reason in self.skipped.items()},
+            **({"short": {str(shots): tasks for shots, tasks in self.short.items()}} if self.short else {}),
             "metrics": rows(self.arrays),
             "floors": {name: rows(arrays) for name, arrays in self.floors.items()},
         }
@@ -111,11 +113,18 @@ def shots_curve(
 
     beside = [floors(shots) for shots in columns]
     arrays = {name: _side_by_side([one[name] for one in beside]) for name in (beside[0] if beside else {})}
-    return ShotsCurve(list(columns), _side_by_side(list(columns.values())), arrays, skipped)
+    short = {shots: few for shots in columns if (few := family.short("test", tasks, shots))}
+    return ShotsCurve(list(columns), _side_by_side(list(columns.values())), arrays, skipped, short)
 
 
 def _impossible(family: Any, shots: int) -> str | None:
     """Why the family has no such support set; None if it has."""
+    if family.limit("test") is not None:  # tasks differ in size
+        try:
+            family.runs("test", family.limit("test"), shots)
+        except ValueError as error:
+            return _line(error)
+        return None
     try:
         support = family.sample("test", torch.zeros(1, dtype=torch.int64, device=family.device), shots=shots).support
     except ValueError as error:

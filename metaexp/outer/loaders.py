@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from torch import Tensor
 
-from metaexp.evaluation.scores import chunk_size, chunks
+from metaexp.evaluation.scores import chunk_size, chunks, number_of_tasks
 
 
 class Span(NamedTuple):
@@ -75,10 +75,8 @@ class TaskIndices:
         self.family, self.split, self.tasks, self.size = learner.family, split, tasks, chunk_size(learner)
 
     def __len__(self) -> int:
-        varying = self.family.varying(self.split)
-        bucket = varying.bucket if varying else max(self.tasks, 1)
-        whole, rest = divmod(self.tasks, bucket)
-        return whole * -(-bucket // self.size) + -(-rest // self.size)
+        runs = self.family.runs(self.split, number_of_tasks(self.family, self.split, self.tasks))
+        return sum(-(-len(run) // self.size) for run in runs)
 
     def __iter__(self) -> Iterator[Tensor]:
         return chunks(self.family, self.split, self.tasks, self.size)

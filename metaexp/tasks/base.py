@@ -1,7 +1,7 @@
 """The base class of task families: distributions over tasks from which a whole meta-batch is drawn at once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -39,7 +39,9 @@ class TaskFamily(ABC):
 
     x_shape: tuple[int, ...]  # shape of one input
     y_dim: int  # length of a target vector at training; `ways` for classification
-    classification: ClassVar[bool] = False
+    classification: bool = False
+    fixed_classes: ClassVar[bool] = False  # the classes are the same in every task: an output keeps its meaning
+    class_weights: Tensor | None = None  # [ways] with which the examples of a class count in the default loss
     bytes: bool = False  # inputs are stored as bytes; 255 means 1
     white: int = 0  # the whole number that means 1 in pictures that were read; 0: as `bytes` says
     # For data from files: SHA-256 of the names or contents of the training data; None: the data cannot change.
@@ -47,6 +49,7 @@ class TaskFamily(ABC):
     protocol: Mapping[str, Any] = {}  # what else must be equal for numbers to be comparable, for result.json
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
+    metrics_are_rebuilt: ClassVar[bool] = False  # own metrics do not keep a trained learner from use without the data
     queries_in_support: bool = False  # the queries are not separate examples but rows of the support set
     # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: not known.
@@ -77,6 +80,8 @@ class TaskFamily(ABC):
     @property
     def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The default loss, (prediction [n, out], target [n, y_dim]) -> []."""
+        if self.classification and self.class_weights is not None:
+            return losses.weighted_cross_entropy(self.class_weights)
         return losses.cross_entropy if self.classification else losses.mse
 
     @property
@@ -91,6 +96,32 @@ class TaskFamily(ABC):
     def varying(self, split: str) -> Varying | None:
         """How the number of support examples varies between the tasks of a split; None if it does not."""
         return None
+
+    # -- families with a given number of tasks, which may differ in size -----------------------------------------------
+
+    def limit(self, split: str) -> int | None:
+        """Number of different tasks of a split, of which a test takes each once; None: there are always more."""
+        return None
+
+    def runs(self, split: str, tasks: int, shots: int | None = None) -> Sequence[Tensor]:
+        """Indices, int64 [n] each, that can be drawn at once: the first `tasks` tasks of validation or test."""
+        varying = self.varying(split)
+        bucket = varying.bucket if varying else max(tasks, 1)
+        return [
+            torch.arange(first, min(first + bucket, tasks), device=self.device) for first in range(0, tasks, bucket)
+        ]
+
+    def common(self, split: str, indices: Tensor) -> dict[str, int]:
+        """Arguments of `sample` with which these tasks have one size; none where they have it anyway."""
+        return {}
+
+    def short(self, split: str, tasks: int, shots: int) -> int:
+        """How many of the first `tasks` tasks have fewer than `shots` support examples, and give all they have."""
+        return 0
+
+    def record(self) -> dict[str, Any]:
+        """What result.json says of the family's data: names of tasks that were left out, for instance."""
+        return {}
 
     @property
     def pool_dim(self) -> int:

@@ -14,7 +14,8 @@ UNITS = ("x_mean", "x_std", "y_mean", "y_std")  # of families that standardise
 
 def keep(family: TaskFamily) -> dict[str, Any] | None:
     """Sizes and units of a family as plain containers and tensors; None if it defines its own loss or metrics."""
-    if type(family).loss is not TaskFamily.loss or type(family).metrics is not TaskFamily.metrics:
+    own_metrics = type(family).metrics is not TaskFamily.metrics and not family.metrics_are_rebuilt
+    if type(family).loss is not TaskFamily.loss or own_metrics:
         return None
     return {
         "classification": family.classification,
@@ -24,6 +25,7 @@ def keep(family: TaskFamily) -> dict[str, Any] | None:
         "bytes": family.bytes,
         "white": family.white,
         "sizes": {split: dict(sizes) for split, sizes in family.sizes.items()},
+        **({"class_weights": family.class_weights.cpu()} if family.class_weights is not None else {}),
         "units": {name: getattr(family, name).cpu() for name in UNITS if hasattr(family, name)},
     }
 
@@ -57,7 +59,7 @@ class Absent(TaskFamily):
         train, test = kept["sizes"]["train"], kept["sizes"]["test"]
         super().__init__(**train, test=test)
         self.x_shape, self.y_dim, self.bytes = tuple(kept["x_shape"]), kept["y_dim"], kept["bytes"]
-        self.white = kept.get("white", 0)
+        self.white, self.class_weights = kept.get("white", 0), kept.get("class_weights")
         self._pool_dim, self._why = kept["pool_dim"], why
         for name, value in kept["units"].items():
             setattr(self, name, value)

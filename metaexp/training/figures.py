@@ -47,7 +47,8 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
     family = learner.family
     varying = family.varying(split)
     shots = (varying.fewest + varying.most + 1) // 2 if varying else None
-    episode = family.sample(split, torch.arange(tasks, device=family.device), shots=shots)
+    indices = torch.arange(tasks, device=family.device)
+    episode = family.sample(split, indices, **({"shots": shots} | family.common(split, indices)))
     last = learner.test_steps
     shown = sorted({0, min(1, last), last})
 
@@ -69,7 +70,8 @@ def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None
     """
 
     def views() -> dict[str, View]:
-        episode = learner.family.sample(split, torch.arange(learner.view_tasks, device=learner.family.device))
+        indices = torch.arange(learner.view_tasks, device=learner.family.device)
+        episode = learner.family.sample(split, indices, **learner.family.common(split, indices))
         with torch.no_grad():
             found: dict[str, View] = learner.views(episode)
         return found

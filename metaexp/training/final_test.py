@@ -10,7 +10,7 @@ import torch
 
 from metaexp.errors import Interrupted, Terminated
 from metaexp.evaluation.baselines import baselines
-from metaexp.evaluation.scores import evaluate, validator
+from metaexp.evaluation.scores import evaluate, number_of_tasks, validator
 from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.storage.checkpoints import Checkpoints
@@ -64,7 +64,8 @@ def final_test(
         if best is not None:
             learner.load_state_dict(best["state_dict"])
             weights = {"kind": "best", "step": best["step"]}
-    tasks, modes = config["test"]["tasks"], config["test"]["normalise"]
+    modes = config["test"]["normalise"]
+    tasks = number_of_tasks(experiment.family, "test", config["test"]["tasks"])
     with trainer.precision_plugin.forward_context():
         choosing = _ticker(config, flag, "choosing for the test: {} validation tasks", group)
         chosen = learner.finish(validator(learner, choosing, group))
@@ -77,6 +78,8 @@ def final_test(
         few = min(config["test"].get("curve_tasks", 200), tasks)
         report = _ticker(config, flag, "other shots: tested {} tasks", group)
         by_shots = shots_curve(learner, _wanted(config), few, modes[0], report, scores.arrays, group)
+        for shots, less in by_shots.short.items():
+            tell(f"curve against shots: at {shots}, {less} of {few} tasks have fewer rows and give all they have")
         for shots, reason in by_shots.skipped.items():
             tell(f"curve against shots: {shots} left out ({reason})")
         if group.rank == 0:

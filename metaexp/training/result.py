@@ -72,6 +72,7 @@ def make_result(
         "protocol": _protocol(experiment, modes) | {"query_sha256": scores.query_sha256},
         **more,
         "choices": choices_of(experiment),
+        **({"data": known} if (known := family.record()) else {}),
         "mapping": learner.mapping,
         "compiled": experiment.training.compiled,
         "skipped_steps": experiment.training.skipped,

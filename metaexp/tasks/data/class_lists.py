@@ -9,7 +9,7 @@ from metaexp.checks import nearest
 from metaexp.errors import DataError
 from metaexp.random import SPLITS
 
-_OTHER_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
+OTHER_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 
 
 def read_lists(file: str, fold: str | None) -> dict[str, list[str]]:
@@ -28,7 +28,7 @@ def read_lists(file: str, fold: str | None) -> dict[str, list[str]]:
         data = data[fold]
     if not _is_split(data):
         raise DataError(f"{path}: must be an object with lists of classes train, val and test")
-    return {_OTHER_NAMES.get(name, name): [str(label) for label in members] for name, members in data.items()}
+    return {OTHER_NAMES.get(name, name): [str(label) for label in members] for name, members in data.items()}
 
 
 def read_groups(file: str) -> dict[str, list[str]]:
@@ -70,7 +70,7 @@ def by_name(
 
 
 def _is_split(data: Mapping[str, Any]) -> bool:
-    names = {_OTHER_NAMES.get(str(name), str(name)) for name in data}
+    names = {OTHER_NAMES.get(str(name), str(name)) for name in data}
     return names == set(SPLITS) and all(isinstance(members, list) for members in data.values())
 
 

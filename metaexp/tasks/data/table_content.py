@@ -1,0 +1,66 @@
+"""A file as tasks in numbers: read, divided, and encoded by what was fitted to the training tasks."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaexp.tasks.data.splits import digest
+from metaexp.tasks.data.table import read_table
+from metaexp.tasks.data.table_fit import Wishes, check_leak, fit_columns, fit_target, input_names
+from metaexp.tasks.data.table_inputs import Spec, TableInputs, encoded
+from metaexp.tasks.data.table_tasks import Division, divide, group
+
+
+class Content(NamedTuple):
+    """The tasks of a table: the rows of one task are together, in its order."""
+
+    x: Tensor  # float64 [rows, d]
+    y: Tensor  # float64 [rows, y_dim]
+    counts: list[int]  # rows of each task
+    names: list[str]  # of the tasks: the values of `by`
+    splits: dict[str, list[int]]  # "train", "val", "test" -> task numbers
+    inputs: TableInputs
+    target: Spec
+    why: str  # why it is regression or classification; "" if that was typed
+
+    def digest(self) -> str:
+        """SHA-256 of the training tasks."""
+        starts = np.cumsum([0, *self.counts])
+        pieces = [slice(starts[task], starts[task + 1]) for task in self.splits["train"]]
+        return digest(self.x[one].numpy().tobytes() + self.y[one].numpy().tobytes() for one in pieces)
+
+    def one_class(self, task: int) -> bool:
+        """Whether all rows of a task have the same target."""
+        start = sum(self.counts[:task])
+        return len(self.y[start : start + self.counts[task]].unique(dim=0)) == 1
+
+
+def read_content(
+    file: str, by: str, target: str, kind: str, order: str | None, wishes: Wishes, division: Division, seed: int
+) -> Content:
+    """See `Table` for the arguments. Raises DataError and ValueError, see there."""
+    frame = read_table(file, (("by", by), ("target", target)))
+    if by == target:
+        raise ValueError(f"target={target}: is task.by, too; the target must be another column")
+    used = {by: "by", target: "target"} | ({order: "order"} if order else {})
+    if division.column in frame.columns and division.column not in used:
+        used[str(division.column)] = "split_column"
+    else:
+        division = division._replace(column=None)
+    names = input_names(frame, wishes, used)
+    tasks, rows = group(frame, by, order, wishes.words)
+    splits = divide(frame, tasks, rows, division, seed)
+    train = np.sort(np.concatenate([rows[task] for task in splits["train"]]))
+    spec, why = fit_target(frame, target, kind, train, wishes.words)
+    check_leak(frame, names, target)
+    columns = fit_columns(frame, names, train, wishes)
+    inputs = TableInputs(
+        columns, spec, sorted(wishes.words), [name for name in frame.columns if name not in names and name != target]
+    )
+    place = np.concatenate(rows)
+    x = np.concatenate([encoded(one, frame.columns[str(one["name"])], wishes.words) for one in columns], axis=1)[place]
+    y = inputs.read_targets(frame.columns[target], str(frame.path))[place]
+    counts = [len(one) for one in rows]
+    return Content(torch.from_numpy(x), torch.from_numpy(y), counts, tasks, splits, inputs, spec, why)

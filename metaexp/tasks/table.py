@@ -1,0 +1,417 @@
+"""Tasks from the user's own table: every value of one column is a task."""
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+from metaexp import metrics
+from metaexp.constraints import Count, Limit, Natural, Ordered, checked
+from metaexp.random import SPLITS, fold, integers, permutation, uniform
+from metaexp.tasks.base import TaskFamily, Varying
+from metaexp.tasks.data.table_content import read_content
+from metaexp.tasks.data.table_draw import arranged, following, stratified
+from metaexp.tasks.data.table_fit import Wishes
+from metaexp.tasks.data.table_inputs import TableInputs
+from metaexp.tasks.data.table_sizes import Bin, Rest, Unit, Wanted, test_units, train_bins, train_sizes
+from metaexp.tasks.data.table_tasks import Division
+from metaexp.types import Episode, Examples
+
+log = logging.getLogger(__name__)
+
+Fraction = Annotated[float, Limit(above=0, below=1)]
+Shots = Natural | Fraction | Annotated[tuple[Natural, Natural], Ordered()]
+Queries = Count | Rest
+NAMED = 8  # tasks that are left out and listed on the screen; result.json lists all
+
+
+class Sizes(TypedDict, total=False):
+    """Settings that may differ at validation and test; None: as in training."""
+
+    shots: Shots | None
+    queries: Queries | None
+
+
+class Table(TaskFamily):
+    """Rows of a CSV, TSV or Parquet file; the rows with one value of the column `by` are one task.
+
+    Numbers are standardised, categories become places of a vector, dates days, by scikit-learn's transformers fitted to
+    the rows of the training tasks alone. Targets of regression are standardised likewise, and metrics are in the
+    target's own unit. Classes are the same in every task, so that an output keeps its meaning.
+
+    `shots` counts rows of a task, whatever their class. Support and query rows of an episode are disjoint. In training
+    both are drawn anew; tasks too small for both give fewer queries, and tasks of like size share a meta-batch. At test
+    every task is there once and whole: its first `shots` rows in a random order of its own, and all the rest, or the
+    last `queries` of that order. A support set with fewer shots is part of one with more; the queries stay the same.
+    Rows of classes are in stratified order: the first and the last hold one of every class, between them each stretch
+    has the task's own shares. With `order` the rows of a task are in the order of that column instead: the beginning
+    is known, what follows is asked for.
+
+    Args:
+        file: the table, with a header.
+        by, target: columns: the task of a row, and what is to be predicted.
+        kind: "regression" or "classification"; "auto": by the target's values, which is said once.
+        inputs: columns to predict from; None: all others but those in `drop`.
+        drop: columns that are left out.
+        categorical: columns whose numbers are names of categories.
+        log: columns of numbers above 0 of which the logarithm is taken.
+        missing: further words that mean a missing value.
+        most_categories: categories of one column with a place of their own, the most frequent ones.
+        shots: known rows of a task: a number, a fraction of its rows, or the range (fewest, most) in which it varies.
+        queries: rows that are asked for: a number, or "rest".
+        order: column by which the rows of a task are ordered, a number or a date.
+        min_rows: tasks with fewer rows are left out.
+        one_class: whether tasks all of whose rows have one class are left out.
+        class_weights: "balanced": in every loss a class counts in inverse proportion to its rows in training.
+        metric: the first metric, which chooses the best weights; None: mse, or accuracy.
+        split: fractions of the tasks for train, val and test, drawn with `eval_seed`, unless one of the next is given.
+        split_column: column that says train, val or test, if the table has it.
+        tasks: values of `by` of "train", "val" and "test".
+        class_file, fold: a JSON file with these three lists, or several such splits by the name of a fold.
+        bucket: consecutive training tasks that share one size if sizes vary, a multiple of the meta-batch.
+        test: those of shots and queries that differ at validation and test.
+
+    Raises:
+        ValueError: a setting is out of range, or no task is large enough.
+        DataError: the file is missing, damaged or does not fit the settings.
+    """
+
+    y_dim = 1
+    least_shots = 0
+    fixed_classes = True
+    metrics_are_rebuilt = True
+
+    @checked
+    def __init__(
+        self,
+        file: str | None = None,
+        by: str | None = None,
+        target: str | None = None,
+        kind: Literal["auto", "regression", "classification"] = "auto",
+        inputs: Sequence[str] | None = None,
+        drop: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        log: Sequence[str] = (),  # hides the logger inside this function
+        missing: Sequence[str] = (),
+        most_categories: Count = 30,
+        shots: Shots = 5,
+        queries: Queries = 10,
+        order: str | None = None,
+        min_rows: Count = 2,
+        one_class: Literal["leave_out", "keep"] = "leave_out",
+        class_weights: Literal["none", "balanced"] = "none",
+        metric: str | None = None,
+        split: Sequence[float] = (0.6, 0.2, 0.2),
+        split_column: str | None = "split",
+        tasks: dict[str, Sequence[Any] | None] | None = None,
+        class_file: str | None = None,
+        fold: str | None = None,
+        bucket: Count = 25,
+        test: Sizes | None = None,
+        seed: int = 0,
+        eval_seed: int = 0,
+    ):
+        for name, value, example in (("file", file, "table.csv"), ("by", by, "user"), ("target", target, "rating")):
+            if not value:
+                raise ValueError(f"{name}=null: must be given, e.g. task.{name}={example}")
+        changed = {name: value for name, value in (test or {}).items() if value is not None}
+        tested: dict[str, Any] = {"shots": shots, "queries": queries} | changed
+        self._typed = set(changed)
+        self._wanted = {"train": Wanted.of(shots, queries)}
+        self._wanted["val"] = self._wanted["test"] = Wanted.of(tested["shots"], tested["queries"])
+        self._asked: dict[str, dict[str, Any]] = {
+            "train": {"shots": shots, "queries": queries},
+            "val": tested,
+            "test": tested,
+        }
+        wishes = Wishes(inputs, drop, categorical, log, missing, most_categories)
+        division = Division(split, split_column, tasks, class_file, fold)
+        super().__init__(1, 1, None, None, seed, eval_seed)
+        self._bucket, self._first, self.order = bucket, metric, order
+        self.content = content = read_content(str(file), str(by), str(target), kind, order, wishes, division, eval_seed)
+        self._by, self.names, self._counts = str(by), content.names, content.counts
+        self.x_shape, self.y_dim = tuple(content.x.shape[1:]), content.y.shape[1]
+        self.classification = content.target["kind"] == "classification"
+        if not self.classification:
+            self.y_mean, self.y_std = (torch.tensor([content.target[key]]).double() for key in ("mean", "std"))
+        self.trained_on = content.digest()
+        self._choose(min_rows, one_class == "leave_out")
+        self._weigh(class_weights == "balanced")
+        self.to("cpu")
+        self._tell()
+
+    # -- which tasks, of which sizes ---------------------------------------------------------------------------------
+
+    def _choose(self, min_rows: int, several: bool) -> None:
+        """The tasks of each split that can be used, and those that are left out, with the reason."""
+        self.left_out: dict[str, dict[str, str]] = {}
+        able: dict[str, list[int]] = {}
+        for split in SPLITS:
+            out = self.left_out[split] = {}
+            wanted, able[split] = self._wanted[split], []
+            for task in self.content.splits[split]:
+                rows = self._counts[task]
+                if rows < min_rows or not wanted.enough(rows, split != "train"):
+                    out[self.names[task]] = f"{rows} row{'s' * (rows != 1)}"
+                elif self.classification and several and self.content.one_class(task):
+                    out[self.names[task]] = "one class"
+                else:
+                    able[split].append(task)
+            self._require(split, able[split])
+        self._bins = train_bins(able["train"], self._counts, self._wanted["train"])
+        self._units = {split: self._order_units(split, able[split]) for split in ("val", "test")}
+        self.able = able
+        limits = [self._wanted["train"].limit(one.fewest, whole=False) for one in self._bins]
+        self.sizes["train"] = self._size("train", max(limits), [max(limits) + 1])
+        for split, units in self._units.items():
+            self.sizes[split] = self._size(split, max(u.limit for u in units), [u.queries for u in units])
+
+    def _require(self, split: str, able: list[int]) -> None:
+        if able:
+            return
+        asked = ", ".join(
+            f"{'test.' * (split != 'train' and name in self._typed)}{name}={value}"
+            for name, value in self._asked[split].items()
+        )
+        some = ", ".join(f"{name} ({why})" for name, why in list(self.left_out[split].items())[:3])
+        raise ValueError(
+            f'{asked}: no task of split "{split}" can be used, of {len(self.content.splits[split])}: {some}; ask for '
+            "fewer rows"
+        )
+
+    def _size(self, split: str, shots: int, queries: list[int]) -> dict[str, int | None]:
+        asked = self._wanted[split].queries
+        return {"shots": shots, "queries": max(queries) if asked is None else asked, "ways": None}
+
+    def _order_units(self, split: str, able: list[int]) -> list[Unit]:
+        key = self.keys(split, torch.tensor([-1]))[0]  # a key that no task has
+
+        def turn(task: int) -> float:
+            return float(uniform(fold(key, task), 0, (), dtype=torch.float64))
+
+        order = permutation(key, 0, len(able)).tolist()
+        return test_units([able[i] for i in order], self._counts, self._wanted[split], turn)
+
+    def _weigh(self, balanced: bool) -> None:
+        if not balanced or not self.classification:
+            return
+        train = torch.tensor(self.able["train"])
+        count = self.content.y[self._rows_of(train)].sum(0)  # [classes]
+        self.class_weights = count.sum() / (len(count) * count.clamp(min=1))
+
+    def _rows_of(self, tasks: Tensor) -> Tensor:
+        place = torch.repeat_interleave(torch.arange(len(self._counts)), torch.tensor(self._counts))
+        return torch.isin(place, tasks).nonzero().flatten()
+
+    def _tell(self) -> None:
+        if self.content.why:
+            kind = "classification" if self.classification else "regression"
+            log.info(
+                f"task.target={self.content.target['name']}: {kind} ({self.content.why}); task.kind= says otherwise"
+            )
+        for split, out in self.left_out.items():
+            if out and not (split == "val" and self.content.splits["val"] is self.content.splits["test"]):
+                named = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:NAMED])
+                more = f" and {len(out) - NAMED} more, listed in result.json" if len(out) > NAMED else ""
+                log.warning(f"{split}: {len(out)} of {len(self.content.splits[split])} tasks left out: {named}{more}")
+        if self.content.splits["val"] is self.content.splits["test"]:
+            log.warning("val and test use the same tasks: the weights chosen on val are chosen on the test tasks")
+
+    # -- what the family is ------------------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> dict[str, metrics.Metric]:
+        """In the target's own unit: mse, rmse, mae; of classes accuracy, balanced accuracy, AUC, log-likelihood."""
+        if self.classification:
+            every = [metrics.accuracy, metrics.balanced_accuracy, metrics.auc, metrics.class_log_likelihood]
+        else:
+            unit = float(self.y_std)
+            factors = ((metrics.mse, unit**2), (metrics.rmse, unit), (metrics.mae, unit))
+            every = [metrics.in_units(metric, factor) for metric, factor in factors]
+        found = {metric.name: metric for metric in every}
+        if self._first is not None and self._first not in found:
+            raise ValueError(f"metric={self._first}: must be one of {', '.join(found)}")
+        return dict(sorted(found.items(), key=lambda item: item[0] != self._first)) if self._first else found
+
+    def raw_inputs(self) -> TableInputs:
+        """Rows of a table -> inputs, for a new task; see `metaexp.tasks.data.table_inputs`."""
+        return self.content.inputs
+
+    def protocol(self) -> dict[str, Any]:
+        """How the test was done, beside the sizes."""
+        asked = self._asked["test"]
+        left_out = {split: len(out) for split, out in self.left_out.items()}
+        return {
+            "shots": asked["shots"],
+            "queries": asked["queries"],
+            "order": self.order,
+            "by": self._by,
+            "target": self.content.target["name"],
+            "tasks": {split: len(tasks) for split, tasks in self.able.items()},
+            "left_out": left_out,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What the table held, with the names of all tasks that were left out."""
+        kind = "classification" if self.classification else "regression"
+        return {
+            "rows": {split: sum(self._counts[task] for task in tasks) for split, tasks in self.able.items()},
+            "kind": kind,
+            "features": self.content.inputs.features,
+            "classes": self.content.inputs.classes,
+            "left_out": self.left_out,
+        }
+
+    def varying(self, split: str) -> Varying | None:
+        """See TaskFamily.varying; in training also if only the queries vary."""
+        if split == "train":
+            limits = [self._wanted["train"].limit(one.fewest, whole=False) for one in self._bins]
+            if len(self._bins) == 1 and not self._wanted["train"].varies:
+                return None
+            return Varying(min(self._wanted["train"].fewest, *limits), max(limits), self._bucket)
+        shots = [unit.shots for unit in self._units[split]]
+        return None if min(shots) == max(shots) else Varying(min(shots), max(shots), 1)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Table":
+        """See TaskFamily.to."""
+        super().to(device, dtype)
+        self.x, self.y = self.content.x.to(device, dtype), self.content.y.to(device, dtype)
+        counts = torch.tensor(self._counts)
+        self.counts, self.starts = counts.to(device), (counts.cumsum(0) - counts).to(device)
+        self.rows = self._rows_of(torch.tensor(self.able["train"])).to(device)
+        return self
+
+    # -- the tasks of a test -----------------------------------------------------------------------------------------
+
+    def limit(self, split: str) -> int | None:
+        """See TaskFamily.limit."""
+        return None if split == "train" else len(self._units[split])
+
+    def _shots(self, split: str, unit: Unit, shots: int | None) -> int:
+        if shots is None:
+            return unit.shots
+        if shots <= unit.limit or self._wanted[split].varies:
+            return min(shots, unit.limit)
+        raise ValueError(
+            f"shots={shots}: {self.names[unit.task]} has {unit.rows} rows, and its queries begin after {unit.limit}"
+        )
+
+    def runs(self, split: str, tasks: int, shots: int | None = None) -> list[Tensor]:
+        """See TaskFamily.runs: tasks with as many support and query rows, in the order of their first one."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for place, unit in enumerate(self._units[split][:tasks]):
+            found.setdefault((self._shots(split, unit, shots), unit.queries), []).append(place)
+        return [torch.tensor(places, device=self.device) for places in found.values()]
+
+    def common(self, split: str, indices: Tensor) -> dict[str, int]:
+        """See TaskFamily.common."""
+        if split == "train":
+            return {}
+        units = [self._units[split][place % len(self._units[split])] for place in indices.tolist()]
+        sizes = {(unit.shots, unit.queries) for unit in units}
+        return {} if len(sizes) == 1 else {"shots": min(s for s, _ in sizes), "queries": min(q for _, q in sizes)}
+
+    def short(self, split: str, tasks: int, shots: int) -> int:
+        """See TaskFamily.short."""
+        return sum(unit.limit < shots for unit in self._units[split][:tasks])
+
+    # -- drawing -----------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        split: str,
+        indices: Tensor,
+        shots: int | None = None,
+        queries: int | None = None,
+        ways: int | None = None,
+    ) -> Episode:
+        """See TaskFamily.sample; info holds task [tasks] (an index into `names`) and rows [tasks, shots + queries],
+        numbered within the task.
+
+        An index at or above the number of test tasks is one of them again, with other rows drawn.
+
+        Raises ValueError if tasks differ in size or have too few rows.
+        """
+        key, train = self.keys(split, indices), split == "train"
+        drawn = (
+            self._train_tasks(indices, key, shots, queries)
+            if train
+            else self._test_tasks(split, indices, shots, queries)
+        )
+        task, given, asked, width = drawn
+        counts, begin = self.counts[task], self.starts[task].unsqueeze(-1)
+        if self.order is not None:
+            rows = torch.arange(width, device=key.device).expand(len(task), width)
+        else:
+            rows = arranged(key, counts, width)
+            if self.classification:
+                rows = stratified(rows, counts, self.y[(begin + rows).clamp(max=len(self.y) - 1)])
+        first = rows[:, :given]
+        if train and self.order is not None:
+            last = following(key, counts, width, given, asked)
+        else:
+            last = rows.gather(1, (counts - asked).unsqueeze(-1) + torch.arange(asked, device=key.device))
+        support, query = (Examples(self.x[begin + part], self.y[begin + part]) for part in (first, last))
+        return Episode(support, query, key, {"task": task, "rows": torch.cat([first, last], -1)})
+
+    def _train_tasks(
+        self, indices: Tensor, key: Tensor, shots: int | None, queries: int | None
+    ) -> tuple[Tensor, int, int, int]:
+        """Task numbers [tasks], shots, queries and the rows of the largest task."""
+        wanted = self._wanted["train"]
+        if shots is None and queries is None:
+            chosen, turn = self._bin(indices)
+            given, asked = train_sizes(chosen, wanted, turn)
+            members, most = chosen.members, chosen.most
+        else:
+            given = (self.sizes["train"]["shots"] or 0) if shots is None else shots
+            asked = (wanted.queries or 1) if queries is None else queries
+            able = [task for task in self.able["train"] if self._counts[task] >= given + asked]
+            if not able:
+                raise ValueError(f"shots={given} and queries={asked}: no training task has so many rows")
+            members, most = torch.tensor(able), max(self._counts[task] for task in able)
+        return members.to(key.device)[integers(key, 0, (), len(members))], given, asked, most
+
+    def _bin(self, indices: Tensor) -> tuple[Bin, float]:
+        """The bin of these tasks, and a number in [0, 1) for their shots, which they share."""
+        if self.varying("train") is None:
+            return self._bins[0], 0.0
+        first, last = int(indices.min()), int(indices.max())
+        place = first // self._bucket
+        if place != last // self._bucket:
+            raise ValueError(
+                f"bucket={self._bucket}: training tasks {first} to {last} differ in size; draw at most {self._bucket} "
+                "at once, of one bucket, or pass shots and queries"
+            )
+        key = fold(self.keys("train", torch.tensor([-1])), place)[0]  # -1: a key that no task has
+        tasks = torch.tensor([len(one.members) for one in self._bins])
+        drawn = int(integers(key, 0, (), int(tasks.sum())))
+        return self._bins[int((tasks.cumsum(0) <= drawn).sum())], float(uniform(key, 1, (), dtype=torch.float64))
+
+    def _test_tasks(
+        self, split: str, indices: Tensor, shots: int | None, queries: int | None
+    ) -> tuple[Tensor, int, int, int]:
+        """Task numbers [tasks], shots, queries and the rows of the largest task."""
+        units = [self._units[split][place % len(self._units[split])] for place in indices.tolist()]
+        sizes = {(self._shots(split, unit, shots), unit.queries if queries is None else queries) for unit in units}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"tasks of split {split} differ in size: draw those of one of `runs` at once, or pass `common` sizes"
+            )
+        ((given, asked),) = sizes
+        for unit in units:
+            if asked > unit.rows - given or (queries is not None and asked > unit.rows - unit.limit):
+                raise ValueError(
+                    f"shots={given} and queries={asked}: together more than the {unit.rows} rows of "
+                    f"{self.names[unit.task]}"
+                )
+        task = torch.tensor([unit.task for unit in units], device=indices.device)
+        return task, given, asked, max(unit.rows for unit in units)
+
+    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
+        """See TaskFamily.pool: n rows of the training tasks, each drawn from all of them; `split` must be train."""
+        rows = self.rows if split == "train" else self._rows_of(torch.tensor(self.able[split])).to(self.device)
+        drawn = rows[integers(fold(self.keys(split, indices), 2), 0, (n,), len(rows))]  # [batches, n]
+        return Examples(self.x[drawn], self.y[drawn])
