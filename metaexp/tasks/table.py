@@ -17,6 +17,7 @@ from metaexp.tasks.data.table_fit import Wishes
 from metaexp.tasks.data.table_inputs import TableInputs
 from metaexp.tasks.data.table_sizes import Bin, Rest, Unit, Wanted, test_units, train_bins, train_sizes
 from metaexp.tasks.data.table_tasks import Division
+from metaexp.tasks.data.table_usable import require, usable
 from metaexp.types import Episode, Examples
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 Fraction = Annotated[float, Limit(above=0, below=1)]
 Shots = Natural | Fraction | Annotated[tuple[Natural, Natural], Ordered()]
 Queries = Count | Rest
-NAMED = 8  # tasks that are left out and listed on the screen; result.json lists all
 
 
 class Sizes(TypedDict, total=False):
@@ -118,7 +118,6 @@ class Table(TaskFamily):
                 raise ValueError(f"{name}=null: must be given, e.g. task.{name}={example}")
         changed = {name: value for name, value in (test or {}).items() if value is not None}
         tested: dict[str, Any] = {"shots": shots, "queries": queries} | changed
-        self._typed = set(changed)
         self._wanted = {"train": Wanted.of(shots, queries)}
         self._wanted["val"] = self._wanted["test"] = Wanted.of(tested["shots"], tested["queries"])
         self._asked: dict[str, dict[str, Any]] = {
@@ -137,49 +136,25 @@ class Table(TaskFamily):
         if not self.classification:
             self.y_mean, self.y_std = (torch.tensor([content.target[key]]).double() for key in ("mean", "std"))
         self.trained_on = content.digest()
-        self._choose(min_rows, one_class == "leave_out")
+        self._usable = usable(content, self._wanted, min_rows, one_class == "leave_out")
+        self.able, self.left_out = self._usable
+        for name in SPLITS:
+            require(name, self._usable, self._asked[name], set(changed))
+        self._choose()
         self._weigh(class_weights == "balanced")
         self.to("cpu")
         self._tell()
 
     # -- which tasks, of which sizes ---------------------------------------------------------------------------------
 
-    def _choose(self, min_rows: int, several: bool) -> None:
-        """The tasks of each split that can be used, and those that are left out, with the reason."""
-        self.left_out: dict[str, dict[str, str]] = {}
-        able: dict[str, list[int]] = {}
-        for split in SPLITS:
-            out = self.left_out[split] = {}
-            wanted, able[split] = self._wanted[split], []
-            for task in self.content.splits[split]:
-                rows = self._counts[task]
-                if rows < min_rows or not wanted.enough(rows, split != "train"):
-                    out[self.names[task]] = f"{rows} row{'s' * (rows != 1)}"
-                elif self.classification and several and self.content.one_class(task):
-                    out[self.names[task]] = "one class"
-                else:
-                    able[split].append(task)
-            self._require(split, able[split])
-        self._bins = train_bins(able["train"], self._counts, self._wanted["train"])
-        self._units = {split: self._order_units(split, able[split]) for split in ("val", "test")}
-        self.able = able
+    def _choose(self) -> None:
+        """The sizes of episodes, and which tasks are drawn together."""
+        self._bins = train_bins(self.able["train"], self._counts, self._wanted["train"])
+        self._units = {split: self._order_units(split, self.able[split]) for split in ("val", "test")}
         limits = [self._wanted["train"].limit(one.fewest, whole=False) for one in self._bins]
         self.sizes["train"] = self._size("train", max(limits), [max(limits) + 1])
         for split, units in self._units.items():
             self.sizes[split] = self._size(split, max(u.limit for u in units), [u.queries for u in units])
-
-    def _require(self, split: str, able: list[int]) -> None:
-        if able:
-            return
-        asked = ", ".join(
-            f"{'test.' * (split != 'train' and name in self._typed)}{name}={value}"
-            for name, value in self._asked[split].items()
-        )
-        some = ", ".join(f"{name} ({why})" for name, why in list(self.left_out[split].items())[:3])
-        raise ValueError(
-            f'{asked}: no task of split "{split}" can be used, of {len(self.content.splits[split])}: {some}; ask for '
-            "fewer rows"
-        )
 
     def _size(self, split: str, shots: int, queries: list[int]) -> dict[str, int | None]:
         asked = self._wanted[split].queries
@@ -211,13 +186,8 @@ class Table(TaskFamily):
             log.info(
                 f"task.target={self.content.target['name']}: {kind} ({self.content.why}); task.kind= says otherwise"
             )
-        for split, out in self.left_out.items():
-            if out and not (split == "val" and self.content.splits["val"] is self.content.splits["test"]):
-                named = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:NAMED])
-                more = f" and {len(out) - NAMED} more, listed in result.json" if len(out) > NAMED else ""
-                log.warning(f"{split}: {len(out)} of {len(self.content.splits[split])} tasks left out: {named}{more}")
-        if self.content.splits["val"] is self.content.splits["test"]:
-            log.warning("val and test use the same tasks: the weights chosen on val are chosen on the test tasks")
+        for line in self._usable.lines(self.content):
+            log.warning(line)
 
     # -- what the family is ------------------------------------------------------------------------------------------
 

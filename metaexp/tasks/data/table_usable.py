@@ -1,0 +1,60 @@
+"""Which tasks of a table can be used: the others are named, never dropped silently."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from metaexp.random import SPLITS
+from metaexp.tasks.data.table_content import Content
+from metaexp.tasks.data.table_sizes import Wanted
+
+NAMED = 8  # tasks that are left out and listed on the screen; result.json lists all
+
+
+class Usable(NamedTuple):
+    """The tasks of each split."""
+
+    able: dict[str, list[int]]  # split -> task numbers
+    left_out: dict[str, dict[str, str]]  # split -> name of a task -> why
+
+    def lines(self, content: Content) -> list[str]:
+        """What is said of those that are left out, and of a split that stands for two."""
+        said, shared = [], content.splits["val"] is content.splits["test"]
+        for split, out in self.left_out.items():
+            if out and not (split == "val" and shared):
+                named = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:NAMED])
+                more = f" and {len(out) - NAMED} more, listed in result.json" if len(out) > NAMED else ""
+                said.append(f"{split}: {len(out)} of {len(content.splits[split])} tasks left out: {named}{more}")
+        if shared:
+            said.append("val and test use the same tasks: the weights chosen on val are chosen on the test tasks")
+        return said
+
+
+def usable(content: Content, wanted: Mapping[str, Wanted], min_rows: int, several: bool) -> Usable:
+    """The tasks with enough rows for what is asked for, and of classes with `several` those with more than one."""
+    found = Usable({}, {})
+    for split in SPLITS:
+        out = found.left_out[split] = {}
+        able = found.able[split] = []
+        for task in content.splits[split]:
+            rows = content.counts[task]
+            if rows < min_rows or not wanted[split].enough(rows, split != "train"):
+                out[content.names[task]] = f"{rows} row{'s' * (rows != 1)}"
+            elif several and content.target["kind"] == "classification" and content.one_class(task):
+                out[content.names[task]] = "one class"
+            else:
+                able.append(task)
+    return found
+
+
+def require(split: str, found: Usable, asked: Mapping[str, Any], typed: set[str]) -> None:
+    """Refuse, with a ValueError, a split of which no task can be used.
+
+    Args:
+        asked: the settings shots and queries of the split; typed: those that differ at the test.
+    """
+    if found.able[split]:
+        return
+    told = ", ".join(f"{'test.' * (split != 'train' and name in typed)}{name}={n}" for name, n in asked.items())
+    out = found.left_out[split]
+    some = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:3]) + ", ..." * (len(out) > 3)
+    raise ValueError(f'{told}: no task of split "{split}" can be used: {some}; ask for fewer rows')
