@@ -141,6 +141,7 @@ class Table(TaskFamily):
         for name in SPLITS:
             require(name, self._usable, self._asked[name], set(changed))
         self._choose()
+        self.protocol = self._protocol()
         self._weigh(class_weights == "balanced")
         self.to("cpu")
         self._tell()
@@ -155,6 +156,16 @@ class Table(TaskFamily):
         self.sizes["train"] = self._size("train", max(limits), [max(limits) + 1])
         for split, units in self._units.items():
             self.sizes[split] = self._size(split, max(u.limit for u in units), [u.queries for u in units])
+
+    def _protocol(self) -> dict[str, Any]:
+        return {
+            **self._asked["test"],
+            "order": self.order,
+            "by": self._by,
+            "target": self.content.target["name"],
+            "tasks": {split: len(tasks) for split, tasks in self.able.items()},
+            "left_out": {split: len(out) for split, out in self.left_out.items()},
+        }
 
     def _size(self, split: str, shots: int, queries: list[int]) -> dict[str, int | None]:
         asked = self._wanted[split].queries
@@ -208,20 +219,6 @@ class Table(TaskFamily):
     def raw_inputs(self) -> TableInputs:
         """Rows of a table -> inputs, for a new task; see `metaexp.tasks.data.table_inputs`."""
         return self.content.inputs
-
-    def protocol(self) -> dict[str, Any]:
-        """How the test was done, beside the sizes."""
-        asked = self._asked["test"]
-        left_out = {split: len(out) for split, out in self.left_out.items()}
-        return {
-            "shots": asked["shots"],
-            "queries": asked["queries"],
-            "order": self.order,
-            "by": self._by,
-            "target": self.content.target["name"],
-            "tasks": {split: len(tasks) for split, tasks in self.able.items()},
-            "left_out": left_out,
-        }
 
     def record(self) -> dict[str, Any]:
         """What the table held, with the names of all tasks that were left out."""
