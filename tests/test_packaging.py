@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 TINY = "algo=maml task=sine device=cpu steps=2 meta_batch=2 val.tasks=2 test.tasks=2 compile=false".split()
@@ -116,3 +118,16 @@ def test_short_run_from_another_folder(train, path):
     (result,) = (train.folder / "outputs").glob("*/result.json")
     written = json.loads(result.read_text())
     assert (written["algo"], written["task"], written["steps"]) == ("maml", "sine", 2)
+
+
+def test_the_workflow_calls_the_projects_own_check_and_the_citation_is_of_this_version():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {line.rpartition(" :: ")[2] for line in project["classifiers"] if "Python :: 3." in line}
+    assert set(job["strategy"]["matrix"]["python"]) == named
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert [one["name"] for one in citation["authors"]] == [one["name"] for one in project["authors"]]
