@@ -109,16 +109,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else str(getattr(value, "text", value))
 
 
-def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The changes by their full keys.
-
-    Args:
-        saved: a run's configuration.
-        changes: new values by key as typed: `task.shots` is short for `task.test.shots`, `weights` for `test.weights`.
-
-    Raises:
-        ConfigError: a key that the run does not have, that may not be changed, or a value that is not allowed.
-    """
+def changeable(saved: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The keys of a run's configuration that an evaluation may change, and short names of some of them."""
     task, device = saved["task"], saved["device"]
     keys = [f"test.{key}" for key in saved["test"]]
     keys += [f"task.test.{key}" for key in task["test"]] if isinstance(task.get("test"), dict) else []
@@ -131,6 +123,20 @@ def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             short[f"task.{size}"] = f"task.test.{size}"
         elif size in task:
             keys.append(f"task.{size}")
+    return keys, short
+
+
+def allowed(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes by their full keys.
+
+    Args:
+        saved: a run's configuration.
+        changes: new values by key as typed: `task.shots` is short for `task.test.shots`, `weights` for `test.weights`.
+
+    Raises:
+        ConfigError: a key that the run does not have, that may not be changed, or a value that is not allowed.
+    """
+    keys, short = changeable(saved)
     found: dict[str, Any] = {}
     for typed, value in changes.items():
         key = short.get(typed, typed)

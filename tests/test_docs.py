@@ -20,6 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 from metaexp import errors
+from metaexp.commands.console import COMMANDS
 from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings, load
 from metaexp.contract import check_learner
@@ -61,6 +62,8 @@ class Line(NamedTuple):
 def parsed(line: str) -> Line | None:
     """The parsed line; None for a command of another program."""
     words = shlex.split(line)
+    if Path(words[0]).name == "metaexp" and words[1] == "train":
+        words = ["scripts/run.sh", *words[2:]]
     if words[0] != "scripts/run.sh" and "metaexp.train" not in words:
         return None
     words = words[1:] if words[0] == "scripts/run.sh" else words[words.index("metaexp.train") + 1 :]
@@ -119,7 +122,8 @@ def test_every_command_is_valid(line: str, place: Path) -> None:
     if command is None:
         program = Path(shlex.split(line)[0]).name
         scripts = re.findall(r"scripts/\S+", line)
-        assert program in ("test.sh", "python", "tensorboard")
+        assert program in ("test.sh", "python", "tensorboard", "metaexp", "eval")
+        assert program != "metaexp" or shlex.split(line)[1] in COMMANDS
         assert all((ROOT / script).exists() for script in scripts)
     elif "-m" in command.flags:
         node, jobs, faults = find_jobs(Settings(command.overrides, command.extra), parse(command.overrides))
@@ -135,7 +139,7 @@ def test_the_commands_named_in_the_text_exist() -> None:
     inside = [shlex.split(line) for line in re.findall(r"`((?:scripts/|\.venv/bin/)[^`\n]+)`", TEXT)]
     for words in inside:
         scripts = [word for word in words if word.startswith("scripts/")]
-        assert scripts or words[0] == ".venv/bin/python"
+        assert scripts or words[0] in (".venv/bin/python", ".venv/bin/metaexp")
         assert all((ROOT / script).exists() for script in scripts)
     for name in re.findall(r"metaexp\.(\w+)", " ".join(LINES)):
         assert importlib.util.find_spec(f"metaexp.{name}") is not None

@@ -79,6 +79,11 @@ _WORD = re.compile(r"[\w.-]+")  # a choice or a name with umlauts, which Hydra's
 _PLAIN = re.compile(r"[\w./:%-]+", re.ASCII)  # what Hydra reads as it is typed
 
 
+def is_path(key: str) -> bool:
+    """Whether the setting with this key names a file or a folder."""
+    return key.lstrip("+") in _PATHS or key.endswith(".root")
+
+
 def _quoted(word: str) -> str:
     """An argument with its path quoted for Hydra: folders have spaces, brackets, quotes, commas and `=` in their names.
 
@@ -86,7 +91,7 @@ def _quoted(word: str) -> str:
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
-    if not equals or not (name in _PATHS or name.endswith(".root")):
+    if not equals or not is_path(key):
         return f'{key}="{value}"' if not value.isascii() and _WORD.fullmatch(value) else word
     value = unquoted(value)
     if not value.strip():
