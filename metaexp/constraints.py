@@ -7,6 +7,7 @@ values when the class is used as a library.
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from numbers import Integral, Real
@@ -78,10 +79,30 @@ class Filled(NamedTuple):
         return "a list with at least one entry"
 
 
+class Duration(NamedTuple):
+    """Rule for seconds: they may be typed with a unit, 90s, 15m, 2h, 1d, or several, 1h30m."""
+
+    def read(self, value: Any) -> Any:
+        """A text with units as seconds, whole if they are; any other value as it is."""
+        if not value or not isinstance(value, str) or not _DURATION.fullmatch(value):
+            return value
+        seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", value))
+        return int(seconds) if seconds.is_integer() else seconds
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a duration: any number that the other rules allow."""
+        return True
+
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile("".join(rf"(\d+\.?\d*{unit})?" for unit in _UNITS))
+
 Natural = Annotated[int, Limit(least=0)]
 Count = Annotated[int, Limit(least=1)]
 Positive = Annotated[float, Limit(above=0)]
 NonNegative = Annotated[float, Limit(least=0)]
+Seconds = Annotated[float, Duration(), Limit(above=0)]
+WholeSeconds = Annotated[int, Duration(), Limit(least=0)]
 Share = Annotated[float, Limit(least=0, most=1)]
 Interval = Annotated[tuple[float, float], Ordered()]  # [low, high]
 
@@ -115,6 +136,8 @@ def fitted(value: Any, kind: Any) -> Any:
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        for rule in args[1:]:
+            value = rule.read(value) if isinstance(rule, Duration) else value
         try:
             made = fitted(value, args[0])
         except Misfit as fault:
@@ -238,9 +261,12 @@ def described(kind: Any, short: bool = False) -> str:
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        base = described(args[0], short)
+        timed = any(isinstance(rule, Duration) for rule in args[1:])
+        base = described(args[0], short) + (" of seconds (90, 90s, 15m, 2h)" if timed else "")
         rules = [str(rule) for rule in args[1:] if isinstance(rule, Limit)]
         said = " and ".join(rules)
+        if timed and said:
+            return base if short else f"{base}, {said}"
         return base if short or not said else f"{base} {'of ' if said.startswith('at ') else ''}{said}"
     if origin is NotRequired:
         return described(args[0], short)

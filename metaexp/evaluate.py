@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metaexp.checks import nearest, show
+from metaexp.checks import nearest, shell, show
 
 # torch and lightning are imported only after the command line has been checked.
 from metaexp.config.command_line import exit_code
@@ -73,7 +73,8 @@ def evaluate(argv: Sequence[str]) -> int:
     changed = {key: value for key, value in allowed(saved, typed.changes).items() if value != at(saved, key, None)}
     from metaexp.run.retest import retest  # Lightning is imported here
 
-    retest(typed.run, saved, with_changes(saved, changed), changed, typed.out)
+    command = " ".join(["python -m metaexp.evaluate", *map(shell, argv)])
+    retest(typed.run, saved, with_changes(saved, changed) | {"command": command}, changed, typed.out)
     return 0
 
 

@@ -61,6 +61,7 @@ def start(*overrides: str, config_dir: str | os.PathLike[str] | None = None) -> 
     config = load_settings(list(overrides), None if config_dir is None else os.fspath(config_dir))
     if config["device"]["strategy"] != "auto":
         raise ConfigError("device.strategy=ddp: several processes are started by the command, python -m metaexp.train")
+    config["command"] = f"metaexp.start({', '.join(map(repr, overrides))})"
     from metaexp.run.single import run  # torch is imported only after the settings have been checked
 
     folder, result = run(config, own_process=False)

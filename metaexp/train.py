@@ -4,13 +4,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # torch and lightning are imported only after the configuration has been checked: a typo is reported at once.
-from metaexp.config.command_line import CommandLine, exit_code
+from metaexp.config.command_line import CommandLine, complain, exit_code
 from metaexp.config.help import help_text
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 from metaexp.storage.lock import is_child_of_holder
+from metaexp.storage.saved_config import dump_yaml
 from metaexp.system.ranks import one_process
 
 
@@ -29,7 +31,7 @@ def train(argv: Sequence[str]) -> int | None:
         return None
     line = CommandLine.parse(argv)
     if line.action == "help":
-        print(help_text("metaexp.train", line), end="")
+        print(help_text(line), end="")
         return None
     if line.action == "hydra":
         return _hydra([*line.flags, *line.overrides.words])
@@ -37,11 +39,15 @@ def train(argv: Sequence[str]) -> int | None:
     if line.action == "sweep":
         return _sweep(settings, line)
     config, hydra = settings.load_all(line.overrides)
+    config["command"] = line.typed
     if line.action == "show":
         prepared = settings.prepare(line.overrides)
         return _hydra([*line.flags, *settings.composer.kept(prepared.words), *prepared.words])
     if hydra.mode is not None and hydra.mode.name == "MULTIRUN":  # an experiment file may ask for a sweep
         return _sweep(settings, line)
+    if line.dry:
+        _show(config)
+        return None
     if "jobs" in config["typed"]:
         raise ConfigError(f"jobs={config['jobs']}: only a sweep has several jobs; add -m")
     from metaexp.run.single import run
@@ -54,7 +60,17 @@ def _sweep(settings: Settings, line: CommandLine) -> int:
     one_process("a sweep (-m)")
     from metaexp.run.sweep import sweep
 
-    return sweep(settings, line.overrides, line.extra)
+    return sweep(settings, line.overrides, line.extra, line.typed, line.dry)
+
+
+def _show(config: dict[str, Any]) -> None:
+    """The composed settings of one run, once it is known that its parts can be made."""
+    from metaexp.training.build import Experiment  # torch is imported here
+
+    Experiment(config)
+    shown = {key: value for key, value in config.items() if key not in ("typed", "trusted", "command")}
+    print(dump_yaml(shown), end="")
+    complain("--dry-run: these settings are valid; nothing was started")
 
 
 def _hydra(argv: Sequence[str]) -> int | None:

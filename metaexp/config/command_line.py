@@ -11,7 +11,10 @@ from typing import Literal, NamedTuple
 
 from hydra._internal.utils import get_args_parser
 
-from metaexp.checks import nearest, printable
+from metaexp.checks import nearest, printable, shell
+from metaexp.config.compose import GROUPS
+from metaexp.config.declared import TRAIN
+from metaexp.config.familiar import hint
 from metaexp.config.overrides import Overrides, parse
 from metaexp.errors import ConfigError, Interrupted, MetaexpError
 from metaexp.system.output import command_output
@@ -56,12 +59,18 @@ class CommandLine(NamedTuple):
         flags: the flags as typed.
         extra: the folder of --config-dir.
         action: the requested action; `show` is --cfg, `hydra` is one that Hydra handles.
+        topics: words after --help that are no settings, e.g. all, or a group.
+        dry: --dry-run: say what would run, start nothing.
+        typed: the whole line as it can be pasted into a shell.
     """
 
     overrides: Overrides
     flags: list[str]
     extra: str | None
     action: Literal["run", "sweep", "help", "show", "hydra"]
+    topics: tuple[str, ...] = ()
+    dry: bool = False
+    typed: str = ""
 
     @classmethod
     def parse(cls, argv: Sequence[str]) -> "CommandLine":
@@ -71,12 +80,16 @@ class CommandLine(NamedTuple):
             ConfigError: an unknown flag, two commands at once, a flag that metaexp does not support, or an argument
                 that is not key=value.
         """
+        typed = " ".join([program(), *map(shell, argv)])
+        dry, argv = "--dry-run" in argv, [word for word in argv if word != "--dry-run"]
         given = _arguments(argv)
+        topics = tuple(word for word in given.overrides if given.help and "=" not in word)
+        given.overrides = [word for word in given.overrides if word not in topics]
         rest, flags = list(given.overrides), []
         for word in argv:
             if rest and word == rest[0]:
                 rest.pop(0)
-            else:
+            elif word not in topics:
                 flags.append(word)
         overrides = parse(given.overrides)
         action: Literal["run", "sweep", "help", "show", "hydra"] = "run"
@@ -88,7 +101,14 @@ class CommandLine(NamedTuple):
             action = "sweep"
         elif given.cfg:
             action = "show"
-        return cls(overrides, flags, given.config_dir, action)
+        if dry and action not in ("run", "sweep"):
+            raise ConfigError("--dry-run: shows what a run or a sweep would do; leave out the other flag")
+        return cls(overrides, flags, given.config_dir, action, topics, dry, typed)
+
+
+def program() -> str:
+    """How the command was called: the console script, or the module."""
+    return "metaexp train" if os.path.basename(sys.argv[0]) == "metaexp" else "python -m metaexp.train"
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -97,6 +117,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
     def refuse(message: str) -> None:
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        if unknown and (said := _without_dashes(unknown[1], argv)):
+            raise ConfigError(f"{unknown[1]}: no such flag{said}")
         raise ConfigError(message + (nearest(unknown[1], known) if unknown else "") + " (see --help)")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
@@ -111,6 +133,18 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     if sum(map(bool, commands.values())) > 1:
         raise ConfigError(f"only one of {', '.join(name for name, typed in commands.items() if typed)} at a time")
     return given
+
+
+def _without_dashes(flag: str, argv: Sequence[str]) -> str:
+    """What to type instead of a flag that is a setting here, or a word from elsewhere: `--lr 0.1`."""
+    name, equals, value = flag.partition("=")
+    if not equals:
+        after = list(argv)[list(argv).index(flag) + 1 :][:1] if flag in argv else []
+        value = after[0] if after and not after[0].startswith("-") and "=" not in after[0] else ""
+    key = name.lstrip("-").replace("-", "_")
+    if key in GROUPS or key in TRAIN or key.partition(".")[0] in (*GROUPS, *TRAIN):
+        return f"; settings have no dashes: {key}={value or '...'}"
+    return hint(key, value)
 
 
 def _version(package: str) -> str:

@@ -14,13 +14,14 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metaexp.checks import nearest
 from metaexp.config import group_files
+from metaexp.config.familiar import hint_choice
 from metaexp.config.overrides import forced, one_line, parse
 from metaexp.errors import ConfigError
 from metaexp.nested import leaves
@@ -159,6 +160,8 @@ class Composer:
             if self.is_group(key):
                 raise ConfigError(f"{line}: a group cannot be removed; choose one of {', '.join(self.options(key))}")
             return override
+        override = self._listed(override)
+        line = str(override.input_line)
         group_or_choice = self.is_group(key) or key in GROUPS  # a group in GROUPS may have no file yet
         if not group_or_choice or (not override.is_sweep_override() and isinstance(override.value(), dict)):
             return forced(override)
@@ -173,6 +176,26 @@ class Composer:
             self._check_choice(key, value)
         return replace(override, type=OverrideType.CHANGE, input_line=line.lstrip("+")) if key in GROUPS else override
 
+    def _listed(self, override: Override) -> Override:
+        """`glob(*)` and `shuffle(...)` as the list that they stand for, drawn once for all that read it."""
+        line, key = str(override.input_line), override.key_or_group
+        if not override.is_sweep_override() or not override.is_discrete_sweep():
+            return override
+        value: Any = override.value()
+        if isinstance(value, Glob):
+            if not self.is_group(key):
+                raise ConfigError(f"{line}: only a group has choices that glob can list; write values, {key}=a,b")
+            found = value.filter(self.options(key))
+            if not found:
+                raise ConfigError(f"{line}: matches none of {', '.join(self.options(key))}")
+        elif getattr(value, "shuffle", False):
+            found = list(override.sweep_string_iterator())
+        else:
+            return override
+        if len(found) == 1:
+            return parse([f"{override.get_key_element()}={found[0]}"]).parsed[0]
+        return parse([f"{override.get_key_element()}={','.join(found)}"]).parsed[0]
+
     def _check_choice(self, group: str, value: str | None) -> None:
         options = self.options(group)
         if value in options:
@@ -181,6 +204,8 @@ class Composer:
         if value in (None, "null") and group in GROUPS and GROUPS[group].optional:
             return
         shown = "null" if value is None else value
+        if known := hint_choice(group, str(shown)):
+            raise ConfigError(f"{group}={shown}: no such choice{known}")
         listed = ", ".join(options) or "there is none; add a folder with --config-dir"
         raise ConfigError(f"{group}={shown}: no such choice{nearest(str(shown), options)} (choices: {listed})")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from metaexp.checks import show
-from metaexp.constraints import Count, Filled, Limit, Misfit, Natural, Positive, fields, fitted
+from metaexp.constraints import Count, Filled, Limit, Misfit, Natural, Positive, Seconds, WholeSeconds, fields, fitted
 from metaexp.errors import ConfigError
 
 Tasks = Annotated[int, Limit(least=1), Limit(most=10**8)]  # tasks whose scores are kept
@@ -51,7 +51,7 @@ class Every(TypedDict):
     """How often something is written: in outer steps, and in seconds."""
 
     every: Count
-    seconds: Natural
+    seconds: WholeSeconds
 
 
 class Stop(TypedDict):
@@ -70,13 +70,13 @@ class Device(TypedDict):
     strategy: Literal["auto", "ddp"]
     precision: Literal[32, "64-true", "bf16-mixed"]
     threads: Count | None
-    timeout: NotRequired[Positive]
+    timeout: NotRequired[Seconds]
 
 
 class Optimizer(TypedDict):
     """conf/optimizer: settings of every optimiser besides the arguments of its class."""
 
-    schedule: NotRequired[dict[str, Any] | None]
+    schedule: NotRequired[dict[str, Any] | Literal["cosine", "linear", "onecycle"] | None]
 
 
 class Train(TypedDict):
@@ -96,10 +96,10 @@ class Train(TypedDict):
     figures: NotRequired[Figures]
     checkpoint: Every
     stop: Stop
-    time_limit: Positive | None
+    time_limit: Seconds | None
     encoder: NotRequired[dict[str, Any]]
     cache: NotRequired[str | None]
-    watchdog: NotRequired[Positive | None]
+    watchdog: NotRequired[Seconds | None]
     logger: NotRequired[dict[str, Any]]
     callbacks: NotRequired[dict[str, Any]]
     trainer: NotRequired[dict[str, Any]]
@@ -107,12 +107,13 @@ class Train(TypedDict):
     name: NotRequired[str | None]
     jobs: NotRequired[Count]
     resume: NotRequired[Literal[False, "auto"] | str]
+    debug: NotRequired[Literal["fast"] | None]
     trust: NotRequired[list[str]]
     device: Device
     optimizer: Optimizer
 
 
-TRAIN: dict[str, Any] = get_type_hints(Train, include_extras=True)
+TRAIN: dict[str, Any] = get_type_hints(Train, include_extras=True) | {"from": NotRequired[str | None]}
 
 
 def settings(kinds: Mapping[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, Any, bool]]:

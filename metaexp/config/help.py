@@ -2,53 +2,100 @@
 
 import textwrap
 
-from metaexp.config.command_line import CommandLine
+from metaexp.checks import nearest
+from metaexp.config.command_line import CommandLine, program
 from metaexp.config.compose import GROUPS
-from metaexp.config.describe import Setting, meanings, of_group, summary
+from metaexp.config.describe import Setting, general, meanings, of_group, summary
 from metaexp.config.settings import Settings
+from metaexp.errors import ConfigError
 
 WIDTH = 80
+EXAMPLES = """\
+Examples:
+  {0} algo=reptile task=sine
+  {0} experiment=maml_sine
+  {0} -m algo=maml,reptile task=sine seed=0,1,2
+  {0} from=outputs/RUN seed=1
+"""
 DAILY = """\
-Daily settings (--cfg job shows all; docs/settings.md says what each may be):
+Daily settings:
   steps=20000 seed=1               outer steps; seed of weights and tasks
   meta_batch=25                    tasks per meta-batch
   task.shots=5 task.ways=5         size of an episode; task.test.shots=1 at test
   algo.inner_lr=0.01 algo.inner_steps=5 algo.test_steps=10    the inner loop
-  optimizer.lr=0.001               the outer loop
+  optimizer.lr=0.001 optimizer.schedule=cosine                the outer loop
   val.every=1000 test.tasks=1000   validation and test
   stop.metric=mse stop.patience=5  early stopping
-  resume=auto time_limit=3600      continue a run; end after so many seconds
+  resume=auto time_limit=2h        continue a run; end after so long
   out=outputs name=trial           where run folders are made; their label
+  debug=fast                       a run of seconds, to see that all works
 """
-FLAGS = """\
+MORE = """\
 Flags:
   -m, --multirun    run every combination: seed=0,1,2 algo=maml,reptile
+  --dry-run         what would run, with all its settings; nothing is started
   --config-dir DIR  your own groups, e.g. DIR/algo/mine.yaml for algo=mine
-  --cfg job         print the composed settings and stop
+  --version
+
+More:
+  --help GROUP             what each choice is, e.g. --help algo
   --help GROUP=CHOICE ...  every setting of these choices
-  --hydra-help, --version, --info, --shell-completion
+  --help all               every choice and every general setting, Hydra's flags
+"""
+HYDRA = """\
+Further flags:
+  --cfg job            the composed settings as Hydra prints them
+  --hydra-help         Hydra's own flags and settings
+  --info, --shell-completion
 """
 
 
-def help_text(command: str, line: CommandLine) -> str:
+def help_text(line: CommandLine) -> str:
     """The text of --help, at most 80 columns wide.
 
     Raises:
-        ConfigError: an unknown choice among what is typed.
+        ConfigError: an unknown choice or topic among what is typed.
     """
     settings = Settings(line.overrides, line.extra)
     typed = [override.key_or_group for override in line.overrides.fixed if override.key_or_group in GROUPS]
-    usage = f"usage: python -m {command} [GROUP=CHOICE ...] [KEY=VALUE ...] [flags]\n"
+    if unknown := [topic for topic in line.topics if topic != "all" and topic not in GROUPS]:
+        raise ConfigError(f"--help {unknown[0]}: no such group{nearest(unknown[0], [*GROUPS, 'all'])}; {_topics()}")
+    if line.topics:
+        groups = _shown(settings) if "all" in line.topics else list(line.topics)
+        parts = [_summaries(settings, group) for group in groups]
+        return "\n".join([*parts, *([_everything(settings), HYDRA] if "all" in line.topics else [])])
+    usage = f"usage: {program()} [GROUP=CHOICE ...] [KEY=VALUE ...] [flags]\n"
     return usage + ("\n" + _of_choices(settings, line, typed) if typed else _short(settings))
 
 
+def _topics() -> str:
+    return f"there are {', '.join([*GROUPS, 'all'])}"
+
+
+def _shown(settings: Settings) -> list[str]:
+    # The kind is for the task to choose.
+    groups = [group for group, properties in GROUPS.items() if properties.saved or properties.optional]
+    return [group for group in groups if settings.composer.options(group)]
+
+
 def _short(settings: Settings) -> str:
-    parts = ["\nGroups and their choices:"]
-    for group, properties in GROUPS.items():
-        listed = ", ".join(settings.composer.options(group))
-        if listed and (properties.saved or properties.optional):  # the kind is for the task to choose
-            parts.append(_wrapped(f"  {group:12}", listed, 14))
-    return "\n".join(parts) + f"\n\n{DAILY}\n{FLAGS}"
+    groups = (_wrapped(f"  {g:12}", ", ".join(settings.composer.options(g)), 14) for g in _shown(settings))
+    listed = "\n".join(["Groups and their choices:", *groups])
+    return f"\n{EXAMPLES.format(program())}\n{listed}\n\n{DAILY}\n{MORE}"
+
+
+def _summaries(settings: Settings, group: str) -> str:
+    """Each choice of a group with the line that describes it."""
+    composer = settings.composer
+    about = {choice: summary(composer.text(f"{group}/{choice}")) for choice in composer.options(group)}
+    wide = max(map(len, about), default=0) + 2
+    lines = [_wrapped(f"  {choice:{wide}}", text, wide + 2) for choice, text in about.items()]
+    return "\n".join([f"{group}=", *lines]) + "\n"
+
+
+def _everything(settings: Settings) -> str:
+    """Every setting of train.yaml."""
+    return "\n".join(["Settings of every run:", *map(_entry, general(settings.composer))]) + "\n"
 
 
 def _of_choices(settings: Settings, line: CommandLine, typed: list[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from metaexp.checks import nearest, show
+from metaexp.config import familiar
 from metaexp.config.annotations import parameters
 from metaexp.config.declared import TRAIN
 from metaexp.config.trust import check_target, is_optim
@@ -64,6 +65,8 @@ class Schema(NamedTuple):
         while isinstance(value, dict) and value:
             key, value = next(iter(value.items()))
             path = f"{path}.{key}"
+        if said := familiar.hint(path, show(value)):
+            raise ConfigError(f"{path}={show(value)}{self.origin(path)}: no such setting{said}")
         names = [*_paths(self.defaults), "experiment"]  # a group without settings of its own
         parent, _, last = path.rpartition(".")
         same = [name for name in names if name.rpartition(".")[2] == last]

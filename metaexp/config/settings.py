@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metaexp.config.compose import GROUPS, Composer, File, config_dir
+from metaexp.config.earlier_run import Base, base_of, under
 from metaexp.config.instantiate import Maker, instantiate
 from metaexp.config.overrides import Overrides, parse, typed_path
 from metaexp.config.schema import Schema
+from metaexp.config.shorthands import small, with_schedule
 from metaexp.config.trust import check_target, module_of, targets
 from metaexp.errors import ConfigError
 from metaexp.nested import at, leaves
@@ -60,8 +62,11 @@ class Settings:
         for override in overrides.sweeps:
             raise ConfigError(f"{override.input_line}: several values need -m (a sweep); a list is written [a,b]")
         parsed = [o for o in overrides.parsed if o.key_or_group != "hydra.searchpath"]
-        lines = self.prepare(Overrides(tuple(parsed))).words
+        base = base_of(overrides)
+        lines = self.prepare(under(base, Overrides(tuple(parsed)))).words
         composed = self.composer.compose(lines)
+        if base is not None:
+            base.place(composed)
         hydra = composed.hydra
         choices = {name: hydra.runtime.choices.get(name) for name, group in GROUPS.items() if group.saved}
         files = self.composer.files(lines)
@@ -69,9 +74,13 @@ class Settings:
         plain = _plain(_settings(composed))
         for path, target in targets(plain):
             check_target(path, target, trusted)
-        config = Schema(_defaults(files), trusted, _Origin(parsed, files), _above(parsed, files)).check(plain)
+        above = _above(parsed, files) | (base.keys if base else set())
+        origin = _Origin(parsed, files, base)
+        config = with_schedule(Schema(_defaults(files), trusted, origin, above).check(plain))
         self._check_pairs(config, choices)
-        for key in ("out", "resume"):
+        if config["debug"]:
+            config = small(config, [o.key_or_group for o in parsed])
+        for key in ("out", "resume", "from"):
             if str(config[key]).startswith("~") or config[key] == "":
                 config[key] = os.fspath(typed_path(key, config[key]))
         made = config | {"choices": choices, "trusted": sorted(trusted)}
@@ -142,13 +151,16 @@ def _typed(parsed: Sequence[Override], config: dict[str, Any], chosen: Mapping[s
 class _Origin:
     """Where a value that was not typed comes from: the last file that sets it."""
 
-    def __init__(self, parsed: Sequence[Override], files: Sequence[File]):
+    def __init__(self, parsed: Sequence[Override], files: Sequence[File], base: Base | None):
+        self.base = base
         self.typed = [o.key_or_group for o in parsed if o.key_or_group not in GROUPS or isinstance(o.value(), dict)]
         self.files = files
 
     def __call__(self, path: str) -> str:
         if any(f"{path}.".startswith(f"{key}.") for key in self.typed):
             return ""
+        if self.base is not None and path in self.base.keys:
+            return f" (in {self.base.folder / 'config.yaml'})"
         for file in reversed(self.files):
             inside = path.removeprefix(f"{file.package}.") if file.package else path
             if (not file.package or inside != path) and _has(file.content, inside.split(".")):

@@ -34,7 +34,7 @@ def make_loggers(
     Raises:
         ConfigError: a logger whose package is missing, or that refuses its settings.
     """
-    loggers = RunLoggers(board_of(config, folder, resumed_at, rank, shape))
+    loggers = RunLoggers(board_of(config, folder, resumed_at, rank, shape), draws=not config.get("debug"))
     trusted = set(config.get("trusted", ()))
     for key, node in nodes("logger", config.get("logger")) if rank == 0 else ():
         try:

@@ -56,13 +56,15 @@ def title_of(result: Mapping[str, Any]) -> str:
     weights = result.get("weights", {})
     algo, task, model, seed, steps = (result.get(name) for name in ("algo", "task", "model", "seed", "steps"))
     title = f"{algo} on {task}, {model}, seed {seed}: {steps} outer steps"
+    if debug := result.get("debug"):
+        title = f"NO RESULT (debug={debug} cuts all sizes): {title}"
     return title + (f", {weights.get('kind')} weights (step {weights.get('step')})" if weights else "")
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What stands below the table: the result in words, the time, and what the means do not show."""
     lines, speed = [], result.get("speed", {})
-    if said := in_words(result):
+    if not result.get("debug") and (said := in_words(result)):
         lines.append(f"in short     {said}")
     if speed.get("seconds") is not None:
         rate = speed.get("meta_steps_per_s")

@@ -20,13 +20,14 @@ class RunLoggers:
         board: TensorBoard.
         others: Lightning's loggers. Each gets every number. A logger may define `picture(tag, path, step)`, which gets
             the pictures, and `end(status)`, called when nothing more will follow.
+        draws: whether the run makes pictures.
 
     Raises (every method):
         SpaceError: a file of TensorBoard could not be written.
     """
 
-    def __init__(self, board: TensorBoard, others: Sequence[Any] = ()):
-        self.board, self.others = board, list(others)
+    def __init__(self, board: TensorBoard, others: Sequence[Any] = (), draws: bool = True):
+        self.board, self.others, self.draws = board, list(others), draws
 
     def __enter__(self) -> "RunLoggers":
         return self

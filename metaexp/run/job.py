@@ -20,7 +20,7 @@ from metaexp.config.settings import Settings
 from metaexp.errors import BusyError, Interrupted, MetaexpError
 from metaexp.run.earlier import FinishedRuns, find_resumable, link_into_sweep
 from metaexp.run.processes import Call, Processes
-from metaexp.run.sweep_jobs import is_grid, job_name, launcher_of
+from metaexp.run.sweep_jobs import COMMAND, is_grid, job_name, launcher_of
 from metaexp.run.sweep_lock import requests
 from metaexp.storage.lock import owner_of, state_of
 from metaexp.storage.run_folder import RunFolder
@@ -110,7 +110,8 @@ def work(config: dict[str, Any], folder: Path, name: str) -> float | None:
     print(f"run {name}", flush=True)
     place = folder / name
     try:
-        result = run(_again(config, place) | {"sweep": {"folder": str(folder), "job": name}}).result
+        kept = {"sweep": {"folder": str(folder), "job": name}, "command": _command(folder)}
+        result = run(_again(config, place) | kept).result
         best = (result.get("val") or {}).get("best")
         return None if best is None else float(best)
     except Interrupted as error:
@@ -119,6 +120,12 @@ def work(config: dict[str, Any], folder: Path, name: str) -> float | None:
     except (Exception, SystemExit) as error:
         _record(place, error)
         raise RuntimeError(f"sys.exit({error.code})") if isinstance(error, SystemExit) else error from error
+
+
+def _command(folder: Path) -> str | None:
+    with suppress(OSError, UnicodeDecodeError):
+        return (folder / COMMAND).read_text(encoding="utf-8").strip()
+    return None
 
 
 def _again(config: dict[str, Any], place: Path) -> dict[str, Any]:

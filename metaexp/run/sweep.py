@@ -17,19 +17,23 @@ from metaexp.errors import ConfigError
 from metaexp.run.earlier import FinishedRuns, link_into_sweep
 from metaexp.run.job import PROCESSES, run_job, start
 from metaexp.run.launching import careful_launchers
-from metaexp.run.sweep_jobs import Job, check, find_jobs, is_grid, launcher_of, names_by_difference
+from metaexp.run.sweep_jobs import COMMAND, Job, check, find_jobs, is_grid, launcher_of, names_by_difference
 from metaexp.run.sweep_lock import SweepLock, requests
 from metaexp.run.sweep_summary import summarise
 from metaexp.storage.lock import state_of
 
 
-def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) -> int:
+def sweep(
+    settings: Settings, overrides: Overrides, extra: str | None = None, command: str = "", dry: bool = False
+) -> int:
     """Check all jobs, run them, print a table.
 
     Args:
         settings: made for these overrides.
         overrides: as typed, including comma-separated values.
         extra: the folder given by --config-dir.
+        command: the command line as typed, kept in the sweep's folder.
+        dry: say which jobs there are, and start none.
 
     Returns:
         0 if all jobs finished, 2 if one is invalid (nothing is started or written), 130 or 143 if interrupted, else 1.
@@ -48,9 +52,13 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
             for fault in dict.fromkeys(faults):
                 complain(fault)
             return ConfigError.exit_code
+        if dry:
+            _say_jobs(jobs, overrides, grid)
+            return 0
         folder = _claim(jobs[0].config["out"])
         names = [job.name for job in jobs] if grid else []
         print(f"sweep of {len(jobs)} runs in {folder}" if grid else f"sweep in {folder}", flush=True)
+        (folder / COMMAND).write_text(f"{command}\n", encoding="utf-8")
         with SweepLock(folder) as lock:
             linked = _link_finished(folder, jobs) if grid else []
             argv = ["--multirun", *(["--config-dir", extra] if extra else []), *prepared.words]
@@ -68,6 +76,16 @@ def sweep(settings: Settings, overrides: Overrides, extra: str | None = None) ->
         if code:
             complain("the same command with resume=auto runs only what is missing, failed or killed")
         return code
+
+
+def _say_jobs(jobs: Sequence[Job], overrides: Overrides, grid: bool) -> None:
+    """The jobs of a sweep, one line each with the settings in which they differ."""
+    if not grid:
+        print(f"a sweeper chooses the jobs one after the other; one that it may choose: {jobs[0].words}")
+    else:
+        for job in jobs:
+            print(f"{job.name}: {job.words}")
+    print(f"--dry-run: {f'{len(jobs)} jobs' if grid else 'valid'}, none started; out={jobs[0].config['out']}")
 
 
 def _check_jobs_setting(overrides: Overrides, jobs: Sequence[Job], launcher: str) -> None:

@@ -9,16 +9,20 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 
+from metaexp.checks import shell
 from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 
+COMMAND = "command.txt"  # in a sweep's folder: its command line as typed
+
 
 class Job(NamedTuple):
-    """One run of a sweep: its folder's name and its checked configuration."""
+    """One run of a sweep: its folder's name, its checked configuration, its settings as typed for it alone."""
 
     name: str
     config: dict[str, Any]
+    words: str = ""
 
 
 def job_name(number: int, values: str) -> str:
@@ -45,7 +49,14 @@ def find_jobs(settings: Settings, overrides: Overrides) -> tuple[DictConfig, lis
     composed = settings.composer.compose([*fixed, *(str(o.input_line) for o in overrides.fixed)])
     sweeper = composed.hydra.sweeper
     if is_grid(composed.hydra):
-        params = parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()]).parsed
+        params = settings.prepare(parse([f"{key}={value}" for key, value in (sweeper.params or {}).items()])).parsed
+        for one in (*params, *own):
+            if one.is_sweep_override() and not one.is_discrete_sweep():
+                line = str(one.input_line).lstrip("+")
+                raise ConfigError(
+                    f"{line}: an interval needs a sweeper that chooses values, hydra/sweeper=optuna; a grid takes "
+                    "values, a,b,c or range(1,5)"
+                )
         combinations = BasicSweeper.split_arguments([*params, *own], None)[0]
     else:
         combinations = [[_example(o) for o in own]]
@@ -53,7 +64,8 @@ def find_jobs(settings: Settings, overrides: Overrides) -> tuple[DictConfig, lis
     for number, combination in enumerate(combinations):
         try:
             config, own_hydra = settings.load_all([*fixed, *combination])
-            jobs.append(Job(job_name(number, own_hydra.job.override_dirname), config))
+            words = " ".join(shell(word.lstrip("+")) for word in combination)
+            jobs.append(Job(job_name(number, own_hydra.job.override_dirname), config, words))
         except ConfigError as error:
             faults.append(str(error))
     return composed.hydra, jobs, faults

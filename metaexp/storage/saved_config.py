@@ -45,12 +45,15 @@ KEYS = {
     "out": Key(fixed=False, compared=False, shown=False),
     "jobs": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
+    "from": Key(fixed=False, compared=False, shown=False),
     "trust": Key(fixed=False, compared=False, shown=False),
+    "debug": Key(fixed=False),  # the sizes that it cuts are fixed
     "log": Key(compared=False),  # a run writes the same numbers, only more or less often
     "checkpoint": Key(compared=False),
     # Not typed by the user: written by the program.
     "sweep": Key(fixed=False, compared=False, shown=False),
     "trusted": Key(fixed=False, compared=False, shown=False),
+    "command": Key(fixed=False, compared=False, shown=False),
     "typed": Key(fixed=False, compared=False, shown=False),
 }
 

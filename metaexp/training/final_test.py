@@ -82,7 +82,7 @@ def final_test(
             tell(f"curve against shots: at {shots}, {less} of {few} tasks have fewer rows and give all they have")
         for shots, reason in by_shots.skipped.items():
             tell(f"curve against shots: {shots} left out ({reason})")
-        if group.rank == 0:
+        if group.rank == 0 and loggers.draws:
             loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
             show_views(learner, "test", loggers, record.step)
         if learner.trains:
@@ -92,7 +92,8 @@ def final_test(
     if group.rank > 0:
         return {}
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
-    draw_test(learner, folder, loggers, scores, beside, by_shots, record.step, config)
+    if loggers.draws:
+        draw_test(learner, folder, loggers, scores, beside, by_shots, record.step, config)
     return make_result(
         experiment, record, rule, weights, scores, beside, by_shots, finish=chosen, adapted_parameters=adapted
     )

@@ -71,6 +71,8 @@ def make_result(
         "val": {"metric": rule.judged, "best": record.best_value(), "step": record.best["step"]},
         "protocol": _protocol(experiment, modes) | {"query_sha256": scores.query_sha256},
         **more,
+        "command": config.get("command"),
+        "debug": config.get("debug"),
         "choices": choices_of(experiment),
         **({"data": known} if (known := family.record()) else {}),
         "mapping": learner.mapping,

@@ -12,28 +12,13 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metaexp.checks import nearest, show
+from metaexp.config.familiar import TRAINER, said
 from metaexp.errors import ConfigError
 from metaexp.storage.lightning_plugin import AtomicCheckpointIO
 from metaexp.training.distributed import cluster_environment, strategy, tell_lightning
 
 if TYPE_CHECKING:
     from metaexp.training.build import Experiment
-
-# Arguments of L.Trainer that a run sets itself, and what to type instead.
-OWN = {
-    "accelerator": "device=", "devices": "device.devices", "strategy": "device.strategy",
-    "num_nodes": "torchrun --nnodes",
-    "precision": "device.precision", "max_epochs": "steps", "min_epochs": "steps", "max_steps": "steps",
-    "min_steps": "steps", "max_time": "time_limit", "fast_dev_run": "steps", "overfit_batches": "steps",
-    "limit_train_batches": "steps", "limit_val_batches": "val.tasks", "limit_test_batches": "test.tasks",
-    "limit_predict_batches": "test.tasks", "val_check_interval": "val.every", "check_val_every_n_epoch": "val.every",
-    "num_sanity_val_steps": "val.every", "log_every_n_steps": "log.every", "logger": "logger=",
-    "callbacks": "callbacks=", "accumulate_grad_batches": "accumulate", "gradient_clip_val": "clip.norm",
-    "gradient_clip_algorithm": "clip.norm or clip.value", "enable_checkpointing": "checkpoint.every",
-    "enable_progress_bar": "log.seconds", "inference_mode": "nothing: inner loops need gradients",
-    "reload_dataloaders_every_n_epochs": "nothing: tasks are drawn anew at every step",
-    "use_distributed_sampler": "nothing: ranks take disjoint tasks", "default_root_dir": "out",
-}  # fmt: skip
 
 
 def make_trainer(
@@ -90,11 +75,13 @@ def check_trainer(typed: dict[str, Any]) -> None:
     known = inspect.signature(L.Trainer).parameters
     for name, value in typed.items():
         if name not in known:
-            free = [other for other in known if other not in OWN]
+            free = [other for other in known if other not in TRAINER]
             hint = nearest(name, free) or f"; there are {', '.join(free)}"
             raise ConfigError(f"trainer.{name}={show(value)}: Lightning's Trainer has no such argument{hint}")
-        if name in OWN:
-            raise ConfigError(f"trainer.{name}={show(value)}: the run sets this itself; use {OWN[name]}")
+        if name in TRAINER:
+            raise ConfigError(
+                f"trainer.{name}={show(value)}: the run sets this itself; {said(TRAINER[name], show(value))}"
+            )
 
 
 class _Adverts(logging.Filter):

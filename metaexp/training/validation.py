@@ -68,7 +68,7 @@ class Validation:
 
     def draw(self, scores: Scores, step: int, scratch: dict[str, float], last: bool) -> None:
         """Draws the validation tasks at the last validation, and before it at most once per PICTURES seconds."""
-        if not self.loggers.active or not (last or time.monotonic() - self._drawn > PICTURES):
+        if not (self.loggers.active and self.loggers.draws) or not (last or time.monotonic() - self._drawn > PICTURES):
             return
         from metaexp.plots.curves import adaptation_curve  # matplotlib takes half a second to import
 
