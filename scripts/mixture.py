@@ -1,8 +1,10 @@
 """python scripts/mixture.py FOLDER [--rounds search,tasks] [--only r2d2,maml] [--seeds 0] [--minutes 60]: task=mixture.
 
 Makes the runs of scripts/comparisons/mixture.yaml one after the other, each in a fork of one process, so that torch is
-imported once; then writes scripts/results/mixture.md, .json and the pictures as scripts/compare.py does. Runs that
-exist are not made again, so the command may be interrupted and called again. --render only writes the page.
+imported once; then writes scripts/results/mixture.md, .json and the pictures: the comparison as scripts/compare.py
+writes it, and what only this family has: every row's regret to the Bayes prediction, errors per kind, the published
+table, and how the mother's children agree with the kinds. Runs that exist are not made again, so the command may be
+interrupted and called again. --render only writes the page.
 """
 
 import argparse
@@ -16,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from comparing.page import page  # noqa: E402
 from comparing.plan import Comparison, Job  # noqa: E402
+from mixing.section import add  # noqa: E402
 
 from metaexp.errors import ConfigError, NonFiniteError  # noqa: E402
 
@@ -31,6 +34,7 @@ def main() -> None:
     p.add_argument("--seeds", help="make runs with these seeds only")
     p.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     p.add_argument("--render", action="store_true", help="run nothing, only write the page")
+    p.add_argument("--no-page", action="store_true", help="only make runs")
     p.add_argument("--out", type=Path, default=ROOT / "scripts" / "results")
     a = p.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,7 +49,10 @@ def main() -> None:
             seeds = [int(s) for s in a.seeds.split(",")] if a.seeds else c.spec["seeds"]
             places = [c.spec["seeds"].index(seed) for seed in seeds]
             make([made[name][i] for i in places for name in names if made[name]], "tasks", until)
+    if a.no_page:
+        return
     page(c, a.out, "python scripts/mixture.py FOLDER")
+    add(c, a.out)
     print(f"written: {a.out / c.name}.md, .json")
 
 

@@ -287,12 +287,15 @@ class Mother(MetaLearner):
         return weights | picks | {"weights_entropy": -torch.xlogy(w, w).sum()}
 
     def views(self, episodes: Episode) -> dict[str, View]:
-        """Weights per kind of task (`info["kind"]`, else per task), judgements against losses, embeddings and keys."""
+        """Weights per kind of task (`info["kind"]`, else per task), judgements against losses, embeddings and keys.
+
+        With kinds, also the embedded tasks by kind, and how well each feedback's first child agrees with the kinds.
+        """
         if not self.learned:
             return {}
         with torch.no_grad():
             seen = map_tasks(self._seen, episodes._replace(info={}), self.mapping)
-        return mother_views(seen, self.keys.detach(), episodes.info.get("kind"))
+        return mother_views(seen, self.keys.detach(), episodes.info.get("kind"), self.family.kind_names)
 
 
 def _blend(weights: Tensor, answers: Tensor) -> Tensor:

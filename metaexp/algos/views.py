@@ -1,6 +1,7 @@
 """What a method shows of its inner workings, as plain data: `MetaLearner.views` returns these, `plots` draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ class Scatter(NamedTuple):
     kind: Sequence[str]  # n words, a marker each: "prototype", "query", "context", ...
     title: str = ""
     colour_name: str = ""  # what the colour is, for its legend: "class", "amplitude", ...
+    class_names: Mapping[int, str] = MappingProxyType({})  # of class numbers, for the legend
+    labels: Sequence[str] = ()  # n words, one for each point, for TensorBoard's projector
 
 
 class Heatmap(NamedTuple):

@@ -5,7 +5,7 @@ Tags, the same in metrics.jsonl:
     train/outer_loss  train/meta_gradient_norm  train/learning_rate      speed/meta_steps_per_s
     val/<metric>/before  val/<metric>/after  val/<metric>/after_low  val/<metric>/after_high  (95 % interval)
     val/<metric>/step_00  step_01  ...       val/inner_gradient_norm
-    floor/<name>/<metric>                    test/<metric>
+    floor/<name>/<metric>                    test/<metric>  test/<metric>_by_kind/<kind>
 
 Points from a method's own views are shown under "Projector".
 """

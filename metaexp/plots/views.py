@@ -1,5 +1,6 @@
 """Drawing a method's views of its internal state (`metaexp.algos.views`): points, tables, bars."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ def scatter(view: Scatter) -> Figure:
         drawn = axes.scatter(points[at, 0], points[at, 1], c=colours[at], zorder=3 if rare else 2, **style, **scale)
     if not whole:
         figure.colorbar(drawn, ax=axes, label=view.colour_name or "colour", shrink=0.8)
-    _scatter_legend(figure, kinds, classes if whole and len(classes) <= len(CLASSES) else classes[:0], view.colour_name)
+    shown = classes if whole and len(classes) <= len(CLASSES) else classes[:0]
+    _scatter_legend(figure, kinds, shown, view.colour_name, view.class_names)
     return figure
 
 
@@ -95,7 +97,7 @@ def _class_colours(count: int) -> np.ndarray:
     return np.array([colormaps["turbo"]((i * 0.618034) % 1.0) for i in range(count)])
 
 
-def _scatter_legend(figure: Figure, kinds: list[str], classes: np.ndarray, name: str) -> None:
+def _scatter_legend(figure: Figure, kinds: list[str], classes: np.ndarray, name: str, words: Mapping[int, str]) -> None:
     def entry(label: str, **style: Any) -> Line2D:
         return Line2D([], [], linestyle="none", label=label, **style)
 
@@ -105,7 +107,8 @@ def _scatter_legend(figure: Figure, kinds: list[str], classes: np.ndarray, name:
         if len(kinds) > 1
     ]
     for number, colour in zip(classes, _class_colours(len(classes)), strict=True):
-        found.append(entry(f"{name or 'class'} {number:g}", marker="o", color=colour, markersize=8))
+        label = words.get(int(number), f"{name or 'class'} {number:g}")
+        found.append(entry(label, marker="o", color=colour, markersize=8))
     if found:
         figure.legend(
             handles=found,

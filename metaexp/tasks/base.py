@@ -51,6 +51,7 @@ class TaskFamily(ABC):
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
     metrics_are_rebuilt: ClassVar[bool] = False  # own metrics do not keep a trained learner from use without the data
     queries_in_support: bool = False  # the queries are not separate examples but rows of the support set
+    kind_names: ClassVar[tuple[str, ...]] = ()  # of a family of several kinds: names of the numbers in info["kind"]
     # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: not known.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None

@@ -37,6 +37,7 @@ class SineLine(TaskFamily):
     """
 
     x_shape, y_dim = (1,), 1
+    kind_names = ("sine", "line")
 
     @checked
     def __init__(

@@ -1,7 +1,7 @@
 """The picture of a few episodes: support set, and predictions before and after adaptation; and a method's own views."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metaexp.algos.views import Scatter, View
+from metaexp.algos.views import Heatmap, Scatter, View
 from metaexp.errors import MetaexpError
 from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
 from metaexp.loggers.run_loggers import RunLoggers
-from metaexp.metric_names import near
+from metaexp.metric_names import near, split_name
 from metaexp.metrics import declared, direction
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
@@ -81,7 +81,9 @@ def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None
 
         loggers.figure(f"{split}/view_{name}", draw(view), step)
         if isinstance(view, Scatter) and view.points.shape[1] > 2:
-            loggers.embedding(f"{split}/view_{name}", view.points, {"kind": view.kind, "colour": view.colour.tolist()})
+            columns: dict[str, Sequence[Any]] = {"kind": view.kind, "colour": view.colour.tolist()}
+            columns |= {"label": view.labels} if view.labels else {}
+            loggers.embedding(f"{split}/view_{name}", view.points, columns)
 
     def attempt(what: str, action: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -133,3 +135,21 @@ def draw_test(
     if rows := read_rows(folder.path):
         first = next(iter(scores.arrays))
         loggers.figure("train/curve", training_curve(rows, first, title, direction(metrics, first)), step)
+
+
+def draw_kinds(learner: Any, loggers: RunLoggers, result: dict[str, Any], step: int) -> None:
+    """Where tasks have kinds, a table of each of the learner's metrics: mean per kind, beside the baselines."""
+    from metaexp.plots.views import draw  # matplotlib takes half a second to import
+
+    for name, entry in result["test"].items():
+        if split_name(name).metric not in learner.metrics or "by_kind" not in entry:
+            continue
+        columns = {result["algo"]: entry}
+        columns |= {floor: other for floor, found in result["floors"].items() if (other := near(found, name))}
+        kinds = list(entry["by_kind"])
+        means = [[one["by_kind"][kind]["mean"] for one in columns.values()] for kind in kinds]
+        values = torch.tensor([[float("nan") if mean is None else mean for mean in row] for row in means])
+        title = f"{name} after the last step, mean per kind of task"
+        loggers.figure(
+            f"test/by_kind_{name}", draw(Heatmap(values, "kind", "", kinds, list(columns), title, name)), step
+        )

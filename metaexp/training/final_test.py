@@ -10,6 +10,7 @@ import torch
 
 from metaexp.errors import Interrupted, Terminated
 from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.kinds import kind_scalars, kinds_of
 from metaexp.evaluation.scores import evaluate, number_of_tasks, validator
 from metaexp.evaluation.shots_curve import shots_curve
 from metaexp.loggers.run_loggers import RunLoggers
@@ -19,7 +20,7 @@ from metaexp.system.group import ALONE, Group
 from metaexp.system.output import say
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
-from metaexp.training.figures import draw_episodes, draw_test, show_views
+from metaexp.training.figures import draw_episodes, draw_kinds, draw_test, show_views
 from metaexp.training.record import TrainingRecord
 from metaexp.training.result import adapted_parameters, make_result, score_arrays
 from metaexp.training.stopping import StopRule
@@ -92,11 +93,16 @@ def final_test(
     if group.rank > 0:
         return {}
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
+    kinds = kinds_of(experiment.family, "test", tasks)
+    result = make_result(
+        experiment, record, rule, weights, scores, beside, by_shots, kinds, finish=chosen, adapted_parameters=adapted
+    )
+    if kinds is not None:
+        loggers.scalars(kind_scalars(result["test"]), record.step)
     if loggers.draws:
         draw_test(learner, folder, loggers, scores, beside, by_shots, record.step, config)
-    return make_result(
-        experiment, record, rule, weights, scores, beside, by_shots, finish=chosen, adapted_parameters=adapted
-    )
+        draw_kinds(learner, loggers, result, record.step)
+    return result
 
 
 def _best(checkpoints: Checkpoints, device: torch.device) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from metaexp.evaluation.baselines import baseline_metrics
 from metaexp.evaluation.calibration import calibration
 from metaexp.evaluation.intervals import summary
+from metaexp.evaluation.kinds import Kinds, add_by_kind
 from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
 from metaexp.metric_names import metric_name
@@ -38,6 +39,7 @@ def make_result(
     scores: Scores,
     beside: dict[str, Arrays],
     by_shots: ShotsCurve,
+    kinds: Kinds | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The content of result.json without speed and memory.
@@ -47,6 +49,7 @@ def make_result(
         record, rule: those of its training.
         weights: kind and step of the tested weights.
         scores: of the test tasks; `beside`: of the baselines, by name; `by_shots`: the curve against shots.
+        kinds: of the test tasks, where the family mixes several.
         more: further entries.
     """
     config, learner, family = experiment.config, experiment.learner, experiment.family
@@ -55,6 +58,10 @@ def make_result(
     for suffix, sums in scores.calibration.items():
         test[metric_name(next(iter(learner.metrics)), suffix)]["ece"] = calibration(sums)
     choices = config["choices"]
+    floors = {name: {n: summary(v, larger(n)) for n, v in found.items()} for name, found in beside.items()}
+    add_by_kind(test, scores.arrays, kinds)
+    for name, found in beside.items():
+        add_by_kind(floors[name], found, kinds)
     return {
         "format": FORMAT,
         "algo": choices["algo"],
@@ -66,7 +73,7 @@ def make_result(
         "stopped": record.reason,
         "weights": weights,
         "test": test,
-        "floors": {name: {n: summary(v, larger(n)) for n, v in found.items()} for name, found in beside.items()},
+        "floors": floors,
         "shots": by_shots.result(),
         "val": {"metric": rule.judged, "best": record.best_value(), "step": record.best["step"]},
         "protocol": _protocol(experiment, modes) | {"query_sha256": scores.query_sha256},

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from references import F64, NET, close, cross_entropy, mlp, sines
+from sklearn.metrics import adjusted_rand_score
 
 from metaexp.algos.maml import MAML
 from metaexp.algos.mother import TINY, Mother
-from metaexp.algos.views import Heatmap, Scatter
+from metaexp.algos.mother_views import adjusted_rand
+from metaexp.algos.views import Bars, Heatmap, Scatter
 from metaexp.contract import finite_differences, new, parameters, pictures, rows, task
 from metaexp.evaluation.scores import evaluate
 from metaexp.inner import Adam
@@ -313,6 +315,16 @@ def test_views_and_diagnostics_hold_what_they_say():
     assert isinstance(table, Heatmap)
     assert table.row_names == ["0", "1"]
     close(table.values, torch.stack([torch.stack(found)[kind == k].mean(0) for k in (0, 1)]))
+    first = torch.stack(found).argmax(1)
+    assert isinstance(views["agreement"], Bars)
+    assert list(views["agreement"].names) == ["mother", "held_out", "judged", "nearest", "best"]
+    scored = adjusted_rand_score(kind.numpy(), first.numpy())
+    assert float(views["agreement"].values[0]) == pytest.approx(scored, abs=1e-6)
+    by_kind = views["kinds"]
+    assert isinstance(by_kind, Scatter)
+    close(by_kind.points, views["tasks"].points[:12])
+    assert torch.equal(by_kind.colour, kind)
+    assert f"{scored:.2f}" in by_kind.title
     judged, places = views["judgements"], views["tasks"]
     assert isinstance(judged, Scatter)
     assert judged.points.shape == (36, 2)
@@ -329,6 +341,17 @@ def test_views_and_diagnostics_hold_what_they_say():
     assert float(numbers["picks/mother"]) == float(found[1].argmax() == torch.stack(alone).argmin())
     plain = mother(children=2, weights="uniform")
     assert plain.views(batch) == plain.diagnostics(one) == {}
+
+
+def test_the_adjusted_rand_index_equals_an_independent_implementation():
+    random = torch.Generator().manual_seed(0)
+    for parts, others, n in ((3, 6, 400), (2, 2, 7), (6, 6, 60), (1, 4, 30), (1, 1, 5), (30, 4, 30)):
+        one = torch.randint(parts, (n,), generator=random) * 5 - 2  # any labels
+        two = torch.randint(others, (n,), generator=random)
+        assert adjusted_rand(one, two) == pytest.approx(adjusted_rand_score(one.numpy(), two.numpy()), abs=1e-12)
+        assert adjusted_rand(one, one * 3 + 1) == 1.0
+    independent = [adjusted_rand(torch.randint(3, (200,), generator=random), torch.arange(200) % 6) for _ in range(200)]
+    assert abs(sum(independent) / 200) < 0.005
 
 
 def test_scores_of_children_stand_beside_hers():

@@ -1,0 +1,1 @@
+"""What scripts/mixture.py adds to the page of a comparison."""
