@@ -55,10 +55,10 @@ def title_of(result: Mapping[str, Any]) -> str:
     """What was trained, on what, for how long."""
     weights = result.get("weights", {})
     algo, task, model, seed, steps = (result.get(name) for name in ("algo", "task", "model", "seed", "steps"))
-    title = f"{algo} on {task}, {model}, seed {seed}: {steps} outer steps"
+    title = f"{algo} on {task}, {model}, seed {seed}: {steps or 'no'} outer steps"
     if debug := result.get("debug"):
         title = f"NO RESULT (debug={debug} cuts all sizes): {title}"
-    return title + (f", {weights.get('kind')} weights (step {weights.get('step')})" if weights else "")
+    return title + (f", {weights.get('kind')} weights (step {weights.get('step')})" if weights and steps else "")
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:

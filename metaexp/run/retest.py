@@ -16,6 +16,7 @@ from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.loggers.make import board_of
 from metaexp.loggers.result_table import print_result
 from metaexp.loggers.run_loggers import RunLoggers
+from metaexp.metrics import declared
 from metaexp.run.restore import Restored, load_weights, restore
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
@@ -25,6 +26,7 @@ from metaexp.system.machine import peak_mb
 from metaexp.system.signals import StopFlag
 from metaexp.system.watcher import Watcher
 from metaexp.tasks.placeholder import check_data
+from metaexp.training.doubt import doubt
 from metaexp.training.figures import shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord
@@ -131,6 +133,10 @@ def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any]
     result["memory"] = first.get("memory") or {"peak_mb": None}
     result["speed"] = first.get("speed") or result["speed"]
     result |= {name: first[name] for name in ("doubt", "processes") if name in first}
+    learner, rows = restored.parts.learner, read_rows(restored.folder)
+    if learner.trains and rows:  # other weights than those of the first test have doubts of their own
+        known = {name: metric.larger_is_better for name, metric in declared(learner).items()}
+        result["doubt"] = doubt(rows, known, result["steps"], result["weights"]["step"], result["val"]["metric"])
     result["evaluation"] = own
 
 

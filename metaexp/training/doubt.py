@@ -1,28 +1,56 @@
-"""Whether a training has led anywhere: one line for a run whose validation is at chance or below a floor at its end."""
+"""Whether a training has led anywhere: a line for a run that ends at chance or below a floor, or tests step 0."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from metaexp.metric_names import forms, near
+from metaexp.metric_names import forms, near, split_name
 
 BEFORE = "the untrained network"
 NAMES = {"mean": "predicting the mean of the support targets (chance, for classes)", "scratch": BEFORE}
 FALLEN = 0.02  # share by which an outer loss must fall to count as fallen
 
 
-def doubt(rows: Sequence[dict[str, Any]], metrics: dict[str, bool | None], steps: int) -> str | None:
-    """The line, with the likely cause; None if the last validation is better than both floors beyond its interval.
+def doubt(
+    rows: Sequence[dict[str, Any]],
+    metrics: dict[str, bool | None],
+    steps: int,
+    tested: int | None = None,
+    judged: str | None = None,
+) -> str | None:
+    """The line, with the likely cause; None if training has led beyond both floors and its weights are tested.
 
     Args:
         rows: of metrics.jsonl.
         metrics: the learner's metrics in their order, with their direction (None: neither; such a metric is passed
-            over). The first one that a floor has too is judged, in its first mode.
+            over). The first one that a floor has too is compared with it, in its first mode.
         steps: outer steps done.
+        tested: the step of the tested weights; 0 after training is said.
+        judged: the metric by which they were chosen, as in result.json.
     """
     validations = [row for row in rows if row.get("kind") == "val"]
     if not validations or not steps or not validations[-1].get("floors"):
         return None
-    row, floors = validations[-1], validations[-1]["floors"]
+    lines = [_untrained(validations, metrics, judged)] if tested == 0 else []
+    if below := _below(rows, validations[-1], metrics):
+        lines.append(below)
+    return "; ".join(lines) or None
+
+
+def _untrained(validations: Sequence[dict[str, Any]], metrics: dict[str, bool | None], judged: str | None) -> str:
+    """That the weights before training are tested, with the validations that say so."""
+    line = "the tested weights are those of step 0, before any meta-training: no later validation was better"
+    name = judged or next(iter(metrics), "")
+    name = name if name in validations[0] else next(iter(forms(name, validations[0])), "")
+    means = [row[name]["mean"] for row in validations if name in row and not row[name]["diverged"]]
+    if len(means) < 2:
+        return line
+    best = min(means[1:]) if metrics.get(split_name(name).metric) is False else max(means[1:])
+    return f"{line} ({name} {means[0]:.4g}, then {best:.4g} at best)"
+
+
+def _below(rows: Sequence[dict[str, Any]], row: dict[str, Any], metrics: dict[str, bool | None]) -> str | None:
+    """The line about a last validation that is no better than a floor."""
+    floors = row["floors"]
     for metric, larger in metrics.items():
         names = forms(metric, row)
         if larger is None or not names or near(floors.get("mean", {}), names[0]) is None:
@@ -70,6 +98,12 @@ def _cause(rows: Sequence[dict[str, Any]], found: dict[str, Any], floors: dict[s
         return (
             f"the outer loss has not fallen ({first:.4g} to {last:.4g}); try another algo.inner_lr, more "
             "algo.inner_steps, another optimizer.lr, or more steps"
+        )
+    before = floors.get("scratch")
+    if before is not None and sign * (found["mean"] - before) < -(found["ci95"] or 0.0):
+        return (
+            f"the outer loss has fallen ({first:.4g} to {last:.4g}) and validation tasks got worse: training loses "
+            "what the untrained network can do; lower optimizer.lr, or take more training tasks"
         )
     return (
         f"the outer loss has fallen ({first:.4g} to {last:.4g}) without reaching validation tasks; raise steps, or "

@@ -101,7 +101,8 @@ def train_and_test(
             return {}
         if learner.trains:
             known = {name: metric.larger_is_better for name, metric in declared(learner).items()}
-            result["doubt"] = doubt(read_rows(folder.path), known, record.step)
+            tested, judged = result["weights"]["step"], result["val"]["metric"]
+            result["doubt"] = doubt(read_rows(folder.path), known, record.step, tested, judged)
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
         result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}

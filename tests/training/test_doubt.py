@@ -49,3 +49,26 @@ def test_the_likely_cause():
     assert "has not fallen (1.61 to 1.6)" in doubt(rows(mean=2.5, losses=(1.61, 1.6)), MSE, 9)
     assert "has fallen (1.6 to 0.9)" in doubt(rows(mean=2.5, losses=(1.6, 0.9)), MSE, 9)
     assert "too few outer steps" in doubt(rows(mean=2.5, losses=(1.6,)), MSE, 9)
+
+
+def begun(first, *later, **more):
+    """Validations of accuracy from step 0 on; the first is the untrained network's."""
+    made = [rows("accuracy", mean=mean, ci95=0.01, floors=(0.2, first), **more) for mean in (first, *later)]
+    return [*made[0][:-1], *({**one[-1], "step": 5 * i} for i, one in enumerate(made))]
+
+
+def test_weights_of_step_0_are_said_with_both_validations():
+    line = doubt(begun(0.95, 0.94, 0.9), ACCURACY, 10, tested=0, judged="accuracy")
+    assert line.startswith(
+        "the tested weights are those of step 0, before any meta-training: no later validation was better "
+        "(accuracy 0.95, then 0.94 at best); validation accuracy 0.9 is no better than the untrained network (0.95): "
+    )
+    assert "validation tasks got worse: training loses what the untrained network can do; lower optimizer.lr" in line
+    assert "tested weights" not in doubt(begun(0.95, 0.94, 0.9), ACCURACY, 10, tested=10, judged="accuracy")
+    assert doubt(begun(0.5, 0.94, 0.9), ACCURACY, 10, tested=5, judged="accuracy") is None
+    assert doubt(begun(0.95), ACCURACY, 0, tested=0, judged="accuracy") is None  # no training was asked for
+    lower = [row | {"mse": row["accuracy"]} if "accuracy" in row else row for row in begun(0.5, 0.7, 0.6)]
+    assert "(mse 0.5, then 0.6 at best)" in doubt(lower, MSE, 10, tested=0, judged="mse")
+    lost = begun(0.95, 0.96, 0.9)
+    lost[-2]["accuracy"] = lost[-2]["accuracy"] | {"diverged": 1}  # was not judged, so it is not the best
+    assert "(accuracy 0.95, then 0.9 at best)" in doubt(lost, ACCURACY, 10, tested=0, judged="accuracy")
