@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.neural_process import NeuralProcess
 from metaexp.algos.views import Heatmap, View
-from metaexp.constraints import Count, Limit
+from metaexp.constraints import Count, Limit, NonNegative
 from metaexp.inner import Tree
 from metaexp.models.sets import CrossAttention, ResidualBlock, keep_scale, perceptron
 from metaexp.types import Episode
@@ -55,9 +55,10 @@ class ACNP(NeuralProcess):
         mapping: str | int = "auto",
         skip: bool = False,
         init: Literal["torch", "he"] = "torch",
+        means: NonNegative = 0.0,
     ):
         own = (family, model, width, encoder_layers, decoder_layers, sigma_floor, targets, normalise)
-        super().__init__(*own, loss, mapping, skip, init)
+        super().__init__(*own, loss, mapping, skip, init, means)
         if heads < 1 or width % heads:
             raise ValueError(f"heads={heads}: must divide width={width}")
         if key_layers < 1:

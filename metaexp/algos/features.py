@@ -1,10 +1,12 @@
 """What methods share that learn features across tasks and a small predictor on them for each task."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.algos.base import MetaLearner
@@ -21,7 +23,12 @@ class FeatureLearner(MetaLearner):
     pass the body in one batch, and running averages (0.1, as in torch; the mean over the tasks of a meta-batch) are
     used at validation and test. "batch": support and queries pass it apart and the statistics are those of the batch
     at hand, at test in every mode of `test.normalise`. Where nothing depends on the batch the two are one.
+
+    `stand_beside_means` adds a learned factor times the cosine between a query's features and each class mean to the
+    logits, for methods that would otherwise have to learn first what the features say already.
     """
+
+    beside_means = False  # whether cosines to class means are added to the logits
 
     def keep(self, normalise: str) -> None:
         """Set up the norms; raises ValueError for an unknown word."""
@@ -38,6 +45,28 @@ class FeatureLearner(MetaLearner):
         """[m, d] -> [m, out] with what `fit` returned."""
         raise NotImplementedError
 
+    def stand_beside_means(self, factor: float, last: nn.Linear) -> None:
+        """Add `factor` (learned from there) times the cosines to class means; `last`, the method's last layer, starts
+        at 0, so that they are all there is before training."""
+        if factor:
+            if not self.family.classification:
+                raise ValueError(f"means={factor}: there are no class means in regression; leave it 0")
+            self.beside_means, self.log_factor = True, nn.Parameter(torch.tensor(math.log(factor)))
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def _learned(self, z: Tensor, y: Tensor, key: Tensor) -> Any:
+        """What `fit` returns, with the class means where they are wanted."""
+        adapted = self.fit(z, y, key)
+        return {"fit": adapted, "means": class_means(z, y)} if self.beside_means else adapted
+
+    def _answered(self, adapted: Any, z: Tensor) -> Tensor:
+        """What `read` returns, with the cosines where they are wanted."""
+        if not self.beside_means:
+            return self.read(adapted, z)
+        cosines = F.normalize(z, dim=-1) @ F.normalize(adapted["means"], dim=-1).T
+        return self.read(adapted["fit"], z) + self.log_factor.exp() * cosines
+
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, d]."""
         z: Tensor = self.model.features(x)  # type: ignore[operator]
@@ -46,11 +75,11 @@ class FeatureLearner(MetaLearner):
 
     def adapt(self, support: Examples, key: Tensor) -> Any:
         """What `fit` makes of the support set."""
-        return self.fit(self.features(support.x), support.y, key)
+        return self._learned(self.features(support.x), support.y, key)
 
     def predict(self, adapted: Any, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, out]."""
-        return self.read(adapted, self.features(x))
+        return self._answered(adapted, self.features(x))
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
         """The query loss []; support and queries pass the network in one batch unless `normalise` is "batch"."""
@@ -60,7 +89,7 @@ class FeatureLearner(MetaLearner):
                 z, z_query = self.features(support.x), self.features(query.x)
             else:
                 z, z_query = self.features(torch.cat((support.x, query.x))).split((len(support.x), len(query.x)))
-        prediction = self.read(self.fit(z, support.y, episode.key), z_query)
+        prediction = self._answered(self._learned(z, support.y, episode.key), z_query)
         loss, metrics = self.loss_and_metrics(prediction, query.y)
         return loss, metrics | ({"statistics": seen} if seen else {})
 
@@ -87,7 +116,13 @@ class FeatureLearner(MetaLearner):
         if mode != "running" and self.reads_batch():
             return super().reader(mode, support, x)
         z = self.features(x) if mode == "running" else in_mode(mode, self.model, self.features, support.x, x)
-        return lambda adapted: self.read(adapted, z)
+        return lambda adapted: self._answered(adapted, z)
+
+
+def class_means(z: Tensor, y: Tensor) -> Tensor:
+    """The mean features of each class, [n, d] and one-hot [n, ways] -> [ways, d]; of no examples 0."""
+    count = y.sum(0).unsqueeze(-1)  # [ways, 1]
+    return y.T @ z / torch.where(count > 0, count, 1.0)
 
 
 @contextmanager

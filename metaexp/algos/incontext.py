@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import FeatureLearner, feature_size, remove_head
 from metaexp.algos.views import View, attention
-from metaexp.constraints import Count
+from metaexp.constraints import Count, NonNegative
 from metaexp.models.transformer import Memory, Transformer
 from metaexp.types import Episode
 
@@ -26,6 +26,8 @@ class InContext(FeatureLearner):
     Args:
         width, heads, layers, hidden: of the transformer, see `metaexp.models.transformer.Transformer`.
         normalise: "running" or "batch", see `FeatureLearner`.
+        means: for classes, the factor at the start of the cosines to class means that are added to the logits
+            (`FeatureLearner.stand_beside_means`); 0: none.
 
     Raises:
         ValueError: a setting out of range, or a network without `features` and `head`.
@@ -42,6 +44,7 @@ class InContext(FeatureLearner):
         normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
+        means: NonNegative = 0.0,
     ):
         super().__init__(family, model, loss, mapping)
         remove_head(self.model, "InContext")
@@ -50,6 +53,7 @@ class InContext(FeatureLearner):
         self.embed_x = nn.Linear(feature_size(self.model, family.x_shape), width)
         self.embed_y = nn.Linear(family.y_dim, width)  # its bias marks support examples
         self.answer = nn.Linear(width, self.outputs(family))
+        self.stand_beside_means(means, self.answer)
 
     def fit(self, z: Tensor, y: Tensor, key: Tensor) -> list[Memory]:
         """Keys and values of the support set in every layer, [heads, n, width / heads] each."""
@@ -64,7 +68,7 @@ class InContext(FeatureLearner):
         """Per layer the attention of the first task's queries over its support, mean over heads."""
         support, query = (type(part)(part.x[0], part.y[0]) for part in (episode.support, episode.query))
         with torch.no_grad():
-            adapted = self.adapt(support, episode.key[0])
+            adapted = self.fit(self.features(support.x), support.y, episode.key[0])
             weights = self.transformer.attention(self.embed_x(self.features(query.x)), adapted)
         classes = self.family.classification
         return {f"attention_layer{i}": attention(w.mean(0), query, support, classes) for i, w in enumerate(weights)}

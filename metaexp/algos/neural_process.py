@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metaexp import losses
 from metaexp.algos.base import ModelFactory, Validate
 from metaexp.algos.features import FeatureLearner, remove_head
-from metaexp.constraints import Count, Limit
+from metaexp.constraints import Count, Limit, NonNegative
 from metaexp.metrics import Metric, class_log_likelihood, gaussian_metrics
 from metaexp.models.functional import check_output
 from metaexp.models.sets import ClassDecoder, GaussianDecoder, keep_scale, perceptron
@@ -34,6 +34,8 @@ class NeuralProcess(FeatureLearner):
         skip: of vectors, x itself stands beside the features of a network with parameters.
         init: initial weights of encoder and decoder: torch's, or "he", which keep the scale of a signal through all
             layers. With torch's, the deviation learns the spread of the targets long before the mean learns anything.
+        means: for classes, the factor at the start of the cosines to class means that are added to the logits
+            (`FeatureLearner.stand_beside_means`); 0: none.
 
     Raises:
         ValueError: a setting out of range, or a network without `features` and `head`.
@@ -55,6 +57,7 @@ class NeuralProcess(FeatureLearner):
         mapping: str | int = "auto",
         skip: bool = False,
         init: Literal["torch", "he"] = "torch",
+        means: NonNegative = 0.0,
     ):
         self.regression = not family.classification
         super().__init__(family, model, loss or (losses.gaussian_nll if self.regression else None), mapping)
@@ -84,6 +87,8 @@ class NeuralProcess(FeatureLearner):
         if init == "he":
             keep_scale(self.encoder)
             keep_scale(self.decoder.net)
+        if means:
+            self.stand_beside_means(means, self.decoder.net.head)
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -1,5 +1,6 @@
 """Prototypical networks."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaexp.algos.base import ModelFactory
-from metaexp.algos.features import FeatureLearner, full_precision, remove_head
+from metaexp.algos.features import FeatureLearner, class_means, full_precision, remove_head
 from metaexp.algos.views import Scatter, View
 from metaexp.checks import whole
 from metaexp.constraints import Count, Positive
@@ -26,6 +27,8 @@ class ProtoNet(FeatureLearner):
     Args:
         distance: "euclidean" (squared) or "cosine" (1 - cosine; in the paper's comparison, without a scale).
         scale: factor on the logits; the paper's is 1. Cosines need a larger one: within [-2, 0] a softmax is flat.
+        learn_scale: whether the outer loop learns the factor, by its logarithm ("Dynamic Few-Shot Visual Learning
+            without Forgetting", Gidaris, Komodakis, 2018, learns that of cosines).
         embedding: dimensions of a linear map after the features, the network's head; None leaves it out.
         normalise: "running" or "batch", see `FeatureLearner`.
 
@@ -46,6 +49,7 @@ class ProtoNet(FeatureLearner):
         normalise: Literal["running", "batch"] = "running",
         loss: Any = None,
         mapping: str | int = "auto",
+        learn_scale: bool = False,
     ):
         if not family.classification:
             raise ValueError(f"family: ProtoNet needs classes, {type(family).__name__} is regression; use r2d2")
@@ -63,7 +67,14 @@ class ProtoNet(FeatureLearner):
         if not self.trains and not getattr(self.model, "no_body", False):
             raise ValueError("embedding=None: the network has no parameter before its head; set embedding")
         self.keep(normalise)
-        self.distance, self.scale = distance, scale
+        if learn_scale and self.trains:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.distance, self.first_scale = distance, scale
+
+    @property
+    def scale(self) -> float | Tensor:
+        """The factor on the logits."""
+        return self.log_scale.exp() if hasattr(self, "log_scale") else self.first_scale
 
     def outputs(self, family: Any) -> int:
         """The dimensions of the embedding (any number where the head is left out)."""
@@ -77,8 +88,7 @@ class ProtoNet(FeatureLearner):
 
     def fit(self, z: Tensor, y: Tensor, key: Tensor) -> Tensor:
         """Prototypes, [ways, d]: the mean of each class, as a product with the one-hot targets."""
-        count = y.sum(0).unsqueeze(-1)  # [ways, 1]
-        return y.T @ z / torch.where(count > 0, count, 1.0)
+        return class_means(z, y)
 
     def read(self, adapted: Tensor, z: Tensor) -> Tensor:
         """Minus the distance of z [m, d] to every prototype: [m, ways]."""

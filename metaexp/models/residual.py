@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metaexp.constraints import Count, checked
+from metaexp.models.identity import Head, begin, of_length
 
 
 class Residual(nn.Module):
@@ -18,23 +19,28 @@ class Residual(nn.Module):
     Args:
         x_shape, out: shape of one input and number of outputs, from the task family.
         hidden: width of the branch.
+        length, head: see `Identity`.
 
     Raises:
         ValueError: a width below 1.
     """
 
     @checked
-    def __init__(self, x_shape: Sequence[int], out: int, hidden: Count = 256):
+    def __init__(
+        self, x_shape: Sequence[int], out: int, hidden: Count = 256, length: bool = False, head: Head = "random"
+    ):
         super().__init__()
+        self.length = length
         width = math.prod(x_shape)
         self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.head = nn.Linear(width, out)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
+        begin(self.head, head)
 
     def features(self, x: Tensor) -> Tensor:
         """[n, *x_shape] -> [n, inputs]."""
-        z = x.flatten(1)
+        z = of_length(x.flatten(1)) if self.length else x.flatten(1)
         return z + self.outer(torch.relu(self.inner(z)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,17 +11,16 @@ import torch
 from torch import Tensor
 
 from metaexp.constraints import Count, Limit, Natural, checked
-from metaexp.encoders.base import encode_all
 from metaexp.errors import DataError
 from metaexp.random import fold
 from metaexp.system.cache import default_cache
 from metaexp.tasks.classes import Classes, Rotation, Sizes
 from metaexp.tasks.data.augment import Change, augment
-from metaexp.tasks.data.class_lists import by_name, read_lists
+from metaexp.tasks.data.labelled import Division, Standardise, by_label, encoded
 from metaexp.tasks.data.pictures import Fit, Picture, Pictures, find, read
 from metaexp.tasks.data.raw import ArrayInputs
 from metaexp.tasks.data.raw_pictures import ImageInputs
-from metaexp.tasks.data.splits import by_fractions, digest
+from metaexp.tasks.data.splits import digest
 from metaexp.types import Episode, Examples
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Images(Classes):
         classes: labels of the classes of "train", "val" and "test", instead.
         class_file, fold: a JSON file with these three lists, or several such splits by the name of a fold.
         ways, shots, queries, rotation, test: see `Classes`.
+        standardise: of encoded pictures: none | centre, see `Text`.
 
     Raises:
         ValueError: a setting is out of range, or a class is listed twice or is not in the data.
@@ -72,11 +73,11 @@ class Images(Classes):
         test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
+        standardise: Standardise = "none",
     ):
         if root is None:
             raise ValueError("root=null: name a folder with one folder of pictures per class, root=FOLDER")
-        by_fractions(1, split, eval_seed)  # checks the setting before reading the data
-        listed = {name: list(members) for name, members in (classes or {}).items() if members is not None}
+        division = Division(split, eval_seed, classes, class_file, fold)
         if encoder and augment:
             raise ValueError(f"augment={list(augment)}: encoded pictures do not change; leave augment=[]")
         if encoder and rotation != "none":
@@ -88,18 +89,13 @@ class Images(Classes):
         if bad:
             _report(found, bad)
             found, pixels = [p for i, p in enumerate(found) if i not in set(bad)], np.delete(pixels, bad, 0)
-        labels = [picture.label for picture in found]
-        self.names = sorted(set(labels))
-        places = {name: i for i, name in enumerate(self.names)}
-        counts = torch.bincount(torch.tensor([places[label] for label in labels])).tolist()
-        if class_file is not None:
-            listed = dict(read_lists(class_file, fold))
-        elif not listed and found[0].split is not None:
-            listed = _by_folder(found)
-        parts = by_name(self.names, listed) if listed else by_fractions(len(counts), split, eval_seed)
-        data = encode_all(Pictures(pixels), encoder, default_cache()) if encoder else pixels
+        self.names, counts = by_label([picture.label for picture in found])
+        parts = division.parts(self.names, partial(_by_folder, found) if found[0].split is not None else None)
+        data = torch.from_numpy(pixels)
+        if encoder:
+            data, self.x_mean, self.x_std = encoded(Pictures(pixels), encoder, standardise, counts, parts)
         self.trained_on = digest(self.names[i] for i in parts["train"])
-        super().__init__(torch.from_numpy(data), counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)
+        super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)
 
     def sample(
         self,

@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
-
 from metaexp.constraints import Count, Limit, Natural, checked
-from metaexp.encoders.base import Encoder, Texts, encode_all
+from metaexp.encoders.base import Encoder, Texts
 from metaexp.encoders.ngrams import NGrams
-from metaexp.system.cache import default_cache
 from metaexp.tasks.classes import Classes, Sizes
-from metaexp.tasks.data.class_lists import by_name, read_groups, read_lists
+from metaexp.tasks.data.labelled import Division, Standardise, by_label, encoded
 from metaexp.tasks.data.raw import ArrayInputs
 from metaexp.tasks.data.raw_texts import TextInputs
-from metaexp.tasks.data.splits import by_fractions, digest
+from metaexp.tasks.data.splits import digest
 from metaexp.tasks.data.text import read_texts
 
 
@@ -31,6 +28,8 @@ class Text(Classes):
         fold: the split of `class_file`.
         groups: a JSON file group -> labels; `classes` may then name groups.
         ways, shots, queries, test: see `Classes`.
+        standardise: none (vectors as they are) | centre (see `encoded`: mean 0, root mean square 1 over the training
+            classes; `x_mean` and `x_std` convert them back).
 
     Raises:
         ValueError: a setting is out of range, or a class is listed twice or is not in the data.
@@ -56,32 +55,20 @@ class Text(Classes):
         test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
+        standardise: Standardise = "none",
     ):
         if not file:
             raise ValueError("file=null: name a CSV, TSV, JSON or JSON-lines file of sentences, file=sentences.csv")
-        by_fractions(1, split, eval_seed)  # checks the setting before reading the data
-        listed = {name: list(members) for name, members in (classes or {}).items() if members is not None}
-        if listed and class_file:
-            raise ValueError(f"class_file={class_file}: classes are listed too; leave one of them out")
-        if fold is not None and class_file is None:
-            raise ValueError(f"fold={fold}: a fold is one of the splits in class_file; name that file too")
+        division = Division(split, eval_seed, classes, class_file, fold, groups)
         self.texts, labels = read_texts([file] if isinstance(file, str) else file, text, label, drop)
-        self.names: list[str] = sorted(set(labels))
-        places = {name: i for i, name in enumerate(self.names)}
-        counts = torch.bincount(torch.tensor([places[one] for one in labels])).tolist()
-        if class_file is not None:
-            listed = dict(read_lists(class_file, fold))
-        parts = (
-            by_name(self.names, listed, read_groups(groups) if groups else None)
-            if listed
-            else by_fractions(len(counts), split, eval_seed)
-        )
+        self.names, counts = by_label(labels)
+        parts = division.parts(self.names)
         self.encoder: Encoder = encoder or NGrams()
         self.text = text
-        vectors = encode_all(Texts(self.texts), self.encoder, default_cache())
+        data, self.x_mean, self.x_std = encoded(Texts(self.texts), self.encoder, standardise, counts, parts)
         self.trained_on = digest(self.names[i] for i in parts["train"])
-        super().__init__(torch.from_numpy(vectors), counts, parts, shots, queries, ways, "none", test, seed, eval_seed)
+        super().__init__(data, counts, parts, shots, queries, ways, "none", test, seed, eval_seed)
 
     def raw_inputs(self) -> TextInputs:
         """See TaskFamily.raw_inputs: sentences, by the same encoder."""
-        return TextInputs(self.encoder, ArrayInputs(self.x_shape), text=self.text)
+        return TextInputs(self.encoder, ArrayInputs(self.x_shape, *self.units()), text=self.text)

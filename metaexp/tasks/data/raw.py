@@ -124,7 +124,8 @@ class EncodedInputs:
         return told | ({"encoder": ENCODER, "encoded_by": self.encoder.settings()} if self.encoder else {})
 
     def encoded(self, examples: Any) -> Tensor:
-        """The vectors of all examples (a `metaexp.encoders.base.Raw`), with progress; nothing is kept in a cache.
+        """The vectors of all examples (a `metaexp.encoders.base.Raw`), in units of training, with progress; nothing is
+        kept in a cache.
 
         Raises DataError as `encode_all`, and if the encoder is not the one that the run was trained with.
         """
@@ -136,7 +137,7 @@ class EncodedInputs:
             self._checked = True
         if len(examples) == 0:
             return torch.zeros(0, *self.arrays.x_shape, dtype=torch.float64)
-        return torch.from_numpy(encode_all(examples, self.encoder, Cache(None))).double()
+        return self.arrays(encode_all(examples, self.encoder, Cache(None)))
 
 
 def target_of(made: Any) -> str:
