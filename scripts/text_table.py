@@ -30,8 +30,8 @@ FROZEN, TRAINED = ("prototypes", "logistic"), ("protonet", "r2d2", "maml", "join
 SHOTS, TASKS, QUERIES, CHOOSING = (1, 2, 5, 10), 600, 5, 100
 MOST_WAYS = 60  # in training, of methods that take any number
 OWN = {  # besides the defaults; found on the validation classes of `cross`, Travel and Kitchen & dining
-    "protonet": ["task.shots=5", "task.queries=5", "meta_batch=2", "steps=300", "val.every=100"],
-    "r2d2": ["task.shots=5", "task.queries=5", "meta_batch=2", "steps=300", "val.every=100"],
+    "protonet": ["model.hidden=256", "task.shots=5", "task.queries=5", "meta_batch=2", "steps=300", "val.every=100"],
+    "r2d2": ["model.hidden=256", "task.shots=5", "task.queries=5", "meta_batch=2", "steps=300", "val.every=100"],
     "maml": ["task.shots=1", "task.queries=5", "steps=100", "val.every=50"],
     "joint": ["steps=300", "val.every=100"],
     "scratch": [],

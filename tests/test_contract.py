@@ -100,7 +100,7 @@ TASKS = {
     "table": [*REGRESSION, "task.file={table}", "task.by=shop", "task.target=sales", "task.bucket=2"],
 }
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"], "identity": [],
-          "residual": ["model.hidden=4"]}  # fmt: skip
+          "residual": ["model.hidden=4", "model.head=random"]}  # fmt: skip
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
 NOT = {("boil", "linear model"), ("cavia", "linear model")}

@@ -43,6 +43,11 @@ class BOIL(GradientLearner):
         check_head(self.model, "BOIL")
         if not self.initial():
             raise ValueError("model: BOIL adapts the body, and no parameter before the head requires a gradient")
+        if not any(bool(p.any()) for p in self.model.get_submodule("head").parameters()):
+            raise ValueError(
+                "model: the head is zero and BOIL does not adapt it, so that nothing reaches the body; set "
+                "model.head=random, or take model=mlp"
+            )
 
     def initial(self) -> Tree:
         """The meta-learned body."""

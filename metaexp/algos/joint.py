@@ -1,7 +1,7 @@
 """Joint training on the pooled data of all tasks: the transfer baseline."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,11 +19,14 @@ class Joint(FineTuner):
     The "pretrained" baseline of Finn, Abbeel, Levine 2017 (section 5.1); for classification a classifier over all
     training classes whose head (the attribute `head` of the network, an `nn.Linear`) is drawn anew for every test task,
     as in "A Closer Look at Few-shot Classification", Chen et al. 2019. Their baseline trains the new head alone, on
-    frozen features; here the whole network is fine-tuned, its batch norms with the statistics of the batch at hand.
+    frozen features (tune="head"); here the whole network is fine-tuned, its batch norms with the statistics of the
+    batch at hand.
 
     Args:
         batch: pooled examples per outer step and task of the meta-batch (with meta_batch=1: the batch size).
         test_lr, test_epochs, test_batch, inner: of the fine-tuning, see `FineTuner`.
+        tune: what is fine-tuned: "all" of the network, or the "head" alone; a new head then starts at zero, from where
+            the first step leads to class means by inner products.
 
     Raises:
         ValueError: a setting out of range, or a network without `head` where a new one is needed.
@@ -42,14 +45,19 @@ class Joint(FineTuner):
         inner: InnerOptimiser = SGD(),
         loss: Any = None,
         mapping: str | int = "auto",
+        tune: Literal["all", "head"] = "all",
     ):
         super().__init__(family, model, test_lr, test_epochs, test_batch, inner, loss, mapping)
         if batch < 1:
             raise ValueError(f"batch={batch}: must be at least 1")
-        self.batch = batch
+        if tune not in ("all", "head"):
+            raise ValueError(f"tune={tune}: must be all or head")
+        self.batch, self.tune = batch, tune
         self.new_head = family.classification and not family.fixed_classes
         if self.new_head and not isinstance(getattr(self.model, "head", None), nn.Linear):
             raise ValueError("model: joint training needs a network with a linear layer named head for new classes")
+        if tune == "head" and not hasattr(self.model, "head"):
+            raise ValueError("tune=head: the network has no layer named head")
 
     def outputs(self, family: Any) -> int:
         """All training classes, or y_dim."""
@@ -68,4 +76,9 @@ class Joint(FineTuner):
     def initial(self, support: Examples, key: Tensor) -> Tree:
         """The trained parameters; for classes, with a new head."""
         start = super().initial(support, key)
-        return start | (new_head(self.model.get_submodule("head"), support.y.shape[-1], key) if self.new_head else {})
+        if self.tune == "head":
+            start = {name: p for name, p in start.items() if name.startswith("head.")}
+        if not self.new_head:
+            return start
+        new = new_head(self.model.get_submodule("head"), support.y.shape[-1], key)
+        return start | ({name: 0 * p for name, p in new.items()} if self.tune == "head" else new)

@@ -63,6 +63,8 @@ class ProtoNet(FeatureLearner):
             raise ValueError(f"scale={scale}: must be above 0")
         if embedding is None:
             remove_head(self.model, "ProtoNet")
+        elif (head := getattr(self.model, "head", None)) is not None and not any(p.any() for p in head.parameters()):
+            raise ValueError(f"embedding={embedding}: the network's head is zero; set model.head=random")
         self.trains = any(p.requires_grad for p in self.model.parameters())
         if not self.trains and not getattr(self.model, "no_body", False):
             raise ValueError("embedding=None: the network has no parameter before its head; set embedding")

@@ -20,3 +20,13 @@ def test_the_branch_is_two_layers_beside_the_identity() -> None:
     hidden = (x @ model.inner.weight.T + model.inner.bias).clamp(min=0)
     wanted = x + hidden @ model.outer.weight.T + model.outer.bias
     torch.testing.assert_close(model.features(x), wanted)
+
+
+def test_inputs_of_length_sqrt_d_and_a_head_of_zeros() -> None:
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[3] = 0
+    for model in (Identity((7,), 3, length=True, head="zero"), Residual((7,), 3, 4, length=True, head="zero")):
+        z = model.double().features(x)
+        torch.testing.assert_close(z.square().mean(1), torch.tensor([1.0, 1, 1, 0, 1], dtype=torch.float64))
+        torch.testing.assert_close(z[0] / z[0].norm(), x[0] / x[0].norm())
+        assert not model(x).any()

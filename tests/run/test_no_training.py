@@ -27,6 +27,7 @@ SMALL = {
     "l2l": ["algo.rule.hidden=2", "algo.test_steps=2"],
     "imaml": ["algo.inner_steps=1"],
     "cavia": ["model=mlp"],
+    "boil": ["model.head=random"],
 }
 ALGOS = sorted({path.stem for path in Path(config_dir(), "algo").glob("*.yaml")} - {"oracle"})
 QUICK = ("cnp", "joint", "maml", "mother", "scratch")  # one of each kind; the others take as long again

@@ -1,1 +1,0 @@
-def write(scores, out): pass
