@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fake_omniglot import write_packed
+from picture_sets import write_sets
 from PIL import Image
 
 from metaexp.algos.acnp import ACNP
@@ -98,6 +99,10 @@ TASKS = {
     "images": [*IMAGES, "task.root={pictures}", "task.size=16", "cache=off"],
     "medmnist": [*IMAGES, "task.root={medmnist}"],
     "table": [*REGRESSION, "task.file={table}", "task.by=shop", "task.target=sales", "task.bucket=2"],
+    **{
+        name: [*IMAGES, f"task.root={{{name}}}", "task.size=16", "cache=off"]
+        for name in ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")
+    },
 }
 MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"], "identity": [],
           "residual": ["model.hidden=4", "model.head=random"]}  # fmt: skip
@@ -106,6 +111,7 @@ PICTURES = ("omniglot", "dataset")
 NOT = {("boil", "linear model"), ("cavia", "linear model")}
 NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "gp", "table")}
 NOT |= {("oracle", task) for task in ("arrays", "omniglot", "dataset", "text", "images", "medmnist", "table")}
+NOT |= {("oracle", name) for name in ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")}
 NOT |= {("boil", "identity model")}
 
 NETWORKS = {  # networks of each task, its default first
@@ -124,7 +130,9 @@ NETWORKS = {  # networks of each task, its default first
     "medmnist": ("cnn4",),
     "table": ("mlp", "linear"),
 }
-LIKE_IMAGES = ("medmnist",)  # pictures from other files: one method stands for all
+SETS = ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")  # published: in the tier of long tests
+NETWORKS |= dict.fromkeys(SETS, ("cnn4",))
+LIKE_IMAGES = ("medmnist", *SETS)  # pictures from other files: one method stands for all
 LIKE_DATASET = ("text", "images", *LIKE_IMAGES)  # families of the same class: a few methods stand for all
 # algo, task, model: every triple that makes sense. Of those that differ only in the network, MAML is tested with all
 # and every other algorithm with the first (what it does with networks does not depend on the task).
@@ -199,6 +207,7 @@ def world(tmp_path_factory):
         "texts": str(folder / "texts.json"),
         "pictures": str(folder / "pictures"),
         "medmnist": str(folder),
+        **write_sets(folder / "sets"),
         "root": str(folder / "omniglot"),
         "files": f"[{folder}/base.npz,{folder}/new.npz]",
     }
@@ -242,6 +251,7 @@ def long(values, slow):
 
 # Every method on one family of functions and one of classes, MAML on all; all others in the tier of long tests.
 OFTEN = [row for row in ROWS if row[0] == "maml" or row[1] in ("sine", "clusters", *LIKE_DATASET)]
+OFTEN = [row for row in OFTEN if row[1] not in SETS]
 
 
 @pytest.mark.parametrize("row", long(ROWS, set(ROWS) - set(OFTEN)), ids=["-".join(row) for row in ROWS])
@@ -313,7 +323,7 @@ def test_every_file_in_conf_has_a_row():
 # --- contracts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", long(TASKS, SETS))
 def test_family(world, task):
     check_family(made(world, f"task={task}", "algo=scratch", "model=linear", *TASKS[task]).family)
 

@@ -134,13 +134,19 @@ class Classes(TaskFamily):
         if not self._apart[split] and shots + queries > least[0]:
             raise ValueError(
                 f"{name('shots')}={shots} and {name('queries')}={queries}: together more than the "
-                f'{least[0]} examples of the smallest class of split "{split}"'
+                f'{least[0]} examples of the smallest class of split "{split}"{self._smallest(split)}'
             )
         for setting, size, most in (("shots", shots, least[0]), ("queries", queries, least[1])):
             if size > most:
                 raise ValueError(
                     f'{name(setting)}={size}: more than the {most} examples there are for these in split "{split}"'
                 )
+
+    def _smallest(self, split: str) -> str:
+        """' (class NAME)' of a split's smallest class, where the classes have names."""
+        names = getattr(self, "names", None)
+        members = self.splits[split].tolist()
+        return f" (class {names[min(members, key=lambda c: int(self.counts[c]))]})" if names and members else ""
 
     def count(self, split: str) -> int:
         """Number of classes of a split, including rotated copies if they are classes of their own."""

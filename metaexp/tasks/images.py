@@ -1,4 +1,4 @@
-"""A folder of pictures as N-way K-shot episodes."""
+"""A folder of pictures as N-way K-shot episodes: the user's own, or a published set as its authors lay it out."""
 
 import logging
 from collections.abc import Sequence
@@ -6,40 +6,36 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.errors import DataError
-from metaexp.random import fold
 from metaexp.system.cache import default_cache
-from metaexp.tasks.classes import Classes, Rotation, Sizes
-from metaexp.tasks.data.augment import Change, augment
-from metaexp.tasks.data.labelled import Division, Standardise, by_label, encoded
-from metaexp.tasks.data.pictures import Fit, Picture, Pictures, find, read
-from metaexp.tasks.data.raw import ArrayInputs
-from metaexp.tasks.data.raw_pictures import ImageInputs
-from metaexp.tasks.data.splits import digest
-from metaexp.types import Episode, Examples
+from metaexp.tasks.classes import Rotation, Sizes
+from metaexp.tasks.data.augment import Change
+from metaexp.tasks.data.labelled import Division, Standardise, by_label
+from metaexp.tasks.data.pictures import Fit, Picture, find, read
+from metaexp.tasks.data.published import Preset, find_published
+from metaexp.tasks.picture_classes import PictureClasses, check_unchanged
 
 log = logging.getLogger(__name__)
 
 
-class Images(Classes):
+class Images(PictureClasses):
     """Episodes over the class folders of a tree of pictures, x [channels, size, size] in [0, 1], or encoded vectors.
 
     Pictures of any common format and size are decoded once into a memory-mapped array in the cache.
 
     Args:
         root: the folder: root/CLASS/*, or root/train|val|test/CLASS/*, or the pictures that `lists` name.
+        preset: a published set in the folder: its layout, and the authors' classes for training, validation and test
+            (see `metaexp.tasks.data.published`); None: the user's own.
+        download: fetch the lists of a published set that are missing. Pictures are never fetched.
         size: pixels per side.
         fit: crop (the middle, after scaling the shorter side) | pad (black bars) | stretch.
         channels: 1 (grey) or 3 (colour).
         lists: CSV files with the columns filename and label; train.csv, val.csv, test.csv also give the split.
         encoder: pictures -> vectors; None: the model gets the pixels.
         augment: random changes of training pictures: crop, flip, colour; not together with an encoder.
-        unreadable: error | skip (files that cannot be read are listed and left out).
+        unreadable: error | skip (files that cannot be read and folders without pictures are listed and left out).
         split: fractions of the classes for train, val and test, where folders and lists do not say it.
         classes: labels of the classes of "train", "val" and "test", instead.
         class_file, fold: a JSON file with these three lists, or several such splits by the name of a fold.
@@ -73,65 +69,44 @@ class Images(Classes):
         test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
+        preset: Preset | None = None,
+        download: bool = False,
         standardise: Standardise = "none",
     ):
         if root is None:
             raise ValueError("root=null: name a folder with one folder of pictures per class, root=FOLDER")
         division = Division(split, eval_seed, classes, class_file, fold)
-        if encoder and augment:
-            raise ValueError(f"augment={list(augment)}: encoded pictures do not change; leave augment=[]")
-        if encoder and rotation != "none":
-            raise ValueError(f"rotation={rotation}: encoded pictures cannot be rotated; leave rotation=none")
-        self.augment, self.encoder = tuple(augment), encoder
-        self.reading = size, fit, channels
-        found = find(Path(root).expanduser(), lists)
-        pixels, bad = read(found, size, fit, channels, unreadable == "skip", default_cache())
-        if bad:
-            _report(found, bad)
-            found, pixels = [p for i, p in enumerate(found) if i not in set(bad)], np.delete(pixels, bad, 0)
-        self.names, counts = by_label([picture.label for picture in found])
-        parts = division.parts(self.names, partial(_by_folder, found) if found[0].split is not None else None)
-        data = torch.from_numpy(pixels)
-        if encoder:
-            data, self.x_mean, self.x_std = encoded(Pictures(pixels), encoder, standardise, counts, parts)
-        self.trained_on = digest(self.names[i] for i in parts["train"])
-        super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)
-
-    def sample(
-        self,
-        split: str,
-        indices: Tensor,
-        shots: int | None = None,
-        queries: int | None = None,
-        ways: int | None = None,
-    ) -> Episode:
-        """See Classes.sample; training pictures are augmented, support and queries by streams of their own."""
-        support, query, key, info = super().sample(split, indices, shots, queries, ways)
-        if split == "train" and self.augment:
-            support, query = (
-                Examples(self._changed(part.x, fold(key, stream)), part.y)
-                for part, stream in ((support, 11), (query, 12))
-            )
-        return Episode(support, query, key, info)
-
-    def pool(self, split: str, indices: Tensor, n: int) -> Examples:
-        """See Classes.pool; training pictures are augmented."""
-        x, y = super().pool(split, indices, n)
-        if split == "train" and self.augment:
-            x = self._changed(x, fold(self.keys(split, indices), 13))
-        return Examples(x, y)
-
-    def raw_inputs(self) -> ImageInputs:
-        """See TaskFamily.raw_inputs: pictures, scaled and cropped and encoded as those of training."""
-        return ImageInputs(ArrayInputs(self.x_shape, *self.units()), *self.reading, encoder=self.encoder)
-
-    def _changed(self, x: Tensor, key: Tensor) -> Tensor:
-        """Pictures [a, b, *x_shape] with keys [a]."""
-        own = fold(key.unsqueeze(-1), torch.arange(x.shape[1], device=x.device))  # [a, b]
-        return augment(x.flatten(0, 1), own.flatten(), self.augment).view(x.shape)
+        check_unchanged(encoder, augment, rotation)
+        if preset and (lists or division.listed or class_file):
+            raise ValueError(f"preset={preset}: brings its own lists; leave lists, classes and class_file out")
+        folder, skip = Path(root).expanduser(), unreadable == "skip"
+        if preset:
+            found, _ = find_published(preset, folder, download)
+        else:
+            found, empty = find(folder, lists, skip)
+            for place in empty:
+                log.info("left out, no pictures in it: %s", place)
+        pixels, bad = read(found, size, fit, channels, skip, default_cache())
+        found = _without(found, bad)
+        names, counts = by_label([picture.label for picture in found])
+        parts = division.parts(names, partial(_by_split, found) if found[0].split is not None else None)
+        by_list = "class_file" if class_file else "classes" if division.listed else None
+        said = preset or by_list or ("folders" if found[0].split else None)
+        self.protocol = {
+            "split": said or list(split),
+            "size": size,
+            "fit": fit,
+            "channels": channels,
+            "classes": [len(part) for part in parts.values()],
+            **({"preset": preset} if preset else {}),
+        }
+        super().__init__(
+            pixels, names, counts, parts, encoder, standardise, augment, fit, shots, queries, ways, rotation, test,
+            seed, eval_seed,
+        )  # fmt: skip
 
 
-def _by_folder(found: Sequence[Picture]) -> dict[str, list[str]]:
+def _by_split(found: Sequence[Picture]) -> dict[str, list[str]]:
     listed: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for label, split in dict.fromkeys((picture.label, picture.split) for picture in found):
         listed[split or "train"].append(label)
@@ -141,7 +116,16 @@ def _by_folder(found: Sequence[Picture]) -> dict[str, list[str]]:
     return listed
 
 
-def _report(found: Sequence[Picture], bad: Sequence[int]) -> None:
+def _without(found: Sequence[Picture], bad: Sequence[int]) -> list[Picture]:
+    """The pictures that could be read; the others are listed, at most 20 by name."""
     for i in bad[:20]:
         log.info("left out, cannot be read: %s", found[i].path)
-    log.info("%d of %d pictures left out (task.unreadable=skip)", len(bad), len(found))
+    if bad:
+        log.info("%d of %d pictures left out (task.unreadable=skip)", len(bad), len(found))
+    left_out = set(bad)
+    kept = [picture for i, picture in enumerate(found) if i not in left_out]
+    if not kept:
+        raise DataError("task.root: none of its pictures can be read")
+    if gone := sorted({picture.label for picture in found} - {picture.label for picture in kept}):
+        log.info("left out, none of its pictures can be read: class %s", ", ".join(gone[:20]))
+    return kept

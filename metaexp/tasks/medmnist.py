@@ -1,22 +1,19 @@
 """MedMNIST, N-way K-shot: classes of small medical pictures."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
-import torch
 
 from metaexp.constraints import Count, Limit, Natural, checked
-from metaexp.encoders.base import encode_all
 from metaexp.errors import DataError
 from metaexp.random import SPLITS
-from metaexp.system.cache import default_cache
-from metaexp.tasks.classes import Classes, Rotation, Sizes
+from metaexp.tasks.classes import Rotation, Sizes
 from metaexp.tasks.data import medmnist as files
-from metaexp.tasks.data.pictures import Pictures
-from metaexp.tasks.data.splits import digest
+from metaexp.tasks.data.augment import Change
+from metaexp.tasks.data.download import find_root
+from metaexp.tasks.data.labelled import Standardise
+from metaexp.tasks.picture_classes import PictureClasses, check_unchanged
 
 
 class Sets(TypedDict, total=False):
@@ -27,7 +24,7 @@ class Sets(TypedDict, total=False):
     test: str | Sequence[str] | None
 
 
-class MedMNIST(Classes):
+class MedMNIST(PictureClasses):
     """Episodes of classes of ONE set each, x [channels, size, size] in [0, 1], or encoded vectors.
 
     "MedMNIST v2", Yang and others, 2023. Training takes the authors' own training pictures; at validation and test the
@@ -42,8 +39,7 @@ class MedMNIST(Classes):
         size: pixels per side; the file with the fewest pixels that are enough is read, and scaled.
         channels: 1 (grey) or 3 (colour).
         download: fetch files that are missing (MD5 is checked).
-        encoder: pictures -> vectors; None: the model gets the pixels.
-        ways, shots, queries, rotation, test: see `Classes`.
+        encoder, standardise, augment, ways, shots, queries, rotation, test: see `PictureClasses`.
 
     Raises:
         ValueError: a setting is out of range, or there is no such set.
@@ -67,26 +63,26 @@ class MedMNIST(Classes):
         test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
+        augment: Sequence[Change] = (),
+        standardise: Standardise = "none",
     ):
         own: dict[str, Any] = dict(sets or {})
         wanted = {split: _listed(own.get(split) or set) for split in SPLITS}
         every = sorted({name for names in wanted.values() for name in names})
         files.check_names(every)
-        if encoder and rotation != "none":
-            raise ValueError(f"rotation={rotation}: encoded pictures cannot be rotated; leave rotation=none")
-        folder = find_root(root)
+        check_unchanged(encoder, augment, rotation)
+        folder = find_root(root, "medmnist")
         sources = {name: files.locate(folder, name, size, download) for name in every}
         x, found = _read(sources, wanted, size, channels)
-        self.names = [f"{c.set}/{c.part}/{c.label}" for c in found]
-        numbers = {name: i for i, name in enumerate(self.names)}
+        names = [f"{c.set}/{c.part}/{c.label}" for c in found]
+        numbers = {name: i for i, name in enumerate(names)}
         parts = {
-            split: [i for i, c in enumerate(found) if c.part == split and c.set in names]
-            for split, names in wanted.items()
+            split: [i for i, c in enumerate(found) if c.part == split and c.set in members]
+            for split, members in wanted.items()
         }
         groups = [every.index(c.set) for c in found]
         supports = [numbers[f"{c.set}/train/{c.label}"] for c in found]
         counts = [c.pictures for c in found]
-        vectors = encode_all(Pictures(x), encoder, default_cache()) if encoder else x
         self.protocol = {
             "split": "official pictures: support of train, queries of test",
             "set": wanted["test"] if len(wanted["test"]) > 1 else wanted["test"][0],
@@ -95,9 +91,10 @@ class MedMNIST(Classes):
             "channels": channels,
             "official_files": all(source.official for source in sources.values()),
         }
-        self.trained_on = digest(self.names[i] for i in parts["train"])
-        data = torch.from_numpy(vectors)
-        super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed, groups, supports)
+        super().__init__(
+            x, names, counts, parts, encoder, standardise, augment, "stretch", shots, queries, ways, rotation, test,
+            seed, eval_seed, groups, supports,
+        )  # fmt: skip
 
 
 class _Class(NamedTuple):
@@ -127,11 +124,3 @@ def _read(
 
 def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(dict.fromkeys(names))
-
-
-def find_root(root: str | None, name: str = "medmnist") -> Path:
-    """The given folder, else $METAEXP_DATA/NAME if that exists, else data/NAME."""
-    if root is not None:
-        return Path(root).expanduser().absolute()
-    given = os.environ.get("METAEXP_DATA")
-    return Path(given, name) if given and Path(given, name).is_dir() else Path("data", name).absolute()

@@ -147,7 +147,7 @@ def test_unreadable_files_are_listed_and_left_out(tmp_path: Path, caplog: pytest
 
 
 def test_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = find(tree(tmp_path / "tree"))
+    pictures, _ = find(tree(tmp_path / "tree"))
     first, _ = read(pictures, 4, "crop", 3, False, Cache(tmp_path / "cache"))
     monkeypatch.setattr("metaexp.tasks.data.pictures.decode", None)
     again, bad = read(pictures, 4, "crop", 3, False, Cache(tmp_path / "cache"))
@@ -155,7 +155,7 @@ def test_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (again.shape, bad) == ((18, 3, 4, 4), [])
     Image.new("RGB", (9, 7), (9, 9, 9)).save(pictures[0].path)
     with pytest.raises(TypeError):  # a changed file is decoded again
-        read(find(tmp_path / "tree"), 4, "crop", 3, False, Cache(tmp_path / "cache"))
+        read(find(tmp_path / "tree")[0], 4, "crop", 3, False, Cache(tmp_path / "cache"))
 
 
 def test_augmentation_is_a_function_of_the_key() -> None:

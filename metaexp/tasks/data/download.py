@@ -1,4 +1,4 @@
-"""Fetching a data file from its authors, whole and checked, or not at all."""
+"""Where data lie, and fetching a file from its authors: whole and checked, or not at all."""
 
 import errno
 import hashlib
@@ -52,3 +52,11 @@ def fetch_checked(url: str, target: Path, kind: str, wanted: str, most: int = 1 
         raise DataError(f"{url}: download failed ({error}); put that file at {target} by hand") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def find_root(root: str | None, name: str) -> Path:
+    """The given folder, else $METAEXP_DATA/NAME if that exists, else data/NAME."""
+    if root is not None:
+        return Path(root).expanduser().absolute()
+    given = os.environ.get("METAEXP_DATA")
+    return Path(given, name) if given and Path(given, name).is_dir() else Path("data", name).absolute()

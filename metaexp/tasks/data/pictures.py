@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from metaexp.tasks.data.text import no_column
 Fit = Literal["crop", "pad", "stretch"]
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".tga"}
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LARGEST = 1 << 28  # pixels; a larger picture is refused before it is decoded
+LARGEST = 1 << 27  # pixels; a larger picture is refused before it is decoded
 
 
 class Picture(NamedTuple):
@@ -31,27 +33,36 @@ class Picture(NamedTuple):
     split: str | None
 
 
-def find(root: Path, lists: Sequence[str] = ()) -> list[Picture]:
-    """The pictures under a folder, sorted by class and name.
+def find(root: Path, lists: Sequence[str] = (), skip: bool = False) -> tuple[list[Picture], list[Path]]:
+    """The pictures under a folder, sorted by class and name, and with `skip` the class folders without any.
 
     Without lists, root/CLASS/*, or root/train/CLASS/*, root/val/CLASS/*, root/test/CLASS/*; pictures may lie in
-    folders below that of their class, and hidden files and files that are no pictures are passed over. With lists, each
-    is a CSV file with the columns filename and label; the list's own name (train.csv, val.csv, test.csv) is the split.
+    folders below that of their class (links to folders there are not followed), and hidden files and files that are no
+    pictures by their ending are passed over. With lists, each is a CSV file with the columns filename and label; the
+    list's own name (train.csv, val.csv, test.csv) is the split.
 
     Raises:
-        DataError: no such folder, no picture in it, a list that does not fit.
+        DataError: no such folder, no picture in it, without `skip` a class folder without pictures, a list that does
+            not fit.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; task.root= names a folder with one folder of pictures per class")
+    empty: list[Path] = []
     if lists:
         found = [picture for name in lists for picture in _listed(root, Path(name).expanduser())]
     else:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = folders_of(root)
         if folders and all(path.name in SPLIT_FOLDERS for path in folders):
-            pairs = [(SPLIT_FOLDERS[part.name], folder) for part in folders for folder in _folders(part)]
+            pairs = [(SPLIT_FOLDERS[part.name], folder) for part in folders for folder in folders_of(part)]
         else:
             pairs = [("", folder) for folder in folders]
-        found = [Picture(path, folder.name, split or None) for split, folder in pairs for path in _pictures(folder)]
+        found = []
+        for split, folder in pairs:
+            there = [Picture(path, folder.name, split or None) for path in pictures_of(folder)]
+            found += there
+            empty += [] if there else [folder]
+    if found and empty and not skip:
+        raise DataError(f"{empty[0]}: no pictures in it; remove this folder, or task.unreadable=skip")
     if not found:
         raise DataError(f"{root}: no pictures; there must be one folder of pictures per class, e.g. {root}/cat/1.png")
     owners: dict[str, str | None] = {}
@@ -59,16 +70,21 @@ def find(root: Path, lists: Sequence[str] = ()) -> list[Picture]:
         if owners.setdefault(picture.label, picture.split) != picture.split:
             where = f"{owners[picture.label]} and {picture.split}"
             raise DataError(f"{root}: class {picture.label} is in {where}; its tasks would test on what was trained on")
-    return sorted(found, key=lambda picture: (picture.label, str(picture.path)))
+    return sorted(found, key=lambda picture: (picture.label, str(picture.path))), empty
 
 
-def _folders(part: Path) -> list[Path]:
+def folders_of(part: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
     return sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-    return sorted(path for path in files if not path.name.startswith(".") and path.is_file())
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures in a folder and below it, sorted; hidden files and folders are passed over."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if Path(name).suffix.lower() in ENDINGS and name[0] != "."]
+    return sorted(found)
 
 
 def _listed(root: Path, file: Path) -> list[Picture]:
@@ -107,10 +123,10 @@ def decode(path: Path, size: int, fit: Fit, channels: int) -> np.ndarray:
     orientation that a camera noted is applied.
 
     Raises:
-        DataError: the file cannot be read, is damaged, or has more than 2^28 pixels; the message names it.
+        DataError: the file cannot be read, is damaged, or has more than 2^27 pixels; the message names it.
     """
     try:
-        with Image.open(path) as image:
+        with _no_warnings(), Image.open(path) as image:
             return prepared(image, size, fit, channels)
     except Exception as error:  # decoders raise errors of many kinds
         raise DataError(
@@ -119,13 +135,22 @@ def decode(path: Path, size: int, fit: Fit, channels: int) -> np.ndarray:
 
 
 @contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Without Pillow's warnings of many pixels (the limit is LARGEST) and of damaged metadata (they are not used)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """A picture of which every pixel could be read; raises DataError, which names the file."""
     try:
-        image = Image.open(path)
-        with image:
-            _check_size(image)
-            image.load()
+        with _no_warnings():
+            image = Image.open(path)
+            with image:
+                _check_size(image)
+                image.load()
     except Exception as error:
         raise DataError(f"{path}: not a readable picture ({reason(error)})") from error
     yield image
@@ -177,12 +202,14 @@ def _sized(image: Image.Image, size: int, fit: Fit, channels: int) -> np.ndarray
 def read(
     pictures: Sequence[Picture], size: int, fit: Fit, channels: int, skip: bool, cache: Cache
 ) -> tuple[np.ndarray, list[int]]:
-    """All pictures as bytes [n, channels, size, size], memory-mapped where there is a cache; the places of bad files.
+    """All pictures as bytes [n, channels, size, size], memory-mapped where there is a cache; places of bad files.
 
-    Files are known by path, size and times, so that a second start does not read them.
+    Files are known by path, size and times, so that a second start does not read them. One of the times is that of the
+    last change of the file's state, which no program can set: a file with other content but the old size and date is
+    noticed, unless it was changed in the same tick of the file system's clock (some milliseconds) in which it was read.
 
     Args:
-        skip: whether a file that cannot be read is left black and listed, instead of ending the run.
+        skip: whether a file that cannot be read is listed and its row left out, instead of ending the run.
 
     Raises:
         DataError: a file cannot be read.
@@ -203,13 +230,25 @@ def read(
 
     digest = hashlib.sha256()
     for picture in pictures:
-        about = picture.path.stat()
-        entry = f"{picture.path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"
-        digest.update(entry.encode("utf-8", "surrogateescape"))
+        digest.update(_state(picture.path))
     key = {"pictures": digest.hexdigest(), "size": size, "fit": fit, "channels": channels, "skip": skip}
     table = cache.array(key, len(pictures), make, f"decoding {len(pictures):,} pictures", block=512)
-    pixels = table[:, :length].reshape(len(pictures), channels, size, size)
-    return pixels, np.flatnonzero(table[:, length] == 0).tolist()
+    bad = np.flatnonzero(table[:, length] == 0)
+    if len(bad) and len(bad) < len(table):
+        good = np.flatnonzero(table[:, length])  # as an entry of its own: the rows are never in memory all at once
+        what = f"leaving out {len(bad):,} pictures"
+        table = cache.array({**key, "kept": True}, len(good), lambda a, b: table[good[a:b]], what, block=512)
+    return table[:, :length].reshape(len(table), channels, size, size), bad.tolist()
+
+
+def _state(path: Path) -> bytes:
+    """What a file is known by."""
+    try:
+        about = path.stat()
+        entry = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        entry = f"{path.absolute()}\0\n"
+    return entry.encode("utf-8", "surrogateescape")
 
 
 class Pictures:

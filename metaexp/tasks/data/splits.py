@@ -40,5 +40,8 @@ def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, lis
 
 def digest(parts: Iterable[str | bytes]) -> str:
     """SHA-256 (hex) of several texts or bytes, independent of their order."""
-    each = sorted(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest() for part in parts)
+    each = sorted(
+        hashlib.sha256(part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part).digest()
+        for part in parts
+    )
     return hashlib.sha256(b"".join(each)).hexdigest()
