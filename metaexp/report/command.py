@@ -18,6 +18,9 @@ def main() -> None:
     sys.exit(exit_code(lambda: report(sys.argv[1:])))
 
 
+OPTIONS = ("by", "where", "sort", "metric", "markdown", "csv", "latex", "html", "json", "plots")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see --help)")
@@ -46,15 +49,29 @@ def report(argv: Sequence[str]) -> int:
         help="settings that make groups, e.g. algo,task.shots; default: all in which the runs differ, except the seed",
     )
     parser.add_argument("--metric", metavar="NAMES", help="only these, e.g. mse,accuracy")
+    parser.add_argument(
+        "--where", metavar="KEY=VALUE", action="append", default=[], help="only runs with this setting; repeatable"
+    )
+    parser.add_argument(
+        "--sort", metavar="ORDER", help="rows by mean, median, seconds, MB, steps or name; default: best"
+    )
+    parser.add_argument("--wide", action="store_true", help="every column; otherwise tables are folded to 80 columns")
     parser.add_argument("--pairs", action="store_true", help="differences between all groups, however many")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown")
+    parser.add_argument("--latex", metavar="FILE", type=Path, help="write the tables for LaTeX, with booktabs")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write tables and pictures as one page for a browser")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all numbers as JSON")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line per group and metric")
     parser.add_argument(
         "--plots", metavar="FOLDER", type=Path, help="write adaptation curves and error against seconds"
     )
     arguments = parser.parse_intermixed_args(list(argv))
     from metaexp.report.grouping import compare
+    from metaexp.report.latex import latex
+    from metaexp.report.narrow import WIDTH
+    from metaexp.report.page import page
     from metaexp.report.reading import find
+    from metaexp.report.select import ordered, rows_of, where
     from metaexp.report.tables import blocks
     from metaexp.report.text import csv_text, text
 
@@ -65,29 +82,41 @@ def report(argv: Sequence[str]) -> int:
         for line in found.damaged:
             complain(line)
         raise DataError(f"{', '.join(map(str, arguments.paths))}: no finished run there")
+    found = found._replace(runs=where(found.runs, arguments.where)) if arguments.where else found
     compared = compare(found.runs, _names(arguments.by))
     metrics = _names(arguments.metric)
     made = blocks(compared, arguments.pairs, metrics)
     known = list(dict.fromkeys(metric for section in compared.sections for metric in section.metrics))
     if unknown := [name for name in metrics if name not in known]:
         raise ConfigError(f"--metric {unknown[0]}: no run has it; there are {', '.join(known)}")
-    shown, encoding = text(made, compared, found), sys.stdout.encoding or "utf-8"
+    made = [ordered(block, arguments.sort) for block in made] if arguments.sort else made
+    shown, encoding = (
+        text(made, compared, found, width=None if arguments.wide else WIDTH),
+        sys.stdout.encoding or "utf-8",
+    )
     print(shown.replace("±", "+-" if "utf" not in encoding.lower() else "±"), end="")
     if arguments.markdown:
         _write(typed_path("--markdown", str(arguments.markdown)), text(made, compared, found, markdown=True))
     if arguments.csv:
         _write(typed_path("--csv", str(arguments.csv)), csv_text(made, compared.keys))
-    if arguments.plots:
+    if arguments.latex:
+        _write(typed_path("--latex", str(arguments.latex)), latex(made, compared.keys))
+    if arguments.json:
+        _write(typed_path("--json", str(arguments.json)), rows_of(made, compared.keys))
+    if arguments.plots or arguments.html:
         from metaexp.report.pictures import draw  # matplotlib takes half a second to import
 
-        for name, png in draw(made):
+        drawn = list(draw(made))
+        for name, png in drawn if arguments.plots else ():
             _write(typed_path("--plots", str(arguments.plots)) / name, png)
+        if arguments.html:
+            _write(typed_path("--html", str(arguments.html)), page(made, compared, found, drawn))
     return DataError.exit_code if found.damaged else 0
 
 
 def _path(word: str) -> Path:
     path, (key, equals, value) = typed_path("PATH", word), word.partition("=")
-    if equals and not path.exists() and key in ("by", "metric", "markdown", "csv", "plots"):
+    if equals and not path.exists() and key in OPTIONS:
         raise ConfigError(f"{word}: here options are written --{key} {value}")
     return path
 

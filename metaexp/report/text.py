@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from metaexp.evaluation.intervals import LEAST_SEEDS
 from metaexp.loggers.result_table import BASELINE, UPPER_BOUND, baseline_label
 from metaexp.report.grouping import Compared, Section
 from metaexp.report.medians import better_on
+from metaexp.report.narrow import narrow, narrow_pairs
 from metaexp.report.reading import Found
 from metaexp.report.tables import Block, Row, number
 
@@ -33,7 +35,7 @@ PAIRS = {
 }
 
 
-def _cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a block's table; columns with nothing in them are left out."""
     columns: list[tuple[str, Callable[[Row], str]]] = [
         (block.metric, lambda r: "not finite" if r.mean is None else number(r.mean)),
@@ -71,7 +73,8 @@ def _median(row: Row) -> str:
     return f"{number(row.median)} ({number(row.median_low, 3)} to {number(row.median_high, 3)})"
 
 
-def _pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
+def pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of differences."""
     on = "larger on" if block.larger is None else "better on"
     head = ["difference", block.metric, "± 95 %", "p", on, "sign p", "claim about", "seeds", "tasks", ""]
     rows = []
@@ -109,27 +112,38 @@ def _marked(head: list[str], rows: list[list[str]], left: int) -> str:
     return "\n".join(lines)
 
 
-def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False) -> str:
-    """The whole report, as aligned columns or as Markdown."""
+def text(
+    made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False, width: int | None = None
+) -> str:
+    """The whole report, as aligned columns or as Markdown; with `width`, its tables are folded to so many columns."""
     table, safe = (_marked, _escaped) if markdown else (_aligned, printable)
+
+    def fit(lines: str) -> str:
+        return lines if width is None else "\n".join(_filled(line, width) for line in lines.splitlines())
+
     parts: list[str] = []
     before: Section | None = None
     for block in made:
         if block.section is not before:
-            parts.append(f"{'## ' if markdown else ''}{safe(block.section.title)}")
+            parts.append(fit(f"{'## ' if markdown else ''}{safe(block.section.title)}"))
         before = block.section
-        head, rows = _cells(block, compared.keys)
+        head, rows = cells(block, compared.keys)
         keys = next(i for i, name in enumerate(head) if name == block.metric)
-        parts.append(table(head, rows, keys))
+        below: list[str] = []
+        if width is not None:
+            head, rows, below = narrow(block, head, rows, keys, width)
+        parts.append("\n".join([table(head, rows, keys), *map(fit, below)]))
         if block.pairs:
-            head, rows = _pair_cells(block)
+            head, rows = pair_cells(block)
+            if width is not None:
+                head, rows = narrow_pairs(head, rows, width)
             parts.append(table(head, rows, 1))
         if block.pairs_note:
-            parts.append(safe(block.pairs_note))
-    parts += _legend(made, markdown)
+            parts.append(fit(safe(block.pairs_note)))
+    parts += map(fit, legend(made, markdown))
     bullet = "- " if markdown else ""
     if compared.notes:
-        parts.append("\n".join(f"{bullet}note: {safe(note)}" for note in compared.notes))
+        parts.append("\n".join(fit(f"{bullet}note: {safe(note)}") for note in compared.notes))
     if found.unfinished:
         lines = [bullet + safe(f"{one.state}: {one.folder} ({one.text})") for one in found.unfinished]
         parts.append("\n".join([f"not finished ({len(lines)} runs):", *([""] if markdown else []), *lines]))
@@ -138,7 +152,12 @@ def text(made: Sequence[Block], compared: Compared, found: Found, markdown: bool
     return "\n\n".join(parts) + "\n"
 
 
-def _legend(made: Sequence[Block], markdown: bool) -> list[str]:
+def _filled(line: str, width: int) -> str:
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def legend(made: Sequence[Block], markdown: bool = False) -> list[str]:
+    """What the columns mean, one line each, of those that are shown."""
     rows = [row for block in made for row in block.rows]
     shown = {
         "± tasks": any(row.tasks_half is not None for row in rows),

@@ -29,7 +29,7 @@ from metaexp.storage.run_folder import RunFolder
 
 def test_groups_means_and_both_intervals(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied(runs, tmp_path / "runs", "_maml", "_r2d2")
-    lines = {line["floor"] or line["algo"]: line for line in table(folder)}
+    lines = {line["floor"] or line["algo"]: line for line in table(folder, "--wide")}
     names = ("mean", "neighbour", "oracle", "scratch")
     assert list(lines)[2:] == sorted(names, key=lambda name: float(lines[name]["mean"]))  # once, not once per run
     for algo in ("maml", "r2d2"):
