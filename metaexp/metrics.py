@@ -18,7 +18,7 @@ from metaexp.errors import ConfigError
 from metaexp.losses import fitting, mean
 from metaexp.metric_names import metric_name, metric_of, split_name
 
-Function = Callable[[Tensor, Tensor], Tensor]  # (prediction [n, out], target [n, y_dim]) -> []
+Function = Callable[..., Tensor]  # (prediction [n, out], target [n, y_dim]) -> []; some read the support targets, too
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Metric:
         function: (prediction [n, out], target [n, y_dim]) -> [].
         larger_is_better: the direction; None if neither is better, as for a coverage, which has a right value.
         unit: unit of the number, or ""; a unit that depends on the data is written in terms of y ("y^2").
+        reads_support: the function takes the support targets, too, [k, y_dim]: it is measured at validation and test.
 
     Raises:
         ConfigError: the name ends in the suffix of a mode.
@@ -39,14 +40,15 @@ class Metric:
     function: Function
     larger_is_better: bool | None
     unit: str = ""
+    reads_support: bool = False
 
     def __post_init__(self) -> None:
         if (suffix := split_name(self.name).suffix) or not self.name:
             raise ConfigError(f'metric "{self.name}": must be a name that does not end in {suffix or "nothing"}')
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """[n, out], [n, y_dim] -> []."""
-        return self.function(prediction, target)
+    def __call__(self, prediction: Tensor, target: Tensor, support: Tensor | None = None) -> Tensor:
+        """[n, out], [n, y_dim], and of a metric that reads them the support targets [k, y_dim] -> []."""
+        return self.function(prediction, target, support) if self.reads_support else self.function(prediction, target)
 
 
 # -- directions --------------------------------------------------------------------------------------------------------
@@ -151,6 +153,16 @@ def _mae(prediction: Tensor, target: Tensor) -> Tensor:
     return mean((fitting(prediction, target) - target).abs())
 
 
+def _mase(prediction: Tensor, target: Tensor, support: Tensor) -> Tensor:
+    """Mean absolute error of a forecast, divided by that of "as before" within the support set, [k, y_dim] in order.
+
+    "Another look at measures of forecast accuracy", Hyndman, Koehler, 2006. NaN where that is 0 or k is below 2.
+    """
+    steps = (support[1:] - support[:-1]).abs()
+    naive = mean(steps)
+    return torch.where(naive > 0, _mae(prediction, target) / naive, math.nan)
+
+
 def _log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean log-likelihood of a target; targets are scored independently, without their correlations."""
     return -losses.gaussian_nll(prediction, target)
@@ -164,6 +176,7 @@ def _class_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
 mse = Metric("mse", losses.mse, larger_is_better=False, unit="y^2")
 rmse = Metric("rmse", _rmse, larger_is_better=False, unit="y")
 mae = Metric("mae", _mae, larger_is_better=False, unit="y")
+mase = Metric("mase", _mase, larger_is_better=False, reads_support=True)
 balanced_accuracy = Metric("balanced_accuracy", _balanced_accuracy, larger_is_better=True)
 auc = Metric("auc", _auc, larger_is_better=True)
 accuracy = Metric("accuracy", _accuracy, larger_is_better=True)
@@ -199,7 +212,7 @@ def in_units(metric: Metric, factor: float) -> Metric:
 
 def of_mean(metric: Metric) -> Metric:
     """The metric, applied to the mean of a Gaussian prediction."""
-    return replace(metric, function=lambda prediction, target: metric(prediction.chunk(2, -1)[0], target))
+    return replace(metric, function=lambda prediction, target, *more: metric(prediction.chunk(2, -1)[0], target, *more))
 
 
 def gaussian_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:

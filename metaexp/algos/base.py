@@ -174,7 +174,7 @@ class MetaLearner(nn.Module):
 
     def loss_and_metrics(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Loss [] and metrics [] of a prediction [n, out] for the targets y [n, y_dim]."""
-        metrics = {name: metric(prediction, y) for name, metric in self.metrics.items()}
+        metrics = {name: metric(prediction, y) for name, metric in self.metrics.items() if not metric.reads_support}
         return self.loss(prediction, y), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:

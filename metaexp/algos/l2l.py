@@ -125,7 +125,11 @@ class L2L(MetaLearner):
         examples = episode.query if self.objective == "query" else episode.support
         losses = torch.stack([self._loss(params, examples) for params in path[1:]])
         prediction = self.predict(path[-1], episode.query.x)
-        metrics = {name: metric(prediction, episode.query.y) for name, metric in self.metrics.items()}
+        metrics = {
+            name: metric(prediction, episode.query.y)
+            for name, metric in self.metrics.items()
+            if not metric.reads_support
+        }
         return losses.mean(), {"last_inner_loss": losses[-1]} | metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:

@@ -250,7 +250,7 @@ class Mother(MetaLearner):
         answers = self.answers(point["children"], query.x)
         alone = torch.stack([self.loss(answer, y) for answer in answers])
         blend = _blend(point["weights"], answers)
-        logs = {name: metric(blend, y) for name, metric in self.metrics.items()}
+        logs = {name: metric(blend, y) for name, metric in self.metrics.items() if not metric.reads_support}
         loss = (1 - self.competition) * self.loss(blend, y) + self.competition * (point["weights"] * alone).sum()
         if self.learned:
             judged = self._judged(point["embedding"], point["log_held_out"].detach())

@@ -1,4 +1,5 @@
-"""The baselines of every result, on the same tasks: mean, nearest neighbour and, where the family has one, oracle."""
+"""The baselines of every result, on the same tasks: mean, nearest neighbour; of trajectories the last value and drift;
+and, where the family has one, oracle."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,16 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaexp.algos.forecasts import Drift, Last
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
-from metaexp.evaluation.scores import by_index, chunks, score
+from metaexp.evaluation.scores import by_task, chunks, score
 from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metrics import Metric
 from metaexp.system.group import ALONE, Group
 
-BASELINES: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "oracle": Oracle}
+BASELINES: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "last": Last, "drift": Drift, "oracle": Oracle}
 
 
 def _learners(family: Any, names: Sequence[str] = tuple(BASELINES)) -> dict[str, Any]:
@@ -69,4 +71,5 @@ def baselines(
             order.append(indices.cpu().numpy())
             tick(sum(map(len, order)))
     parts = shared.results()
-    return {name: by_index(np.concatenate(order), [part[name] for part in parts]) for name in learners}
+    every = np.concatenate(order)
+    return {name: by_task(family, split, every, [part[name] for part in parts])[1] for name in learners}

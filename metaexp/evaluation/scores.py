@@ -86,13 +86,12 @@ class Scoring:
     def result(self) -> Scores:
         """The scores of all tasks so far, in the order of their indices, in every process."""
         parts: list[dict[str, np.ndarray]] = self._shared.results()
-        indices = np.concatenate(self._indices)
-        arrays = by_index(indices, parts)
+        indices, arrays = by_task(self.learner.family, self.split, np.concatenate(self._indices), parts)
         query_sha256 = self._shared.group.first(self._sha256)
         sums = {
             suffix: arrays.pop(metric_name("calibration", suffix)) for suffix in (self.modes if self.tables else ())
         }
-        return Scores(arrays, np.sort(indices), query_sha256, sums)
+        return Scores(arrays, indices, query_sha256, sums)
 
     def _sha256(self) -> str:
         return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
@@ -164,7 +163,9 @@ def score(
             predictions = {prefix: read(variant) for prefix, variant in variants.items()}
             for prefix, prediction in predictions.items():
                 for name, metric in learner.metrics.items():
-                    scores.setdefault(metric_name(prefix + name, suffix), []).append(metric(prediction, y))
+                    scores.setdefault(metric_name(prefix + name, suffix), []).append(
+                        metric(prediction, y, episode.support.y)
+                    )
             last[suffix] = predictions[""]
     found = {name: torch.stack(values) for name, values in scores.items()}
     for name, table in (tables or {}).items():
@@ -204,7 +205,20 @@ def number_of_tasks(family: Any, split: str, tasks: int) -> int:
     return tasks if limit is None else min(tasks, limit)
 
 
-def by_index(indices: np.ndarray, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Parts of arrays [n, ...] by name, taken together in the order of the tasks' indices."""
+def by_task(
+    family: Any, split: str, indices: np.ndarray, parts: list[dict[str, np.ndarray]]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Indices [tasks], and parts of arrays [n, ...] by name, taken together in their order; indices of one task
+    (`TaskFamily.merged`) become the mean of their scores."""
     order = np.argsort(indices, kind="stable")
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    tasks = family.merged(split, torch.from_numpy(indices[order]))
+    if tasks is None:
+        return indices[order], arrays
+    found, place, count = np.unique(tasks.numpy(), return_inverse=True, return_counts=True)
+    means = {}
+    for name, values in arrays.items():
+        total = np.zeros((len(found), *values.shape[1:]))
+        np.add.at(total, place, values)
+        means[name] = total / count.reshape(-1, *(1,) * (values.ndim - 1))
+    return found, means

@@ -50,6 +50,8 @@ class TaskFamily(ABC):
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
     metrics_are_rebuilt: ClassVar[bool] = False  # own metrics do not keep a trained learner from use without the data
+    ordered: bool = False  # support and query examples are in the order of time
+    time: int | None = None  # which number of an input is the time, where examples are ordered
     queries_in_support: bool = False  # the queries are not separate examples but rows of the support set
     kind_names: ClassVar[tuple[str, ...]] = ()  # of a family of several kinds: names of the numbers in info["kind"]
     # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
@@ -111,6 +113,13 @@ class TaskFamily(ABC):
         return [
             torch.arange(first, min(first + bucket, tasks), device=self.device) for first in range(0, tasks, bucket)
         ]
+
+    def merged(self, split: str, indices: Tensor) -> Tensor | None:
+        """Indices of a validation or test split -> the tasks they belong to, if some are the same task, seen again.
+
+        Their scores are averaged to one score of the task, so that intervals count tasks. None: each is its own.
+        """
+        return None
 
     def common(self, split: str, indices: Tensor) -> dict[str, int]:
         """Arguments of `sample` with which these tasks have one size; none where they have it anyway."""

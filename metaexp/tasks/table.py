@@ -15,7 +15,8 @@ from metaexp.tasks.data.table_content import read_content
 from metaexp.tasks.data.table_draw import arranged, following, stratified
 from metaexp.tasks.data.table_fit import Wishes
 from metaexp.tasks.data.table_inputs import TableInputs
-from metaexp.tasks.data.table_sizes import Bin, Rest, Unit, Wanted, test_units, train_bins, train_sizes
+from metaexp.tasks.data.table_metrics import table_metrics
+from metaexp.tasks.data.table_sizes import Bin, Rest, Unit, Wanted, alike, test_units, train_bins, train_sizes
 from metaexp.tasks.data.table_tasks import Division
 from metaexp.tasks.data.table_usable import require, usable
 from metaexp.types import Episode, Examples
@@ -62,8 +63,10 @@ class Table(TaskFamily):
         shots: known rows of a task: a number, a fraction of its rows, or the range (fewest, most) in which it varies.
         queries: rows that are asked for: a number, or "rest".
         order: column by which the rows of a task are ordered, a number or a date.
+        horizon: rows that are forecast, from every origin: the `shots` rows before it are known, those from it on are
+            asked for, instead of `queries`. A task's scores are the means over its origins.
         min_rows: tasks with fewer rows are left out.
-        one_class: whether tasks all of whose rows have one class are left out.
+        one_class: whether test tasks all of whose rows have one class are left out.
         class_weights: "balanced": in every loss a class counts in inverse proportion to its rows in training.
         metric: the first metric, which chooses the best weights; None: mse, or accuracy.
         split: fractions of the tasks for train, val and test, drawn with `eval_seed`, unless one of the next is given.
@@ -99,6 +102,7 @@ class Table(TaskFamily):
         shots: Shots = 5,
         queries: Queries = 10,
         order: str | None = None,
+        horizon: Count | None = None,
         min_rows: Count = 2,
         one_class: Literal["leave_out", "keep"] = "leave_out",
         class_weights: Literal["none", "balanced"] = "none",
@@ -118,8 +122,10 @@ class Table(TaskFamily):
                 raise ValueError(f"{name}=null: must be given, e.g. task.{name}={example}")
         changed = {name: value for name, value in (test or {}).items() if value is not None}
         tested: dict[str, Any] = {"shots": shots, "queries": queries} | changed
-        self._wanted = {"train": Wanted.of(shots, queries)}
-        self._wanted["val"] = self._wanted["test"] = Wanted.of(tested["shots"], tested["queries"])
+        if horizon is not None and order is None:
+            raise ValueError(f"horizon={horizon}: a forecast needs task.order, the column of time")
+        self._wanted = {"train": Wanted.of(shots, queries, horizon)}
+        self._wanted["val"] = self._wanted["test"] = Wanted.of(tested["shots"], tested["queries"], horizon)
         self._asked: dict[str, dict[str, Any]] = {
             "train": {"shots": shots, "queries": queries},
             "val": tested,
@@ -128,14 +134,19 @@ class Table(TaskFamily):
         wishes = Wishes(inputs, drop, categorical, log, missing, most_categories)
         division = Division(split, split_column, tasks, class_file, fold)
         super().__init__(1, 1, None, None, seed, eval_seed)
-        self._bucket, self._first, self.order = bucket, metric, order
+        self._bucket, self.order, self.horizon = bucket, order, horizon
+        self.ordered = order is not None
         self.content = content = read_content(str(file), str(by), str(target), kind, order, wishes, division, eval_seed)
         self._by, self.names, self._counts = str(by), content.names, content.counts
         self.x_shape, self.y_dim = tuple(content.x.shape[1:]), content.y.shape[1]
         self.classification = content.target["kind"] == "classification"
         if not self.classification:
-            self.y_mean, self.y_std = (torch.tensor([content.target[key]]).double() for key in ("mean", "std"))
+            self.time = content.inputs.place_of(order)
+            units = torch.tensor([[content.target[key]] for key in ("mean", "std")], dtype=torch.float64)
+            self.y_mean, self.y_std = units
         self.trained_on = content.digest()
+        unit = None if self.classification else float(self.y_std)
+        self._metrics = table_metrics(unit, order is not None and self._wanted["test"].most > 1, metric)
         self._usable = usable(content, self._wanted, min_rows, one_class == "leave_out")
         self.able, self.left_out = self._usable
         for name in SPLITS:
@@ -161,6 +172,7 @@ class Table(TaskFamily):
         return {
             **self._asked["test"],
             "order": self.order,
+            **({"horizon": self.horizon, "queries": self.horizon} if self.horizon else {}),
             "by": self._by,
             "target": self.content.target["name"],
             "tasks": {split: len(tasks) for split, tasks in self.able.items()},
@@ -204,17 +216,8 @@ class Table(TaskFamily):
 
     @property
     def metrics(self) -> dict[str, metrics.Metric]:
-        """In the target's own unit: mse, rmse, mae; of classes accuracy, balanced accuracy, AUC, log-likelihood."""
-        if self.classification:
-            every = [metrics.accuracy, metrics.balanced_accuracy, metrics.auc, metrics.class_log_likelihood]
-        else:
-            unit = float(self.y_std)
-            factors = ((metrics.mse, unit**2), (metrics.rmse, unit), (metrics.mae, unit))
-            every = [metrics.in_units(metric, factor) for metric, factor in factors]
-        found = {metric.name: metric for metric in every}
-        if self._first is not None and self._first not in found:
-            raise ValueError(f"metric={self._first}: must be one of {', '.join(found)}")
-        return dict(sorted(found.items(), key=lambda item: item[0] != self._first)) if self._first else found
+        """In the target's own unit: mse, rmse, mae, of trajectories mase; of classes accuracy and others."""
+        return self._metrics
 
     def raw_inputs(self) -> TableInputs:
         """Rows of a table -> inputs, for a new task; see `metaexp.tasks.data.table_inputs`."""
@@ -267,10 +270,9 @@ class Table(TaskFamily):
 
     def runs(self, split: str, tasks: int, shots: int | None = None) -> list[Tensor]:
         """See TaskFamily.runs: tasks with as many support and query rows, in the order of their first one."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for place, unit in enumerate(self._units[split][:tasks]):
-            found.setdefault((self._shots(split, unit, shots), unit.queries), []).append(place)
-        return [torch.tensor(places, device=self.device) for places in found.values()]
+        units = self._units[split]
+        sizes = [(self._shots(split, unit, shots), unit.queries) for unit in units[:tasks]]
+        return [torch.tensor(run, device=self.device) for run in alike(units, sizes, self._wanted[split])]
 
     def common(self, split: str, indices: Tensor) -> dict[str, int]:
         """See TaskFamily.common."""
@@ -316,12 +318,26 @@ class Table(TaskFamily):
             if self.classification:
                 rows = stratified(rows, counts, self.y[(begin + rows).clamp(max=len(self.y) - 1)])
         first = rows[:, :given]
-        if train and self.order is not None:
+        if self.horizon is not None:
+            origin = self._origin(split, indices, key, counts)
+            first, last = (origin + torch.arange(a, b, device=key.device) for a, b in ((-given, 0), (0, asked)))
+        elif train and self.order is not None:
             last = following(key, counts, width, given, asked)
         else:
             last = rows.gather(1, (counts - asked).unsqueeze(-1) + torch.arange(asked, device=key.device))
         support, query = (Examples(self.x[begin + part], self.y[begin + part]) for part in (first, last))
         return Episode(support, query, key, {"task": task, "rows": torch.cat([first, last], -1)})
+
+    def _origin(self, split: str, indices: Tensor, key: Tensor, counts: Tensor) -> Tensor:
+        """The first row that is forecast, [tasks, 1]: in training drawn, at test one after the other."""
+        wanted = self._wanted[split]
+        origins = counts - wanted.most - (wanted.queries or 1) + 1
+        turn = integers(key, 2, (), origins) if split == "train" else indices // len(self._units[split]) % origins
+        return (wanted.most + turn).unsqueeze(-1)
+
+    def merged(self, split: str, indices: Tensor) -> Tensor | None:
+        """See TaskFamily.merged: all origins of a task."""
+        return None if self.horizon is None else indices % len(self._units[split])
 
     def _train_tasks(
         self, indices: Tensor, key: Tensor, shots: int | None, queries: int | None

@@ -90,6 +90,11 @@ class TableInputs:
             raise ValueError(f"{what}: row {unknown} has {words[unknown]!r} as {name}, known: {', '.join(places)}")
         return np.eye(len(places))[[places[word] for word in words]].reshape(-1, len(places))
 
+    def place_of(self, name: str | None) -> int | None:
+        """Which of the numbers is the column `name` itself, up to origin and scale; None if none is."""
+        column = next((one for one in self.columns if one["name"] == name and one["kind"] != "category"), None)
+        return None if column is None or column["log"] else self.features.index(str(name))
+
     def settings(self) -> dict[str, Any]:
         """What makes it again, as JSON data."""
         kind = type(self)

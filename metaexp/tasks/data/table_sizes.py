@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 Rest = Literal["rest"]
-NEAR, FAR = 1.25, 2.0  # factors by which the rows of the training tasks of one bin differ at most: of many, of few
-FEW = 8  # tasks
+NEAR = 1.25  # training tasks of one bin differ by at most this factor in rows
 
 
 class Wanted(NamedTuple):
@@ -18,10 +17,18 @@ class Wanted(NamedTuple):
     most: int
     share: float | None  # shots as a fraction of a task's rows, instead
     queries: int | None  # None: the rest
+    rolling: bool = False  # a forecast from every origin: shots rows before it, queries rows from it on
 
     @classmethod
-    def of(cls, shots: Any, queries: int | Rest) -> "Wanted":
-        """From a number, a fraction or a range of shots; and queries."""
+    def of(cls, shots: Any, queries: int | Rest, horizon: int | None = None) -> "Wanted":
+        """From a number, a fraction or a range of shots; and queries, or with forecasts the horizon.
+
+        Raises ValueError for forecasts from anything but a number of shots.
+        """
+        if horizon is not None:
+            if isinstance(shots, Sequence) or not float(shots).is_integer():
+                raise ValueError(f"shots={shots}: with horizon, it must be a number of rows")
+            return cls(int(shots), int(shots), None, horizon, rolling=True)
         rows = None if queries == "rest" else int(queries)
         if isinstance(shots, float) and not shots.is_integer():
             return cls(1, 1, shots, rows)
@@ -34,8 +41,13 @@ class Wanted(NamedTuple):
         return self.share is not None or self.fewest != self.most
 
     def enough(self, rows: int, whole: bool) -> bool:
-        """Whether a task can be used; in training (not `whole`) one query is enough."""
+        """Whether a task can be used; in training (not `whole`) one query is enough, but not of a forecast."""
+        whole = whole or self.rolling
         return rows >= self.fewest + (max(self.queries or 1, 1) if whole else 1)
+
+    def origins(self, rows: int) -> int:
+        """From how many places in a task with so many rows there is a forecast."""
+        return rows - self.most - (self.queries or 1) + 1 if self.rolling else 1
 
     def limit(self, rows: int, whole: bool = True) -> int:
         """The most shots of a task with so many rows; of a range not more than half of a task that is too small."""
@@ -76,6 +88,23 @@ def test_units(
     return units
 
 
+def alike(units: Sequence[Unit], sizes: Sequence[tuple[int, int]], wanted: Wanted) -> list[list[int]]:
+    """The first len(sizes) units in runs of one size, in the order of their first one; with every origin of forecasts.
+
+    A unit is named by its place, its origin number k by place + k * len(units).
+    """
+    found: dict[tuple[int, int], list[int]] = {}
+    for place, size in enumerate(sizes):
+        found.setdefault(size, []).append(place)
+    made = []
+    for places in found.values():
+        most = max(wanted.origins(units[place].rows) for place in places)
+        for turn in range(most):
+            able = (place for place in places if turn < wanted.origins(units[place].rows))
+            made.append([place + turn * len(units) for place in able])
+    return made
+
+
 class Bin(NamedTuple):
     """Training tasks of like size."""
 
@@ -91,7 +120,7 @@ def train_bins(members: Sequence[int], counts: Sequence[int], wanted: Wanted) ->
     able = [(size, task) for size, task in able if wanted.enough(size, whole=False)]
     cut: list[list[tuple[int, int]]] = []
     for size, task in able:
-        if cut and size <= (FAR if len(cut[-1]) < FEW else NEAR) * cut[-1][0][0]:
+        if cut and size <= NEAR * cut[-1][0][0]:
             cut[-1].append((size, task))
         else:
             cut.append([(size, task)])

@@ -30,7 +30,7 @@ class Usable(NamedTuple):
 
 
 def usable(content: Content, wanted: Mapping[str, Wanted], min_rows: int, several: bool) -> Usable:
-    """The tasks with enough rows for what is asked for, and of classes with `several` those with more than one."""
+    """The tasks with enough rows for what is asked for; tests of classes with `several` need more than one class."""
     found = Usable({}, {})
     for split in SPLITS:
         out = found.left_out[split] = {}
@@ -39,7 +39,9 @@ def usable(content: Content, wanted: Mapping[str, Wanted], min_rows: int, severa
             rows = content.counts[task]
             if rows < min_rows or not wanted[split].enough(rows, split != "train"):
                 out[content.names[task]] = f"{rows} row{'s' * (rows != 1)}"
-            elif several and content.target["kind"] == "classification" and content.one_class(task):
+            elif (
+                several and split != "train" and content.target["kind"] == "classification" and content.one_class(task)
+            ):
                 out[content.names[task]] = "one class"
             else:
                 able.append(task)
