@@ -76,7 +76,7 @@ def _maps(figure: Figure, axes: list[Any], learner: Any, method: str, family: Mi
     image = _image(axes[3], family, error, f"{method} - function", cmap="RdBu_r", vmin=-most, vmax=most)
     figure.colorbar(image, ax=axes[3], shrink=0.9)
     axes[0].set_ylabel("v", fontsize=11)
-    axes[0].set_title(f"{name}: function\n{_errors(found)}", fontsize=10)
+    axes[0].set_title(f"{name}: function\n{_errors(found)}", fontsize=10, loc="left")
 
 
 def _image(ax: Any, family: Mixture, values: np.ndarray, title: str, **style: Any) -> Any:
