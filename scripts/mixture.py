@@ -1,10 +1,10 @@
 """python scripts/mixture.py FOLDER [--rounds search,tasks] [--only r2d2,maml] [--seeds 0] [--minutes 60]: task=mixture.
 
-Makes the runs of scripts/comparisons/mixture.yaml one after the other, each in a fork of one process, so that torch is
-imported once; then writes scripts/results/mixture.md, .json and the pictures: the comparison as scripts/compare.py
-writes it, and what only this family has: every row's regret to the Bayes prediction, errors per kind, the published
-table, and how the mother's children agree with the kinds. Runs that exist are not made again, so the command may be
-interrupted and called again. --render only writes the page.
+Makes the runs of scripts/comparisons/mixture.yaml (--file: of another file) one after the other, each in a fork of one
+process, so that torch is imported once; then writes NAME.md, NAME.json and the pictures into scripts/results: the
+comparison as scripts/compare.py writes it, and what only this family has: every row's regret to the Bayes prediction,
+errors per kind, the published table, and how the mother's children agree with the kinds. Runs that exist are not made
+again, so the command may be interrupted and called again. --render only writes the page.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def main() -> None:
     """The command."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", type=Path, help="folder of the runs")
+    p.add_argument("--file", type=Path, default=FILE, help="the comparison, all of whose tasks are a mixture")
     p.add_argument("--rounds", default="search,tasks")
     p.add_argument("--only", help="make runs of these methods only, in this order")
     p.add_argument("--seeds", help="make runs with these seeds only")
@@ -38,7 +39,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=ROOT / "scripts" / "results")
     a = p.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    c = Comparison(FILE, a.folder, None)
+    c = Comparison(a.file, a.folder, None)
     until = time.monotonic() + 60 * a.minutes if a.minutes else float("inf")
     names = a.only.split(",") if a.only else list(c.methods)
     if not a.render:
@@ -51,7 +52,8 @@ def main() -> None:
             make([made[name][i] for i in places for name in names if made[name]], "tasks", until)
     if a.no_page:
         return
-    page(c, a.out, "python scripts/mixture.py FOLDER")
+    other = "" if a.file == FILE else f" --file scripts/comparisons/{a.file.name}"
+    page(c, a.out, f"python scripts/mixture.py FOLDER{other}")
     add(c, a.out)
     print(f"written: {a.out / c.name}.md, .json")
 

@@ -25,23 +25,23 @@ PUBLISHED = {  # Yao and others 2020, table of section 5.2: mse and 95 % interva
 }
 DIFFERENCES = """\
 Published: Yao and others 2020, section 5.2, 10 shots, 1,000 test tasks with 10 queries each, one training of 70,000
-iterations of 25 tasks (1,750,000 tasks), 5 inner steps of rate 0.001. Here: the same functions, noise, shots and
-network, {tasks} training tasks, 100 queries per test task, rates chosen on validation tasks. The paper writes that
-inputs are from [0, 5], as here; the code its authors published (commit 280150a, `data_generator.py`) draws them from
-[-5, 5], where the same functions are larger (`task.x_range=[-5,5]`). Which of the two made the printed numbers is not
-known to us, so they stand beside ours as an orientation and not as a paired comparison."""
+iterations of 25 tasks (1,750,000 tasks), 5 inner steps of rate 0.001. Here: the same functions, noise and shots,
+{tasks} training tasks, 100 queries per test task. The paper writes that inputs are from [0, 5] (mixture.md); the code
+its authors published (commit 280150a, `data_generator.py`) draws them from [-5, 5], where the same functions are larger
+(mixture_wide.md). Which of the two made the printed numbers is not known to us, so they stand beside ours, with inputs
+from [{low:g}, {high:g}], as an orientation and not as a paired comparison."""
 
 
 def add(c: Comparison, out: Path) -> None:
     """Writes the part into NAME.md behind the introduction, and its numbers into NAME.json."""
     runs = c.runs("tasks")
     record = json.loads((out / f"{c.name}.json").read_text(encoding="utf-8"))
-    family = Mixture(test={"queries": 100})
+    family = Mixture(test={"queries": 100}, x_range=tuple(c.spec.get("x_range", (0.0, 5.0))))
     tasks = next((len(next(iter(run.scores.values()))) for run in runs), 1000)
     known = bayes(family, tasks, c.folder / "bayes.npz")
     rows = {method: _row([run for run in runs if run.config["algo"] == method], known) for method in c.methods}
     rows = dict(sorted(((m, row) for m, row in rows.items() if row), key=lambda pair: pair[1]["mse"]))
-    lines = ["## Regret to the Bayes prediction", "", *_table(rows, known), "", *_published(rows, c), ""]
+    lines = ["## Regret to the Bayes prediction", "", *_table(rows, known), "", *_published(rows, c, family), ""]
     lines += ["### The Bayes prediction", "", _about(family), "", *told(known, family), ""]
     mothers = [run for run in runs if run.config["algo"] == "mother"]
     if mothers:
@@ -106,19 +106,20 @@ def _table(rows: dict[str, dict[str, Any]], known: dict[str, np.ndarray]) -> lis
     return lines
 
 
-def _published(rows: dict[str, dict[str, Any]], c: Comparison) -> list[str]:
+def _published(rows: dict[str, dict[str, Any]], c: Comparison, family: Mixture) -> list[str]:
     lines = ["### Beside the published table", "", "| method | mse | ± |", "| --- | ---: | ---: |"]
     lines += [f"| {name} (published) | {mse} | {half} |" for name, (mse, half) in PUBLISHED.items()]
     for method in [m for m in (next(iter(rows), ""), "maml", "metasgd", "mother") if m in rows]:
         lines.append(f"| `{method}` (here) | {number(rows[method]['mse'])} | {number(rows[method]['ci95_tasks'], 2)} |")
-    return [*lines, "", DIFFERENCES.format(tasks=f"{c.spec['tasks']:,}")]
+    low, high = family.x_range
+    return [*lines, "", DIFFERENCES.format(tasks=f"{c.spec['tasks']:,}", low=low, high=high)]
 
 
 def _about(family: Mixture) -> str:
     return (
         f"The posterior mean by importance sampling with {family.oracle_samples:,} samples of each of the six kinds "
-        "(see `metaexp/tasks/mixture_posterior.py`). The second sample is independent of the first; their mean squared "
-        "distance is given as a share of the excess over the noise floor "
+        "(see `metaexp/tasks/mixture_posterior.py`).\nThe second sample is independent of the first; their "
+        "mean squared distance is given as a share of the excess over the noise floor "
         f"{family.noise**2:.2f}. Effective samples: (sum w)² / sum w² over all kinds."
     )
 
