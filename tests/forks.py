@@ -173,7 +173,9 @@ def _no_pictures() -> None:
     from matplotlib import pyplot
 
     from metaexp.loggers.tensorboard import TensorBoard
+    from metaexp.run import sweep_page
 
+    sweep_page.write = lambda folder: None
     TensorBoard.figure = lambda board, tag, figure, step: pyplot.close(figure)  # type: ignore[method-assign]
 
 

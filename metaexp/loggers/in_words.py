@@ -21,7 +21,7 @@ def in_words(result: Mapping[str, Any]) -> str:
     larger = value.get("larger_is_better")
     if larger is None:
         return ""
-    said = []
+    said: list[str] = []
     for floor, label in AGAINST.items():
         other = near(result.get("floors", {}).get(floor) or {}, name)
         if other is not None and len(said) < MOST and (text := _against(value, other, larger, label)):

@@ -14,6 +14,7 @@ from metaexp.config.compose import VERSION_BASE, config_dir
 from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
+from metaexp.run import sweep_page
 from metaexp.run.earlier import FinishedRuns, link_into_sweep
 from metaexp.run.job import PROCESSES, run_job, start
 from metaexp.run.launching import careful_launchers
@@ -73,6 +74,8 @@ def sweep(
             except KeyboardInterrupt as error:
                 complain(str(error) or "interrupted")
             code = summarise(folder, names, lock.stopped.exit_code if lock.stopped else 0, linked)
+        if lock.stopped is None and (shown := sweep_page.write(folder)):
+            print(f"page  {shown}", flush=True)
         if code:
             complain("the same command with resume=auto runs only what is missing, failed or killed")
         return code
