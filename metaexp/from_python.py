@@ -35,6 +35,13 @@ class Run:
 
         return load(self.folder)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of results, and pictures of the test."""
+        from metaexp.loggers.html_page import fragment
+
+        pictures = {name: path.read_bytes() for name, path in self.figures.items() if path.is_file()}
+        return fragment(self.result, pictures, str(self.folder))
+
     def __repr__(self) -> str:
         metric, value = next(iter(self.result["test"].items()))
         mean = "not finite" if value["mean"] is None else f"{value['mean']:.4g} +- {value['ci95']:.2g}"

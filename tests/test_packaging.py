@@ -14,14 +14,17 @@ import pytest
 import yaml
 from conftest import ROOT
 
+RUN = "scripts/runs/sine_r2d2"
+SHIPPED = ("config.yaml", "result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/best.ckpt.json")
 TINY = "algo=maml task=sine device=cpu steps=2 meta_batch=2 val.tasks=2 test.tasks=2 compile=false".split()
 
 
 def sources(root: Path) -> set[str]:
-    """Every file of the package, named as in the wheel, where conf/ is metaexp/conf/."""
+    """Every file of the package, named as in the wheel, where conf/ is metaexp/conf/ and a run metaexp/shipped_run/."""
     files = [path for folder in ("metaexp", "conf") for path in (root / folder).rglob("*") if path.is_file()]
     names = [path.relative_to(root).as_posix() for path in files if "__pycache__" not in path.parts]
-    return {f"metaexp/{name}" if name.startswith("conf/") else name for name in names}
+    shipped = {f"metaexp/shipped_run/{name}" for name in SHIPPED}
+    return {f"metaexp/{name}" if name.startswith("conf/") else name for name in names} | shipped
 
 
 def contents(wheel: Path) -> set[str]:
@@ -45,7 +48,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    for name in ("metaexp", "conf"):
+    for name in ("metaexp", "conf", RUN):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -110,6 +113,13 @@ def test_help_lists_every_choice(train, path):
     for group in ("algo", "task", "model", "device", "optimizer", "experiment"):
         expected = {group} | {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
         assert expected <= words, f"--help does not name {expected - words}"
+
+
+def test_the_demo_runs_from_the_wheel(train, site):
+    done = train("demo", module="metaexp.commands.console", PYTHONPATH=str(site), PYTHONIOENCODING="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "trained on 500,000 sine functions" in " ".join(done.stdout.split())
+    assert (train.folder / "metaexp_demo.png").is_file()
 
 
 def test_short_run_from_another_folder(train, path):

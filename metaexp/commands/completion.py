@@ -106,6 +106,6 @@ _WORDS: dict[str, Callable[[Sequence[str], str], list[str]]] = {
     "adapt": _names("run=", "support=", "query=", "out=", "--help"),
     "report": _names("--by", "--metric", "--pairs", "--markdown", "--csv", "--plots", "--help"),
     "board": _names("--port", "--bind_all", "--help"),
-    "demo": _names("--help", "--seed", "--task", "--out", "--no-color"),
+    "demo": _names("--help", "--function", "--points", "--out", "--no-color"),
     "completion": lambda _before, _word: ["bash ", "zsh "],
 }

@@ -116,14 +116,16 @@ class Train(TypedDict):
 TRAIN: dict[str, Any] = get_type_hints(Train, include_extras=True) | {"from": NotRequired[str | None]}
 
 
-def settings(kinds: Mapping[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, Any, bool]]:
+def settings(
+    kinds: Mapping[str, Any] | None = None, path: str = "", everywhere: bool = True
+) -> Iterator[tuple[str, Any, bool]]:
     """(dotted key, annotation, whether every run has it) of each setting declared here."""
     for name, kind in (TRAIN if kinds is None else kinds).items():
-        inside = fields(kind)
+        inside, always = fields(kind), everywhere and not str(kind).startswith("typing.NotRequired")
         if inside and "*" not in inside:
-            yield from settings(inside, f"{path}{name}.")
+            yield from settings(inside, f"{path}{name}.", always)
         else:
-            yield f"{path}{name}", kind, not str(kind).startswith("typing.NotRequired")
+            yield f"{path}{name}", kind, always
 
 
 def check_ranges(config: dict[str, Any]) -> None:

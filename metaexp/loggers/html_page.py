@@ -85,6 +85,23 @@ def run_page(result: Mapping[str, Any], settings: str, pictures: Mapping[str, by
     return document(title_of(result), parts)
 
 
+FEW = 4  # pictures beside a result in a notebook
+FRAGMENT = ".metaexp td, .metaexp th { text-align: right; } .metaexp td:first-child { text-align: left; }"
+FRAGMENT += " .metaexp .beside { opacity: .65; } .metaexp img { max-width: 48rem; width: 100%; background: white; }"
+
+
+def fragment(result: Mapping[str, Any], pictures: Mapping[str, bytes], folder: str) -> str:
+    """A run inside another page, a notebook: its table, what it says in words, the pictures of its test."""
+    head, rows = result_rows(result)
+    order = sorted(pictures, key=lambda name: (not name.startswith("test_"), name != "test_episodes", name))
+    parts = [f"<style>{FRAGMENT}</style><strong>{text(title_of(result))}</strong>"]
+    parts.append(table(head, rows, [", " in row[0] for row in rows]))
+    parts += [f"<div>{text(line)}</div>" for line in [*notes(result), f"folder       {folder}"]]
+    parts += [picture(name, pictures[name]) for name in order[:FEW] if not name.startswith("val_")]
+    inside = "\n".join(parts)
+    return f'<div class="metaexp">{inside}</div>'
+
+
 def page_of(result: Mapping[str, Any], folder: Path) -> str:
     """The page of a run from what its folder holds: `config.yaml` and `figures/*.png`."""
     settings = folder / "config.yaml"

@@ -41,7 +41,7 @@ def check_form(config: dict[str, Any], file: Path) -> None:
             raise CheckpointError(f"{file}: damaged, {group}={show(config[group])}: must be a group of settings")
     for key, kind, everywhere in settings():
         group = key.rpartition(".")[0]
-        if group and not isinstance(at(config, group, None), dict):
+        if group and not isinstance(at(config, group, None), dict) and (everywhere or group in config):
             raise CheckpointError(f"{file}: damaged, it has no {group}")
         value = at(config, key, Ellipsis)
         if value is Ellipsis:
