@@ -115,11 +115,14 @@ def test_help_lists_every_choice(train, path):
         assert expected <= words, f"--help does not name {expected - words}"
 
 
-def test_the_demo_runs_from_the_wheel(train, site):
-    done = train("demo", module="metaexp.commands.console", PYTHONPATH=str(site), PYTHONIOENCODING="utf-8")
-    assert done.returncode == 0, done.stderr
-    assert "trained on 500,000 sine functions" in " ".join(done.stdout.split())
-    assert (train.folder / "metaexp_demo.png").is_file()
+def test_the_demo_finds_its_run_in_the_wheel(site, tmp_path):
+    code = "from metaexp.commands.demo import shipped_run as run; print(run())"
+    env = os.environ | {"PYTHONPATH": str(site)}
+    shown = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, timeout=60)
+    assert Path(shown.strip()) == site / "metaexp/shipped_run"
+    assert all(
+        (site / "metaexp/shipped_run" / name).read_bytes() == (ROOT / RUN / name).read_bytes() for name in SHIPPED
+    )
 
 
 def test_short_run_from_another_folder(train, path):

@@ -10,6 +10,7 @@ from conftest import ROOT
 import metaexp
 from metaexp.commands import demo
 from metaexp.commands.terminal_plot import ASCII, Marks, plot
+from metaexp.errors import ConfigError
 
 NONE = (np.array([]), np.array([]))
 
@@ -81,6 +82,21 @@ def test_the_numbers_are_those_of_the_estimator(
     assert max(map(len, out.splitlines())) <= 80
     assert out.count("●") == 7  # and one in the legend
     assert (tmp_path / "metaexp_demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_travels_in_a_wheel_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/test_packaging.py compares the files of the wheel with the same list."""
+    for name in ("config.yaml", "result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/best.ckpt.json"):
+        (tmp_path / "shipped_run" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "shipped_run" / name).write_bytes((ROOT / "scripts/runs/sine_r2d2" / name).read_bytes())
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "commands/demo.py"))
+    run = demo.shipped_run()
+    assert run == tmp_path / "shipped_run"
+    here, there = demo.learn(run, 0, 10), demo.learn(ROOT / "scripts/runs/sine_r2d2", 0, 10)
+    assert np.array_equal(here.after, there.after)
+    (run / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="the installation is incomplete"):
+        demo.shipped_run()
 
 
 def test_worse_is_called_worse() -> None:
