@@ -74,13 +74,14 @@ def _make(p: argparse.ArgumentParser, a: argparse.Namespace, plan: dict) -> None
         command = f"python scripts/tables.py {name} --runs FOLDER --{needs[name]} PLACE"
         command += f" --budget {a.budget}" if a.budget != 1 else ""
         only = a.methods.split(",") if a.methods else None
+        file = a.out / f"{name}.json"
         try:
-            found = compare(name, plan, places, a.runs.resolve() / name, a.budget, only) | {"command": command}
+            for found in compare(name, plan, places, a.runs.resolve() / name, a.budget, only):
+                text = json.dumps(found | {"command": command}, indent=1)
+                file.write_text(text + "\n", encoding="utf-8")
         except MetaexpError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
-        file = a.out / f"{name}.json"
-        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"written: {file}", flush=True)
 
 

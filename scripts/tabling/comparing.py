@@ -2,9 +2,9 @@
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +20,17 @@ from tabling.table import Numbers, Table, numbers
 from tabling.trials import Cells
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-Scores = dict[str, dict[str, dict[str, dict[str, list[float]]]]]  # cell -> measure -> row -> task -> value per seed
+Values = dict[str, dict[str, dict[str, dict[str, list[float]]]]]  # cell -> measure -> row -> task -> value per seed
 AGAINST = ("pooled regression + task offset", "pooled logistic regression + task offset", "user + item means")
 
 
-def write_rows(table: Table, split: dict[str, list[str]], n: Numbers, file: Path) -> None:
+def write_rows(table: Table, n: Numbers, file: Path) -> None:
     """The table with a column `split`, the rows of each task together and in order.
 
     Raises:
         SystemExit: other data are there already, from which runs were made.
     """
-    where = {task: word for word, tasks in split.items() for task in tasks}
+    where = {task: word for word, tasks in n.split.items() for task in tasks}
     frame = table.frame.iloc[np.concatenate([n.rows[task] for task in where])].copy()
     frame["split"] = frame[table.by].astype(str).map(where)
     text = frame.to_csv(index=False)
@@ -85,10 +85,18 @@ class Coder:
         return np.asarray(shown[:, self.positive] / shown.sum(1))
 
 
+class Fold(NamedTuple):
+    """One division of the tasks, and its trials by split and cell."""
+
+    numbers: Numbers
+    cells: dict[str, Cells]
+    home: Path
+
+
 def compare(
     name: str, plan: dict[str, Any], places: dict[str, Path], folder: Path, budget: float, only: Sequence[str] | None
-) -> dict[str, Any]:
-    """All numbers of a study, for its JSON file."""
+) -> Iterator[dict[str, Any]]:
+    """All numbers of a study, for its JSON file: after the baselines, and again after each method."""
     torch.set_num_threads(1)
     spec, study = plan["studies"][name], STUDIES[name](places)
     kinds = {key: one for key, one in plan["methods"][spec["methods"]].items() if only is None or key in only}
@@ -96,38 +104,58 @@ def compare(
         max(2, int(spec["steps"] * budget)), max(2, int(spec["search_steps"] * budget)), plan["search_seed"],
         spec.get("seeds", plan["seeds"]),
     )  # fmt: skip
-    test, val, about, baselines = {}, {}, {}, set()
-    for fold, split in enumerate(study.table.folds):
-        n = numbers(study.table, fold)
-        home = folder / f"fold{fold}" if len(study.table.folds) > 1 else folder
-        cells = {part: study.cells(n, part) for part in ("val", "test")}
-        for cell in cells["val"]:
-            for row, ask in study.baselines(n, cells["val"][cell]).items():
-                baselines.add(row)
-                keep(study, n, cells, cell, row, [[ask(cells[part][cell])] for part in ("val", "test")], val, test)
-        print(f"{name}: baselines done", flush=True)
-        if not kinds:
-            continue
-        write_rows(study.table, split, n, home / "table.csv")
-        typed = [*plan["common"], *words(study.table, home / "table.csv"), *spec.get("words", [])]
-        coder = Coder(study.table, n, typed)
-        judge = judged(study, n, cells["val"], coder)
-        for row, went, learners in methods.search_and_train(kinds, typed, coder.family, given, home, judge):
+    folds = list(divided(study, folder))
+    scores = Scores(study)
+    for fold in folds:
+        for row, asks in study.baselines(fold.numbers, fold.cells["val"]):
+            scores.baselines.append(row)
+            for cell, ask in asks.items():
+                scores.add(fold, cell, row, [[ask(fold.cells[part][cell])] for part in ("val", "test")])
+        print(f"{name}: baselines of {fold.home.name} done", flush=True)
+    about: dict[str, Any] = {}
+    header = {
+        "name": name, "source": study.table.source, "date": time.strftime("%Y-%m-%d"), "versions": versions(),
+        "machine": machine(torch.device("cpu")), "commit": commit(), "steps": given.steps,
+        "search_steps": given.search_steps, "seeds": given.seeds, "folds": len(folds),
+        "meta_batch": next(word for word in plan["common"] if word.startswith("meta_batch=")).split("=")[1],
+        "split": {part: len(study.table.folds[0][part]) for part in ("train", "val", "test")}, "methods": about,
+    }  # fmt: skip
+    yield header | {"cells": scores.told()}
+    learned = [Learned(study, fold, plan, spec) for fold in folds] if kinds else []
+    for row, method in kinds.items():
+        for fold, one in zip(folds, learned, strict=True):
+            typed = [*one.typed, *method["settings"]]
+            went, learners = methods.search_and_train(
+                method, typed, one.coder.family, given, fold.home / row, one.judge
+            )
             about.setdefault(row, []).append(went)
             for learner in learners:
                 methods.finish(learner)
-            for cell in cells["test"]:
-                pair = [[coder.ask(one, cells[part][cell]) for one in learners] for part in ("val", "test")]
-                keep(study, n, cells, cell, row, pair, val, test)
-            print(f"{name}: {row} done ({sum(went['cpu_seconds']):.0f} s of training)", flush=True)
-    return {
-        "name": name, "source": study.table.source, "date": time.strftime("%Y-%m-%d"), "versions": versions(),
-        "machine": machine(torch.device("cpu")), "commit": commit(), "steps": given.steps,
-        "search_steps": given.search_steps, "seeds": given.seeds, "folds": len(study.table.folds), "methods": about,
-        "meta_batch": next(word for word in plan["common"] if word.startswith("meta_batch=")).split("=")[1],
-        "split": {part: len(study.table.folds[0][part]) for part in ("train", "val", "test")},
-        "cells": told(study, test, val, sorted(baselines)),
-    }  # fmt: skip
+            for cell in fold.cells["test"]:
+                asked = (fold.cells[part][cell] for part in ("val", "test"))
+                scores.add(fold, cell, row, [[one.coder.ask(made, part) for made in learners] for part in asked])
+        print(f"{name}: {row} done ({sum(sum(w['cpu_seconds']) for w in about[row]):.0f} s of training)", flush=True)
+        yield header | {"cells": scores.told()}
+
+
+def divided(study: Study, folder: Path) -> Iterator[Fold]:
+    """The folds, or the one division, of a study."""
+    folds = len(study.table.folds)
+    for place in range(folds):
+        n = numbers(study.table, place)
+        home = folder / f"fold{place}" if folds > 1 else folder
+        yield Fold(n, {part: study.cells(n, part) for part in ("val", "test")}, home)
+
+
+class Learned:
+    """What methods need in a fold: the file, what is typed, the coder, and the judge of their validation trials."""
+
+    def __init__(self, study: Study, fold: Fold, plan: dict[str, Any], spec: dict[str, Any]):
+        file = fold.home / "table.csv"
+        write_rows(study.table, fold.numbers, file)
+        self.typed = [*plan["common"], *words(study.table, file), *spec.get("words", [])]
+        self.coder = Coder(study.table, fold.numbers, self.typed)
+        self.judge = judged(study, fold.numbers, fold.cells["val"], self.coder)
 
 
 def judged(study: Study, n: Numbers, cells: Cells, coder: Coder) -> methods.Judge:
@@ -147,43 +175,45 @@ def judged(study: Study, n: Numbers, cells: Cells, coder: Coder) -> methods.Judg
     return judge
 
 
-def keep(
-    study: Study,
-    n: Numbers,
-    cells: dict[str, Cells],
-    cell: str,
-    row: str,
-    pair: list[list[list[np.ndarray]]],  # of validation and of test: for each seed the predictions of each trial
-    val: Scores,
-    test: Scores,
-) -> None:
-    """Add the scores of a row in a cell, task by task and seed by seed."""
-    for word, measure in study.measures.items():
-        for seed, (first, last) in enumerate(zip(*pair, strict=True)):
-            cut = compared.threshold(n, cells["val"][cell], first) if measure.threshold else None
-            for part, made, into in (("val", first, val), ("test", last, test)):
-                place = into.setdefault(cell, {}).setdefault(word, {}).setdefault(row, {})
-                for task, value in compared.by_task(n, cells[part][cell], made, measure, cut).items():
-                    place.setdefault(task, []).append(value)
-                    if len(place[task]) > seed + 1:
-                        raise ValueError(f"{row}: task {task} is there in two folds")
+class Scores:
+    """The scores of all rows: cell -> measure -> row -> task -> its value for each seed."""
 
+    def __init__(self, study: Study):
+        self.study = study
+        self.baselines: list[str] = []
+        self.val: Values = {}
+        self.test: Values = {}
 
-def told(study: Study, test: Scores, val: Scores, baselines: list[str]) -> dict[str, Any]:
-    """The tables of all cells, and for each cell the method that is best on validation tasks."""
-    name, first = next(iter(study.measures.items()))
-    found: dict[str, Any] = {}
-    for cell, measured in test.items():
-        found[cell] = {}
-        for word, scores in measured.items():
-            arrays = {row: np.array(list(tasks.values())).T for row, tasks in scores.items()}
-            found[cell][word] = compared.rows(arrays, baselines, study.measures[word].larger, AGAINST)
-            found[cell][word]["larger_is_better"] = study.measures[word].larger
-        learned = {row: tasks for row, tasks in val[cell][name].items() if row not in baselines}
-        levels = {row: float(np.mean([np.mean(v) for v in tasks.values()])) for row, tasks in learned.items()}
-        sign = 1 if first.larger else -1
-        found[cell]["best_on_validation"] = max(levels, key=lambda row: sign * levels[row]) if levels else None
-    return found
+    def add(self, fold: Fold, cell: str, row: str, pair: Sequence[Sequence[Sequence[np.ndarray]]]) -> None:
+        """A row's predictions in a cell: of validation and of test, for each seed, those of each trial."""
+        n, cells = fold.numbers, fold.cells
+        for word, measure in self.study.measures.items():
+            for seed, (first, last) in enumerate(zip(*pair, strict=True)):
+                cut = compared.threshold(n, cells["val"][cell], first) if measure.threshold else None
+                for part, made, into in (("val", first, self.val), ("test", last, self.test)):
+                    place = into.setdefault(cell, {}).setdefault(word, {}).setdefault(row, {})
+                    for task, value in compared.by_task(n, cells[part][cell], made, measure, cut).items():
+                        place.setdefault(task, []).append(value)
+                        if len(place[task]) > seed + 1:
+                            raise ValueError(f"{row}: task {task} is there in two folds")
+
+    def told(self) -> dict[str, Any]:
+        """The tables of all cells, and for each cell the method that is best on validation tasks."""
+        name, first = next(iter(self.study.measures.items()))
+        sign, found = (1 if first.larger else -1), {}
+        for cell, measured in self.test.items():
+            found[cell] = {}
+            for word, scores in measured.items():
+                arrays = {row: np.array(list(tasks.values())).T for row, tasks in scores.items()}
+                larger = self.study.measures[word].larger
+                found[cell][word] = compared.rows(arrays, self.baselines, larger, AGAINST)
+                found[cell][word]["larger_is_better"] = larger
+            learned = {row: tasks for row, tasks in self.val[cell][name].items() if row not in self.baselines}
+            levels = {
+                row: sign * float(np.mean([np.mean(v) for v in tasks.values()])) for row, tasks in learned.items()
+            }
+            found[cell]["best_on_validation"] = max(levels, key=lambda row: levels[row]) if levels else None
+        return found
 
 
 def commit() -> str:

@@ -6,7 +6,6 @@ rows: a function (x [n, d], y [n], new [m, d]) -> [m]. Where it has a free choic
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -216,15 +215,10 @@ def mean_score(numbers: Numbers, trials: Sequence[Trial], made: Sequence[np.ndar
     return float(np.mean([values[names == name].mean() for name in dict.fromkeys(names)]))
 
 
-def chosen(
-    numbers: Numbers, options: Sequence[Fit], trials: Sequence[Trial], score: Score, larger: bool
-) -> tuple[Predict, int]:
-    """(the candidate that is best on the validation trials, its place), each fitted to the training tasks."""
-    pool = numbers.pool()
-    fitted: list[Any] = [option(pool) for option in options]
+def chosen(numbers: Numbers, fitted: Sequence[Predict], trials: Sequence[Trial], score: Score, larger: bool) -> Predict:
+    """Of a baseline's candidates, fitted to the training tasks, the one that is best on the validation trials."""
     if len(fitted) == 1:
-        return fitted[0], 0
+        return fitted[0]
     sign = 1 if larger else -1
     scores = [sign * mean_score(numbers, trials, predictions(numbers, one, trials), score) for one in fitted]
-    best = int(np.argmax(scores))
-    return fitted[best], best
+    return fitted[int(np.argmax(scores))]

@@ -1,6 +1,6 @@
 """Our methods on a table: the same number of candidates and outer steps for each, all choices on validation tasks.
 
-A run is trained in this process. Ten times on its way it predicts the validation trials, which are made like those of
+A run is trained in this process. Five times on its way it predicts the validation trials, which are made like those of
 the test, and the weights with the best validation score are kept. A finished run is two files, NAME.json and NAME.pt;
 one whose JSON file is there and was made with the same settings is not made again.
 """
@@ -8,7 +8,7 @@ one whose JSON file is there and was made with the same settings is not made aga
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from tabling.trials import Trial
 
 Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # rows -> x [n, d], y [n, y_dim]
 Judge = Callable[[Any], float]  # learner -> validation score, larger is better
-MARKS = 10  # validations of a run
+MARKS = 5  # validations of a run
 
 
 class Budget(NamedTuple):
@@ -87,7 +87,7 @@ def run(file: Path, words: Sequence[str], family: Any, seed: int, steps: int, ju
                 step += 1
             if mark:
                 made.training.check()
-            value = judge(learner)
+            value = judge(learner) if mark else 0.0  # nothing is trained: nothing to choose
             curve.append([step, value])
             if value > best:
                 best, kept = value, _state(learner)
@@ -113,25 +113,23 @@ def restored(words: Sequence[str], family: Any, seed: int, steps: int, made: Mad
 
 
 def search_and_train(
-    methods: dict[str, Any], words: Sequence[str], family: Any, budget: Budget, home: Path, judge: Judge
-) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
-    """For each method: its name, what was chosen and how the runs went, and the trained learner of each seed."""
-    for name, method in methods.items():
-        options, scores = candidates(method), [0.0]
-        typed = [*words, *method["settings"]]
-        if len(options) > 1:
-            scores = []
-            for place, option in enumerate(options):
-                file = home / name / f"candidate{place}.json"
-                found = run(file, [*typed, *option], family, budget.search_seed, budget.search_steps, judge)
-                scores.append(found.told["best"] if not found.told["failure"] else -np.inf)
-        chosen = options[int(np.argmax(scores))]
-        typed += chosen
-        seeds = budget.seeds if "search" in method or method.get("seeds") else budget.seeds[:1]
-        made = [run(home / name / f"seed{s}.json", typed, family, s, budget.steps, judge) for s in seeds]
-        about = {"chosen": " ".join(chosen), "candidates": len(options), "search": scores}
-        about |= {key: [one.told[key] for one in made] for key in ("curve", "failure", "cpu_seconds")}
-        yield name, about, [restored(typed, family, s, budget.steps, m) for s, m in zip(seeds, made, strict=True)]
+    method: dict[str, Any], words: Sequence[str], family: Any, budget: Budget, home: Path, judge: Judge
+) -> tuple[dict[str, Any], list[Any]]:
+    """What was chosen and how the runs went, and the trained learner of each seed."""
+    options, scores = candidates(method), [0.0]
+    if len(options) > 1:
+        scores = []
+        for place, option in enumerate(options):
+            file = home / f"candidate{place}.json"
+            found = run(file, [*words, *option], family, budget.search_seed, budget.search_steps, judge)
+            scores.append(found.told["best"] if not found.told["failure"] else -np.inf)
+    chosen = options[int(np.argmax(scores))]
+    typed = [*words, *chosen]
+    seeds = budget.seeds if "search" in method else budget.seeds[:1]
+    made = [run(home / f"seed{s}.json", typed, family, s, budget.steps, judge) for s in seeds]
+    about = {"chosen": " ".join(chosen), "candidates": len(options), "search": scores}
+    about |= {key: [one.told[key] for one in made] for key in ("curve", "failure", "cpu_seconds")}
+    return about, [restored(typed, family, s, budget.steps, m) for s, m in zip(seeds, made, strict=True)]
 
 
 def predictions(learner: Any, trials: Sequence[Trial], encode: Encode, together: int = 60) -> list[np.ndarray]:

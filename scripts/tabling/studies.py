@@ -1,6 +1,7 @@
 """What is compared: for each study its table, its trials, its baselines and what must be typed to train on it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from tabling.table import Numbers, Table
 from tabling.trials import Cells, Trial
 
 Ask = Callable[[Sequence[Trial]], list[np.ndarray]]  # trials -> predictions
+# (numbers, validation trials of each cell) -> one after the other: name, and how it predicts in each cell
+Baselines = Callable[[Numbers, Cells], Iterator[tuple[str, dict[str, Ask]]]]
 
 
 class Measure(NamedTuple):
@@ -27,14 +30,12 @@ class Study(NamedTuple):
 
     Attributes:
         cells: (numbers, split) -> trials by name of the cell.
-        baselines: (numbers, validation trials of a cell) -> name -> how it predicts.
         measures: the first one chooses candidates and the best method, on validation tasks.
-        words: settings of the training beside those of the table.
     """
 
     table: Table
     cells: Callable[[Numbers, str], Cells]
-    baselines: Callable[[Numbers, Sequence[Trial]], dict[str, Ask]]
+    baselines: Baselines
     measures: dict[str, Measure]
 
 
@@ -48,15 +49,17 @@ CLASSES = {
 }
 
 
-def fitted(kinds: dict[str, Any], first: Measure) -> Callable[[Numbers, Sequence[Trial]], dict[str, Ask]]:
-    """The baselines of a dictionary, each with the candidate that is best on the validation trials."""
+def fitted(kinds: dict[str, Any], first: Measure) -> Baselines:
+    """The baselines of a dictionary, fitted once; in each cell the candidate that is best on its validation trials."""
 
-    def baselines(numbers: Numbers, validation: Sequence[Trial]) -> dict[str, Ask]:
-        made: dict[str, Ask] = {}
+    def baselines(numbers: Numbers, validation: Cells) -> Iterator[tuple[str, dict[str, Ask]]]:
+        pool = numbers.pool()
         for name, options in kinds.items():
-            predict, _ = floors.chosen(numbers, options, validation, first.score, first.larger)
-            made[name] = lambda asked, predict=predict: floors.predictions(numbers, predict, asked)  # type: ignore[misc]
-        return made
+            made, found = [option(pool) for option in options], {}
+            for cell, asked in validation.items():
+                predict = floors.chosen(numbers, made, asked, first.score, first.larger)
+                found[cell] = partial(floors.predictions, numbers, predict)
+            yield name, found
 
     return baselines
 
@@ -66,7 +69,7 @@ def openml(kind: str) -> Callable[[dict[str, Path]], Study]:
 
     def make(places: dict[str, Path]) -> Study:
         def cells(n: Numbers, split: str) -> Cells:
-            return trials.random_shots(n, split, (1, 5, 10, 20), repeats=10 if split == "test" else 4)
+            return trials.random_shots(n, split, (1, 5, 10, 20), repeats=5 if split == "test" else 3)
 
         return Study(table.openml(places["data"], kind), cells, fitted(floors.REGRESSION, RMSE["rmse"]), RMSE)
 
@@ -77,7 +80,7 @@ def radon(places: dict[str, Path]) -> Study:
     """Counties with 10 houses and more: 1, 2 and 5 random houses known, those after the fifth asked for."""
 
     def cells(n: Numbers, split: str) -> Cells:
-        return trials.random_shots(n, split, (1, 2, 5), repeats=10 if split == "test" else 4)
+        return trials.random_shots(n, split, (1, 2, 5), repeats=5 if split == "test" else 3)
 
     return Study(table.radon(places["data"]), cells, fitted(floors.REGRESSION, RMSE["rmse"]), RMSE)
 
@@ -86,7 +89,7 @@ def gapminder(places: dict[str, Path]) -> Study:
     """Countries: 1, 2 and 5 random years of 12 known; income and population of every year are given."""
 
     def cells(n: Numbers, split: str) -> Cells:
-        return trials.random_shots(n, split, (1, 2, 5), repeats=10)
+        return trials.random_shots(n, split, (1, 2, 5), repeats=5)
 
     return Study(table.gapminder(places["data"]), cells, fitted(floors.REGRESSION, RMSE["rmse"]), RMSE)
 
@@ -112,25 +115,17 @@ def movielens_cold_start(places: dict[str, Path]) -> Study:
     def cells(n: Numbers, name: str) -> Cells:
         return trials.cold_start(n, name, (0, 1, 2, 5, 10, 20))
 
-    made: dict[tuple[str, int], recommend.Predict] = {}  # fitted once for all cells
-
-    def baselines(n: Numbers, validation: Sequence[Trial]) -> dict[str, Ask]:
-        found: dict[str, Ask] = {}
+    def baselines(n: Numbers, validation: Cells) -> Iterator[tuple[str, dict[str, Ask]]]:
         for name, (maker, settings) in recommend.RECOMMEND.items():
-            scores = []
-            for place, setting in enumerate(settings):
-                if (name, place) not in made:
-                    made[name, place] = maker(ratings, split["train"], setting)
-                asked = recommend.predictions(made[name, place], validation)
-                scores.append(floors.mean_score(n, validation, asked, measures.mae))
-            best = made[name, int(np.argmin(scores))]
-            found[name] = lambda asked, best=best: recommend.predictions(best, asked)  # type: ignore[misc]
-        for name in ("pooled regression", "mixed effects: offset", "mixed effects: offset and slopes"):
-            if (name, 0) not in made:
-                made[name, 0] = floors.REGRESSION[name][0](n.pool())  # type: ignore[assignment]
-            predict: Any = made[name, 0]
-            found[name] = lambda asked, predict=predict: floors.predictions(n, predict, asked)  # type: ignore[misc]
-        return found
+            made, found = [maker(ratings, split["train"], setting) for setting in settings], {}
+            for cell, asked in validation.items():
+                scores = [floors.mean_score(n, asked, recommend.predictions(p, asked), measures.mae) for p in made]
+                found[cell] = partial(recommend.predictions, made[int(np.argmin(scores))])
+            yield name, found
+        plain = {name: floors.REGRESSION[name] for name in floors.REGRESSION if name.startswith("mixed")}
+        yield from fitted({"pooled regression": floors.REGRESSION["pooled regression"], **plain}, MAE["mae"])(
+            n, validation
+        )
 
     return Study(movielens.table(ratings, split), cells, baselines, MAE)
 
@@ -141,7 +136,7 @@ def hospitals(places: dict[str, Path]) -> Study:
     def cells(n: Numbers, split: str) -> Cells:
         kept = trials.whole_tasks(n, split, least=4, each=16)
         few = n._replace(split=n.split | {split: kept})
-        return trials.stratified(few, split, (4, 10), repeats=10)
+        return trials.stratified(few, split, (4, 10), repeats=5)
 
     return Study(table.hospitals(places["medpar"]), cells, fitted(floors.CLASSIFICATION, CLASSES["log loss"]), CLASSES)
 
