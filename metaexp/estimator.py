@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metaexp.algos.base import MODES
-from metaexp.random import task_keys
-from metaexp.run.source import Source, one_of
+from metaexp.run.source import Fitted, Source, one_of
+from metaexp.system.cache import Progress
 from metaexp.tasks.data.tables import check_names, column_names, numbers
 from metaexp.types import Examples
 
@@ -59,15 +59,6 @@ def load(
     made._source = source
     made._checked()
     return made
-
-
-class Fitted(NamedTuple):
-    """What `fit` learned; settings that are changed later count from the next `fit`."""
-
-    source: Source
-    adapted: Any
-    support: Examples
-    mode: str
 
 
 class Estimator(ABC):
@@ -196,13 +187,11 @@ class Estimator(ABC):
             raise ValueError("fit requires y to be passed, but the target y is None")
         targets, told = self._targets(y, len(inputs))
         support = Examples(inputs, targets.to(source.device, learner.family.dtype))
-        key = task_keys(0, "test", torch.zeros(1, dtype=torch.int64, device=source.device))[0]
         steps = learner.steps_at_test(len(inputs)) if self.steps is None else int(self.steps)
-        with source.computing():
-            path = learner.path(support, key, steps)
+        path = (fitted := Fitted(source, None, support, mode, steps)).path()
         if self.steps is not None and len(path) != steps + 1:
             raise ValueError(f"steps={steps}: {type(learner).__name__} takes no inner steps; leave it out")
-        self._fitted = Fitted(source, path[-1], support, mode)
+        self._fitted = fitted._replace(adapted=path[-1])
         self.__dict__.pop("feature_names_in_", None)
         told |= {} if names is None else {"feature_names_in_": names}
         features = int(np.prod(self.x_shape)) if names is None else len(names)
@@ -214,16 +203,41 @@ class Estimator(ABC):
         """[m, *x_shape] -> the learner's predictions, float64 [m, out]."""
         if self._fitted is None:
             raise _not_fitted("predict before fit: call fit(x, y) with the examples of the task first")
-        source, adapted, support, mode = self._fitted
-        now = self._columns(x, source)
+        now = self._columns(x, source := self._fitted.source)
         if said := check_names(getattr(self, "feature_names_in_", None), now, type(self).__name__):
             warnings.warn(said)
-        inputs = self._inputs(x, source)
+        return self._outputs(self._fitted, self._inputs(x, source)).double().cpu().numpy()
+
+    def _outputs(self, fitted: Fitted, inputs: Tensor) -> Tensor:
+        """Inputs [m, *x_shape] -> the learner's predictions [m, out], with progress."""
+        source, adapted, support, mode, _ = fitted
         size = {"queries": max(len(inputs), 1), "single": SINGLE}.get(mode, CHUNK)
-        pieces = inputs.split(size)
+        progress, made = Progress(f"predicting {len(inputs):,} examples", len(inputs)), []
         with source.computing():
-            made = torch.cat([source.learner.predict_as(mode, adapted, support, piece) for piece in pieces])
-        return made.double().cpu().numpy()
+            for piece in inputs.split(size):
+                made.append(source.learner.predict_as(mode, adapted, support, piece))
+                progress.at(sum(map(len, made)))
+        return torch.cat(made)
+
+    def adaptation(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        """The run's metrics on further examples of the task after 0, 1, ... steps of the last `fit`, [steps + 1] each,
+        in the units of the run's own test.
+
+        Raises ValueError as `fit` and `predict`, and for a label that `fit` has not seen.
+        """
+        if self._fitted is None:
+            raise _not_fitted("adaptation before fit: call fit(x, y) with the examples of the task first")
+        fitted, learner = self._fitted, self._fitted.source.learner
+        inputs = self._inputs(x, fitted.source)
+        true = self._known_targets(y, len(inputs)).to(fitted.source.device, learner.family.dtype)
+        outputs = [self._outputs(fitted._replace(adapted=adapted), inputs) for adapted in fitted.path()]
+        return {
+            name: np.array([float(metric(made, true)) for made in outputs]) for name, metric in learner.metrics.items()
+        }
+
+    @abstractmethod
+    def _known_targets(self, y: Any, n: int) -> Tensor:
+        """The user's y for the task of the last `fit` -> targets, float64 [n, y_dim]."""
 
     def _inputs(self, x: Any, source: Source) -> Tensor:
         """Raw examples as inputs on the device, as those of training."""
@@ -249,6 +263,14 @@ class Regressor(Estimator):
         values, family = torch.from_numpy(array.reshape(n, y_dim)), self.learner.family
         values = (values - family.y_mean) / family.y_std if hasattr(family, "y_mean") else values
         return values, {"_flat": array.ndim == 1}
+
+    def _known_targets(self, y: Any, n: int) -> Tensor:
+        return self._targets(y, n)[0]
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the run predicts standard deviations too."""
+        return hasattr(self.learner, "metrics") and "coverage90" in self.learner.metrics
 
     def predict(self, x: Any, return_std: bool = False) -> Any:
         """Predicted values for inputs x [m, *x_shape]; with `return_std`, (values, standard deviations).
@@ -306,6 +328,13 @@ class Classifier(Estimator):
         one_hot = torch.eye(len(classes), dtype=torch.float64)[torch.from_numpy(places.reshape(-1))]
         return one_hot, {"classes_": classes}
 
+    def _known_targets(self, y: Any, n: int) -> Tensor:
+        labels = np.asarray(y).reshape(-1)
+        if len(labels) != n:
+            raise ValueError(f"y has shape {list(np.shape(y))}: must be [{n}], one label for each row of x")
+        places = _places(labels, self.classes_.tolist(), "this task")
+        return torch.eye(len(self.classes_), dtype=torch.float64)[torch.from_numpy(places)]
+
     def _check_ways(self, ways: int) -> None:
         learner, sizes = self.learner, self.learner.family.sizes
         if ways < 2:
@@ -344,12 +373,12 @@ class Classifier(Estimator):
         return float(np.average(predicted == labels, weights=weight))
 
 
-def _places(labels: np.ndarray, known: list[Any]) -> np.ndarray:
-    """The place of each label [n] among those that all tasks of the run have."""
+def _places(labels: np.ndarray, known: list[Any], whose: str = "this run") -> np.ndarray:
+    """The place of each label [n] among the known ones; raises ValueError for another."""
     place = {label: i for i, label in enumerate(known)}
     for label in labels.tolist():
         if label not in place:
-            raise ValueError(f"y: {label!r} is none of the classes of this run, {', '.join(map(str, known[:10]))}")
+            raise ValueError(f"y: {label!r} is none of the classes of {whose}, {', '.join(map(str, known[:10]))}")
     return np.array([place[label] for label in labels.tolist()], np.int64)
 
 

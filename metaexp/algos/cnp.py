@@ -25,5 +25,5 @@ class CNP(NeuralProcess):
 
     def read(self, adapted: Tensor, z: Tensor) -> Tensor:
         """[m, d] -> [m, 2 y_dim], means and deviations, or logits [m, ways]."""
-        prediction: Tensor = self.decoder(adapted.expand(len(z), -1, -1), z)
+        prediction: Tensor = self.decoder(adapted.expand(z.shape[0], -1, -1), z)
         return prediction

@@ -81,9 +81,14 @@ class Norm(nn.Module):
         self.over_batch, self.over_channels, self.eps = over_batch, over_channels, eps
         self.native = False  # use the native kernel: set by `prepare` if tasks are not mapped by vmap
         self.rows: int | None = None  # the number of first rows that give the statistics; None: all rows
+        self.group: int | None = None  # so many consecutive rows have statistics of their own; None: see `rows`
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, channels, *space] -> the same shape."""
+        if self.group is not None and self.over_batch:
+            parts = x.unflatten(0, (-1, self.group))  # [n / group, group, channels, *space]
+            over = [1, *([2] if self.over_channels else []), *range(3, parts.dim())]
+            return _affine(standardise(parts, over, self.eps).flatten(0, 1), self.weight, self.bias)
         if self.native and self.over_batch and self.rows is None and x[:, :1].numel() > 1:  # it refuses a single value
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         dims = ([0] if self.over_batch else []) + ([1] if self.over_channels else []) + list(range(2, x.dim()))
@@ -218,13 +223,31 @@ def statistics_from(model: nn.Module, rows: int) -> Iterator[None]:
             layer.rows = None
 
 
+def single_at_once(model: nn.Module, function: Callable[[Tensor], Tensor], support: Tensor, x: Tensor) -> Tensor:
+    """The mode "single" of `in_mode` without vmap: one batch of len(x) groups, each the support set and one query.
+
+    The same values where nothing but the norms of this module looks at other rows; any number of queries can be traced.
+    """
+    n, m = len(support), x.shape[0]
+    every = torch.cat((support.unsqueeze(0).expand(m, *support.shape), x.unsqueeze(1)), 1)  # [m, n + 1, *x_shape]
+    layers = [layer for layer in model.modules() if isinstance(layer, Norm)]
+    for layer in layers:
+        layer.group = n + 1
+    try:
+        made = function(every.flatten(0, 1))
+    finally:
+        for layer in layers:
+            layer.group = None
+    return made.unflatten(0, (-1, n + 1))[:, -1]
+
+
 def in_mode(mode: str, model: nn.Module, function: Callable[[Tensor], Tensor], support: Tensor, x: Tensor) -> Tensor:
     """function(inputs [m, *x_shape]) -> [m, ...] on the queries x; the mode sets the batch statistics of `model`.
 
     "queries": all queries in one batch; "single": support inputs [n, *x_shape] plus one query at a time; "support":
     statistics of the support inputs only.
     """
-    if mode == "queries" or len(x) == 0:
+    if mode == "queries" or x.shape[0] == 0:
         return function(x)
     if mode == "support":
         with statistics_from(model, len(support)):

@@ -6,17 +6,19 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from metaexp.errors import CheckpointError, ConfigError, MetaexpError
 from metaexp.evaluation.scores import validator
+from metaexp.random import task_keys
 from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.tasks.data import raw
 from metaexp.tasks.data.raw import RawInputs
 from metaexp.tasks.placeholder import absent, keep
 from metaexp.training.trainer import quiet
+from metaexp.types import Examples
 
 INPUTS = "inputs.json"
 
@@ -90,6 +92,23 @@ class Source:
             return _unpacked, (pickle.dumps(copy.deepcopy(self.learner, memo)), self.asked, about)
         except (pickle.PicklingError, AttributeError, TypeError):
             return Source.read, self.asked
+
+
+class Fitted(NamedTuple):
+    """What `fit` learned; settings that are changed later count from the next `fit`."""
+
+    source: Source
+    adapted: Any
+    support: Examples
+    mode: str
+    steps: int = 0
+
+    def path(self) -> list[Any]:
+        """The adapted values after 0, 1, ... steps."""
+        key = task_keys(0, "test", torch.zeros(1, dtype=torch.int64, device=self.source.device))[0]
+        with self.source.computing():
+            made: list[Any] = self.source.learner.path(self.support, key, self.steps)
+        return made
 
 
 def _described(folder: Path, family: Any) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class RawInputs(Protocol):
         names: the columns of a frame that are read, by name; None: a frame is an array, its columns count by place.
         classes: the labels in the order of the learner's outputs, where all tasks have the same ones; None: each task
             has its own.
+
+    Optional: `kind`, what the examples are besides rows of a frame: "arrays", "texts", "pictures".
     """
 
     names: list[str] | None
@@ -61,6 +63,7 @@ class ArrayInputs:
         mean, std: units of training, nested lists of shape x_shape: (x - mean) / std is what the learner sees.
     """
 
+    kind = "arrays"
     names: list[str] | None = None
     classes: list[Any] | None = None
 

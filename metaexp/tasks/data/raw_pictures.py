@@ -22,6 +22,8 @@ COLUMN = "filename"  # of a frame that lists files, as in `task.lists`
 class _PictureInputs(EncodedInputs):
     # Abstract: a subclass turns one picture, which is open, into an input or its bytes.
 
+    kind = "pictures"
+
     def __init__(self, encoder: Any, arrays: ArrayInputs, encoded_by: Mapping[str, Any] | None = None):
         super().__init__(encoder, arrays, encoded_by)
         self.names = [COLUMN]

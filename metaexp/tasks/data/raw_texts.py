@@ -19,6 +19,8 @@ class TextInputs(EncodedInputs):
         text: name of the column of sentences.
     """
 
+    kind = "texts"
+
     def __init__(
         self,
         encoder: Any,
