@@ -82,10 +82,12 @@ class Forks:
         output: str | None = None,
         ignored: int | None = None,
         environment: dict[str, str] | None = None,
+        program: str = "metaexp.train:train",
     ) -> Run:
         """Starts `python -m metaexp.train *argv` in `cwd`.
 
         Args:
+            program: another command instead, "module:function of the arguments".
             fault: when it sends a signal to itself.
             file_size: a limit in bytes on every file it writes.
             pictures: whether pictures are drawn, which takes most of a tiny run's time.
@@ -98,6 +100,7 @@ class Forks:
         log = self.folder / f"run{self.count}"
         request = {"argv": [str(word) for word in argv], "cwd": str(cwd), "log": str(log), "fault": fault}
         request |= {"file_size": file_size, "pictures": pictures, "output": output, "ignored": ignored}
+        request["program"] = program
         return Run(self, self.ask(request | {"environment": environment or {}})["pid"], log)
 
     def __call__(self, *argv: object, cwd: Path, timeout: float = 120, **how: Any) -> Ended:
@@ -180,9 +183,12 @@ def _no_pictures() -> None:
 
 
 def _child(request: dict[str, Any]) -> int:
-    from metaexp.config.command_line import exit_code
-    from metaexp.train import train
+    import importlib
 
+    from metaexp.config.command_line import exit_code
+
+    module, _, name = request["program"].partition(":")
+    command = getattr(importlib.import_module(module), name)
     os.setsid()
     for number, end in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(request["log"] + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
@@ -193,14 +199,14 @@ def _child(request: dict[str, Any]) -> int:
         signal.signal(request["ignored"], signal.SIG_IGN)
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
-    sys.argv = ["metaexp.train", *request["argv"]]
+    sys.argv = [module, *request["argv"]]
     if not request["pictures"]:
         _no_pictures()
     if request["fault"]:
         _install(Fault(*request["fault"]))
     if request["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
-    code = exit_code(lambda: train(request["argv"]))
+    code = exit_code(lambda: command(request["argv"]))
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

@@ -18,14 +18,14 @@ HELP = """usage: python -m metaexp.adapt run=FOLDER support=FILE query=FILE out=
                                [KEY=VALUE ...]
 
 Learns one new task with a trained run, as its test does, and predicts. Nothing
-in the run's folder is changed, and the data it was trained on need not be there.
+in the run's folder is changed, and its training data need not be there.
 
   run=FOLDER           the run
   support=FILE         the examples to learn from, with their targets or labels
-  query=FILE           the examples to predict; if it has targets too, the metrics
-                       after 0, 1, ... steps are printed
-  data=FILE            both in one file: rows with a target are learned from, rows
-                       without one are predicted
+  query=FILE           the examples to predict; if it has targets too, the
+                       metrics after 0, 1, ... steps are printed
+  data=FILE            both in one file: rows with a target are learned from,
+                       rows without one are predicted
   out=FILE             predictions, with probabilities or standard deviations:
                        .csv, .tsv, .parquet or .npz; without it they are printed
   export=FILE          the adapted predictor, for use without metaexp: .pt2
@@ -40,7 +40,7 @@ pictures: one folder per class, or for query=, pictures without folders.
   keep=[COLUMN,...]    columns that are no inputs, and stand in the predictions
   weights=best|last    default: those that the run's test uses
   steps=10             inner steps; default: as many as in the run's test
-  normalise=single     where batch statistics come from: single, support, queries
+  normalise=single     where batch statistics come from: also support, queries
   device=cpu           or gpu, mps, auto
   trust=[package]      your own package, whose classes the run names
 

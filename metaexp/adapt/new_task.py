@@ -18,6 +18,8 @@ from metaexp.errors import ConfigError, DataError
 from metaexp.estimator import Classifier, load
 from metaexp.system.files import replace_file
 
+log = logging.getLogger(__name__)
+
 
 def learn(typed: Typed) -> None:
     """Read, learn, print and write; raises as `metaexp.adapt.command.run`."""
@@ -126,6 +128,7 @@ def _predict(model: Any, query: Sheet, target: str, typed: Typed) -> None:
         else:
             print(f"query      {len(query):,} examples without targets")
         columns, arrays = predictions.table(model, query, target)
+        _warn(arrays)
     except (ValueError, TypeError) as error:
         raise DataError(f"{query.source}: {error}") from error
     if typed.out is None:
@@ -133,6 +136,13 @@ def _predict(model: Any, query: Sheet, target: str, typed: Typed) -> None:
     else:
         predictions.write(typed.out, columns, arrays)
         print(f"\npredictions of {len(query):,} examples: {typed.out}")
+
+
+def _warn(arrays: dict[str, np.ndarray]) -> None:
+    values = arrays.get("probabilities", arrays["prediction"])
+    lost = int((~np.isfinite(values.reshape(len(values), -1)).all(1)).sum())
+    if lost:
+        log.warning("warning: %d of %d predictions are not finite: inputs unlike those of training?", lost, len(values))
 
 
 def _check_classes(model: Any, query: Sheet, labelled: list[int], target: str) -> None:
