@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said_in_one_line(adapt: Adapt, tmp_path: Path) -> None
         ("support=q.csv", "query=q.csv"): (3, "q.csv: has no targets; target=y is the column they are read from"),
         ("support=s.csv", "query=other.csv"): (3, "other.csv: has no column x; it has X"),
         ("support=s.csv", "query=two.csv"): (3, "two.csv: column z is not among those of s.csv; leave it out with"),
-        ("support=two.csv", "query=q.csv"): (3, "two.csv: x has shape [1, 2]: must be [n, 1]"),
+        ("support=two.csv", "query=two.csv"): (3, "two.csv: x has shape [1, 2]: must be [n, 1]"),
         ("support=wide.npz", "query=q.csv"): (3, "wide.npz: x has shape [3, 2]: must be [n, 1]"),
         ("support=s.csv", "query=q.csv", "steps=3"): (2, "steps=3: R2D2 takes no inner steps; leave it out"),
         ("data=s.csv",): (3, "s.csv: has no row without a target; name two files, support= and query="),
