@@ -82,10 +82,12 @@ def fill(data: Path, folder: Path, patterns: list[str]) -> None:
 
 def about() -> dict[str, Any]:
     """When and with what."""
+    import torch
+
     from metaexp.storage.checkpoint_file import versions
     from metaexp.system.machine import machine
 
-    return {"date": time.strftime("%Y-%m-%d"), "versions": versions(), "machine": machine("cpu")}
+    return {"date": time.strftime("%Y-%m-%d"), "versions": versions(), "machine": machine(torch.device("cpu"))}
 
 
 def settings(folder: Path, protocol: str, encoder: str) -> list[str]:

@@ -94,6 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for i in range(5):
             pixels = random.integers(0, 255, (32, 32), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "pictures" / f"class{number:02d}" / f"{i}.png")
+    (folder / "sentences.csv").write_text(sentences())
     command = [sys.executable, str(ROOT / "scripts" / "make_arrays.py"), "data"]
     subprocess.run(command, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
@@ -102,6 +103,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
         for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
             del sys.modules[name]
+
+
+def sentences() -> str:
+    """A CSV of 15 labels with 6 sentences each."""
+    words = [f"{a}{b}" for a in ("car", "pay", "rain", "song", "milk") for b in ("ding", "ment", "fall")]
+    rows = [f'"please {word}, number {i}",{word}' for word in words for i in range(6)]
+    return "\n".join(["text,label", *rows, ""])
 
 
 def module(path: Path) -> ModuleType:

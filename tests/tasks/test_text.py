@@ -61,6 +61,12 @@ BAD = {
     "key.jsonl": ('{"text": "a"}', r"key.jsonl: line 1 has no label; it has text; set task.label="),
     "null.jsonl": ('{"text": null, "label": "b"}', r"null.jsonl: line 1 has nothing as text"),
     "list.jsonl": ('{"text": ["a"], "label": "b"}', r"list.jsonl: line 1 has \['a'\] as text"),
+    "line.jsonl": ('{"text": "a", "label": "b"}\n{"text":', r"line.jsonl: line 2 is not valid JSON: Expecting value"),
+    "deep.json": ("[" * 100_000, r"deep.json: not valid JSON: maximum recursion depth exceeded"),
+    "half.csv": (
+        'text,label\n"' + "a" * 140_000 + ",b\n",
+        r"half.csv: line 2: field larger .*; close the quote before",
+    ),
     "quote.csv": ('text,label\n"a" b,c\n', r"quote.csv: line 2"),
 }
 
@@ -100,7 +106,7 @@ def test_ways_to_split(tmp_path: Path) -> None:
     sizes = {"ways": 2, "shots": 1, "queries": 1}
 
     def split(**settings: object) -> list[list[str]]:
-        family = Text(file=file, **sizes, **settings)  # type: ignore[arg-type]
+        family = Text(file=file, **sizes | settings)  # type: ignore[arg-type]
         return [[family.names[i] for i in family.splits[part].tolist()] for part in ("train", "val", "test")]
 
     (tmp_path / "lists.json").write_text(json.dumps({"train": ["f", "e"], "valid": ["a", "b"], "test": ["c", "d"]}))
@@ -112,6 +118,13 @@ def test_ways_to_split(tmp_path: Path) -> None:
     assert split(class_file=str(tmp_path / "folds.json"), fold="01") == [["a", "b"], ["c", "d"], ["e", "f"]]
     by_group = {"train": ["one"], "val": ["two"], "test": ["three"]}
     assert split(classes=by_group, groups=str(tmp_path / "groups.json")) == [["a", "d"], ["b", "e"], ["c", "f"]]
+    count = iter(range(9))
+
+    def lists(**parts: object) -> str:
+        path = tmp_path / f"{next(count)}l.json"
+        path.write_text(json.dumps(parts))
+        return str(path)
+
     found = split(split=[0.4, 0.3, 0.3])
     assert sorted(name for part in found for name in part) == list("abcdef")
     assert split(split=[0.4, 0.3, 0.3]) == found
@@ -122,6 +135,14 @@ def test_ways_to_split(tmp_path: Path) -> None:
         ({"classes": {"train": ["a"], "val": ["a"], "test": ["b"]}}, "'a' is already in train"),
         ({"classes": {"train": ["a"], "val": ["c"], "test": ["z"]}}, "'z' is not a label of the data"),
         ({"drop": ["z"]}, "task.drop: 'z' is not a label"),
+        ({"label": "text"}, "task.text=text: is task.label too"),
+        ({"split": [1, 0, 0], "ways": 6}, 'ways=6: split "val" has 0 classes'),
+        ({"class_file": lists(train=["a"], test=["b"])}, "it has no val"),
+        ({"class_file": lists(train="a", val=["b"], test=["c"])}, "train is no list"),
+        ({"class_file": lists(train=["a"], val=["a"], test=["b"])}, r"l.json: val: 'a' is already in train"),
+        ({"class_file": lists(train=["a"], val=["z"], test=["b"])}, r"l.json: val: 'z' is not a label of the data"),
     ):
         with pytest.raises((ValueError, DataError), match=message):
             split(**settings)
+    with pytest.raises(ValueError, match=r'the 4 examples of the smallest class of split "train" \(class [a-f]\)$'):
+        split(queries=9)

@@ -19,6 +19,8 @@ def read_lists(file: str, fold: str | None) -> dict[str, list[str]]:
     """
     path = Path(file).expanduser()
     data = _json(path)
+    if fold is None and not _is_split(data) and all(_split_name(name) in SPLITS for name in data):
+        raise DataError(f"{path}: must be an object with lists of classes train, val and test; {_fault(data)}")
     if fold is not None or not _is_split(data):
         folds = sorted(map(str, data))
         if fold is None:
@@ -27,8 +29,9 @@ def read_lists(file: str, fold: str | None) -> dict[str, list[str]]:
             raise DataError(f"task.fold={fold}: {path} has {', '.join(folds[:10])}{nearest(fold, folds)}")
         data = data[fold]
     if not _is_split(data):
-        raise DataError(f"{path}: must be an object with lists of classes train, val and test")
-    return {OTHER_NAMES.get(name, name): [str(label) for label in members] for name, members in data.items()}
+        where = f"{path}, fold {fold}" if fold is not None else f"{path}"
+        raise DataError(f"{where}: must be an object with lists of classes train, val and test")
+    return {_split_name(name): [str(label) for label in members] for name, members in data.items()}
 
 
 def read_groups(file: str) -> dict[str, list[str]]:
@@ -69,9 +72,21 @@ def by_name(
     return {part: [place[label] for label, where in seen.items() if where == part] for part in SPLITS}
 
 
-def _is_split(data: Mapping[str, Any]) -> bool:
-    names = {OTHER_NAMES.get(str(name), str(name)) for name in data}
-    return names == set(SPLITS) and all(isinstance(members, list) for members in data.values())
+def _split_name(name: object) -> str:
+    return OTHER_NAMES.get(str(name), str(name))
+
+
+def _is_split(data: Any) -> bool:
+    if not isinstance(data, Mapping) or {_split_name(name) for name in data} != set(SPLITS):
+        return False
+    return all(isinstance(members, list) for members in data.values())
+
+
+def _fault(data: Mapping[str, Any]) -> str:
+    """What keeps these from being the lists of one split."""
+    if missing := [split for split in SPLITS if split not in map(_split_name, data)]:
+        return f"it has no {missing[0]}"
+    return f"{next(name for name, members in data.items() if not isinstance(members, list))} is no list"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metaexp.encoders.base import Encoder, Raw, encode_all
+from metaexp.errors import DataError
 from metaexp.system.cache import default_cache
 from metaexp.tasks.data.class_lists import by_name, read_groups, read_lists
 from metaexp.tasks.data.splits import by_fractions
@@ -63,7 +64,13 @@ class Division:
             listed = found()
         if not listed:
             return by_fractions(len(names), self.split, self.eval_seed)
-        return by_name(names, listed, read_groups(self.groups) if self.groups else None)
+        try:
+            return by_name(names, listed, read_groups(self.groups) if self.groups else None)
+        except ValueError as error:
+            if self.class_file is None:
+                raise
+            fold = f", fold {self.fold}" if self.fold is not None else ""
+            raise DataError(f"{self.class_file}{fold}: {str(error).removeprefix('classes.')}") from error
 
 
 def by_label(labels: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -29,6 +29,8 @@ def read_texts(files: Sequence[str], text: str, label: str, drop: Sequence[str] 
     """
     if not files:
         raise DataError("task.file=[]: name a file, e.g. task.file=sentences.csv")
+    if text == label:
+        raise DataError(f"task.text={text}: is task.label too; the sentences and their labels are two columns")
     rows: list[tuple[str, str]] = []
     for name in files:
         path = Path(name).expanduser()
@@ -67,9 +69,9 @@ def _rows(path: Path, text: str, label: str) -> Iterator[tuple[str, tuple[Any, A
             data = json.loads(content)
             places = [(f"item {i}", item) for i, item in enumerate(_items(path, data))]
         else:
-            lines = enumerate(content.splitlines(), 1)
-            places = [(f"line {i}", json.loads(line)) for i, line in lines if line.strip()]
-    except json.JSONDecodeError as error:
+            lines = enumerate(content.split("\n"), 1)
+            places = [(f"line {i}", _json_line(path, i, line)) for i, line in lines if line.strip()]
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
     for place, item in places:
         if isinstance(item, list) and len(item) == 2:
@@ -82,6 +84,13 @@ def _rows(path: Path, text: str, label: str) -> Iterator[tuple[str, tuple[Any, A
             yield place, (item[text], item[label])
         else:
             raise DataError(f"{path}: {place} is neither an object nor [text, label] but {repr(item)[:40]}")
+
+
+def _json_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {number} is not valid JSON: {error.msg} (column {error.colno})") from error
 
 
 def _items(path: Path, data: Any) -> list[Any]:
@@ -125,7 +134,9 @@ def _table(path: Path, content: str, delimiter: str, text: str, label: str) -> I
                 raise DataError(f"{path}: line {reader.line_num} has {len(row)} columns, the header {len(header)}")
             yield f"line {reader.line_num}", (row[first], row[second])
     except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}; quote fields with commas or line breaks") from error
+        long = "field larger" in str(error)  # most likely half of the file
+        fix = "close the quote before it" if long else "quote fields with commas or line breaks"
+        raise DataError(f"{path}: line {reader.line_num}: {error}; {fix}") from error
 
 
 def no_column(path: Path, header: Sequence[str], line: str, delimiter: str, setting: str, name: str) -> str:
