@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             pixels = random.integers(0, 255, (32, 32), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "pictures" / f"class{number:02d}" / f"{i}.png")
     (folder / "sentences.csv").write_text(sentences())
+    shutil.copytree(ROOT / "scripts/runs", folder / "scripts/runs")
     command = [sys.executable, str(ROOT / "scripts" / "make_arrays.py"), "data"]
     subprocess.run(command, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
