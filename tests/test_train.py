@@ -114,7 +114,7 @@ def states(folder: Path) -> dict[str, tuple[str, int]]:
         (["algo.iner_lr=1"], ["algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"]),
         (["+algo.iner_lr=1"], ["algo.iner_lr=1: no such setting; did you mean algo.inner_lr?"]),
         (["algo.inner_steps=2.5"], ["algo.inner_steps=2.5", "a whole number"]),
-        (["time_limit=abc"], ["time_limit=abc: must be a number above 0 or null"]),
+        (["time_limit=abc"], ["time_limit=abc: must be a number of seconds (90, 90s, 15m, 2h), above 0 or null"]),
         (["algo.inner_steps=0"], ["algo.inner_steps=0: must be at least 1"]),
         (["task=sine", "model=cnn4"], ["model=cnn4 needs input image, task=sine gives vector"]),
         (["algo._target_=logging.os.system"], ["algo._target_=logging.os.system: must be a class of metaexp.*"]),
@@ -229,7 +229,10 @@ def test_sweep_of_good_jobs(fake: Callable[..., Any], train: Command) -> None:
     names = ["0_seed=0,algo=maml", "1_seed=0,algo=reptile", "2_seed=1,algo=maml", "3_seed=1,algo=reptile"]
     assert states(folder) == dict.fromkeys(names, ("finished", 0))
     # Of Hydra's files only the record of the sweep: no run folders, no logs.
-    assert {path.name for path in folder.iterdir()} == {*names, "multirun.yaml"}
+    ours = {"command.txt", "report.html"}
+    events = {path.name for path in folder.glob("events.out.tfevents.*")}
+    assert {path.name for path in folder.iterdir()} == {*names, "multirun.yaml", *ours, *events}
+    assert len(events) == 1
     config = json.loads((folder / names[3] / "config.json").read_text())
     assert (config["seed"], config["steps"], config["choices"]["algo"]) == (1, 7, "reptile")
     assert config["sweep"] == {"folder": str(folder), "job": names[3]}
