@@ -21,6 +21,7 @@ from conftest import ROOT
 from PIL import Image
 
 from metaexp import errors
+from metaexp.adapt.command import run as adapt
 from metaexp.commands.console import COMMANDS
 from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings, load
@@ -217,7 +218,9 @@ def test_every_example_has_a_name_under_which_it_is_run() -> None:
     assert {"use.py", "library.py", "check_ridge.py", "check_decay.py", "check_waves.py"} <= set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("use.py", "folds.py", "library.py")])
+@pytest.mark.parametrize(
+    "name", [name for name in SCRIPTS if name not in ("use.py", "folds.py", "library.py", "exported.py")]
+)
 def test_the_script_runs(name: str, place: Path) -> None:
     exec(compile(FILES[name], name, "exec"), {})
 
@@ -263,6 +266,22 @@ def test_the_shipped_run_fits_a_sine(monkeypatch: pytest.MonkeyPatch, capsys: py
     exec(compile(FILES["use.py"], "use.py", "exec"), found)
     assert found["model"].score(found["new"], 3 * np.sin(found["new"][:, 0] - 1)) > 0.999
     assert float(capsys.readouterr().out.split()[-1]) > 0.999
+
+
+def test_a_new_task_is_learned_as_the_page_says(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [shlex.split(line) for line in LINES if "metaexp.adapt" in line]
+    assert len(lines) == 3
+    for words in lines:
+        typed = words[words.index("metaexp.adapt") + 1 :]
+        adapt([f"run={ROOT / word[4:]}" if word.startswith("run=") else word for word in typed])
+    predicted = [line.split(",") for line in (place / "sine.csv").read_text().splitlines()]
+    assert predicted[0] == ["name", "y", "prediction"]
+    wanted = {name: 3 * np.sin(x - 1) for name, x in (("a", -3.5), ("b", 0.0), ("c", 2.6))}
+    for name, _, value in predicted[1:]:
+        assert float(value) == pytest.approx(wanted[name], abs=0.1)
+    capsys.readouterr()
+    exec(compile(FILES["exported.py"], "exported.py", "exec"), {})
+    assert capsys.readouterr().out == "torch.Size([200, 1])\n"
 
 
 def test_three_folds_of_the_shipped_run(monkeypatch: pytest.MonkeyPatch) -> None:
