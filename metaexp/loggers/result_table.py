@@ -1,7 +1,8 @@
 """The table of results that a finished run prints: Rich on a terminal, plain aligned columns elsewhere."""
 
+import html
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -125,6 +126,18 @@ def result_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows += [[f"{metric}, {label}", _interval(v), median_text(v), *[""] * 4] for metric, v in metrics.items()]
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table of results and what stands below it, as Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(html.escape(printable(cell)).replace('|', '&#124;') for cell in cells)} |"
+
+    head, rows = result_rows(result)
+    lines = [line(head), f"|{'---|' * len(head)}", *map(line, rows)]
+    below = [html.escape(printable(note)) for note in notes(result)]
+    return "\n\n".join([html.escape(printable(title_of(result))), "\n".join(lines), *below])
 
 
 def _interval(value: Mapping[str, Any]) -> str:

@@ -76,8 +76,12 @@ class RunLoggers:
         """Logs labelled points for TensorBoard's projector."""
         self.board.embedding(tag, points, columns)
 
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+        """Shows Markdown in TensorBoard."""
+        self.board.text(tag, markdown, step)
+
     def result(self, settings: Mapping[str, Any], test: Mapping[str, Mapping[str, Any]], step: int) -> None:
-        """Logs the flat settings and the final test metrics with their intervals."""
+        """Logs the final test metrics with their intervals, and in HParams beside these settings."""
         self.board.hparams(settings, {name: value["mean"] for name, value in test.items()}, step)
         if not self.active:
             return

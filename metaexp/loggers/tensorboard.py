@@ -199,6 +199,12 @@ class TensorBoard:
         with self._guard():
             self.logger.experiment.add_custom_scalars(charts)
 
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+        """Shows Markdown under "Text"."""
+        if self.active:
+            with self._guard():
+                self.logger.experiment.add_text(tag, markdown, step)
+
     def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Writes the run's row of the HParams table: the flat config and the final test metrics.
 

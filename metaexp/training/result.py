@@ -142,6 +142,16 @@ def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in leaves(config) if key.rpartition(".")[2] not in hidden}
 
 
+def told_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that tell a run from others: what was chosen, and what was typed.
+
+    The jobs of a sweep have typed the same keys, so that they have the same columns.
+    """
+    flat, typed = flat_settings(config), config.get("typed") or {}
+    always = ("choices.algo", "choices.task", "choices.model", "seed", "steps")
+    return {key: flat[key] for key in dict.fromkeys([*always, *typed]) if key in flat}
+
+
 def _commit() -> str | None:
     """The commit of the checkout that the code runs from, with + for uncommitted changes; None outside a checkout."""
     here = Path(__file__).resolve().parent.parent.parent

@@ -12,12 +12,13 @@ from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitE
 from metaexp.loggers.html_page import page_of
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
-from metaexp.loggers.result_table import print_result
+from metaexp.loggers.result_table import markdown, print_result
 from metaexp.metrics import declared, direction
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.checkpoints import Checkpoints, Continuation
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
+from metaexp.storage.saved_config import dump_yaml
 from metaexp.system.group import Group
 from metaexp.system.signals import StopFlag
 from metaexp.tasks.data import raw
@@ -32,7 +33,7 @@ from metaexp.training.expectation import expectation
 from metaexp.training.figures import shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord, restore_training
-from metaexp.training.result import flat_settings, metric_names
+from metaexp.training.result import flat_settings, metric_names, told_settings
 from metaexp.training.stopping import StopRule
 from metaexp.training.trainer import make_trainer
 
@@ -82,6 +83,9 @@ def train_and_test(
             trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
             restore_callbacks(experiment.callbacks, found or {}, folder.checkpoints)
             loggers.begin(flat_settings(config), metric_names(learner, ["queries"]) if record.step == 0 else [])
+            if record.step == 0:
+                loggers.text("run/settings", _fenced(dump_yaml({k: v for k, v in config.items() if k != "typed"})))
+                loggers.text("run/command", _fenced(str(config.get("command") or "(started from Python)")))
             with no_orphans(trainer):
                 if learner.trains and not record.finished(config["steps"]):
                     if rank == 0 and (said := expectation(training, config["steps"] - record.step)):
@@ -106,12 +110,17 @@ def train_and_test(
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
         result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
-        loggers.result(flat_settings(config), result["test"], record.step)
+        loggers.result(told_settings(config), result["test"], record.step)
+        loggers.text("run/result", markdown(result), record.step)
     folder.write_json("result.json", result)
     folder.write_text("report.html", page_of(result, folder.path))
     folder.status("finished", step=record.step, exit_code=0)
     print_result(result, str(folder.path), str(Path(config["out"])))
     return result
+
+
+def _fenced(text: str) -> str:
+    return f"```\n{text.strip()}\n```"
 
 
 def _progress(experiment: Experiment, step: int) -> Progress:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from result_example import RESULT
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -17,10 +18,13 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from metaexp.config.settings import load
 from metaexp.errors import SpaceError
+from metaexp.loggers.result_table import markdown
 from metaexp.loggers.tensorboard import TensorBoard, validation_scalars
 from metaexp.plots.curves import adaptation_curve
 from metaexp.plots.style import resize
+from metaexp.training.result import told_settings
 
 
 def read(folder):
@@ -209,3 +213,31 @@ def test_pictures_are_kept_in_every_format_at_the_width_for_print(tmp_path):
     assert b"<svg" in one[".svg"]
     with Image.open(io.BytesIO(one[".png"])) as image:
         assert image.width == round(3.3 * 300)
+
+
+def test_text_is_shown_as_text(tmp_path):
+    found = RESULT | {"algo": "<b>|x", "doubt": "a|b <script>"}
+    board = TensorBoard(tmp_path / "run", rank=0)
+    board.text("run/result", markdown(found), 3)
+    board.close()
+    (event,) = read(tmp_path / "run").Tensors("run/result/text_summary")
+    (raw,) = event.tensor_proto.string_val
+    shown = raw.decode()
+    assert event.step == 3
+    assert "| mse | 0.4123 +- 0.031 | 4.02 | 0.7 | 0.4123 | 1000 |" in shown
+    assert "<" not in shown
+    assert all(line.count("|") == 7 for line in shown.splitlines() if line.startswith("|"))
+
+
+def test_a_run_is_told_by_what_was_chosen_and_typed():
+    config = load(["algo=maml", "task=sine", "algo.inner_lr=0.02", "seed=3", "optimizer=sgd"])
+    found = told_settings(config)
+    assert found == {
+        "choices.algo": "maml",
+        "choices.task": "sine",
+        "choices.model": "mlp",
+        "seed": 3,
+        "steps": config["steps"],
+        "algo.inner_lr": 0.02,
+        "choices.optimizer": "sgd",
+    }

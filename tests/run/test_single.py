@@ -57,7 +57,7 @@ def test_folder(finished: tuple[Ended, Path]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_maml_sine_[0-9a-f]{4}", run.name)
     names = {re.sub(r"^events\.out\.tfevents.*", "events", path.name) for path in run.iterdir()}
     files = {"config.yaml", "inputs.json", "status.json", "metrics.jsonl", "events", "test", "checkpoints", "run.lock"}
-    assert names == files | {"test_scores.npz", "result.json", "figures"}
+    assert names == files | {"test_scores.npz", "result.json", "report.html", "figures"}
     kept = {path.name for path in (run / "checkpoints").iterdir()}
     checkpoints = {"step=000000030.ckpt", "step=000000040.ckpt", "best.ckpt"}
     assert kept == checkpoints | {name + ".json" for name in checkpoints}
