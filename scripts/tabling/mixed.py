@@ -31,7 +31,7 @@ def with_one(x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((len(x), 1)), x], 1)
 
 
-def fit(pool: Pool, slopes: bool, steps: int = 2000, tolerance: float = 1e-7) -> Mixed:
+def fit(pool: Pool, slopes: bool, steps: int = 1000, tolerance: float = 1e-6) -> Mixed:
     """Maximum likelihood by EM: only the intercept varies between tasks, or with `slopes` every coefficient.
 
     Ends when a step gains less than `tolerance` of log-likelihood per row.

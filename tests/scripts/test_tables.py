@@ -15,6 +15,7 @@ from yaml import safe_dump, safe_load
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(ROOT / "scripts"))
 import tables as command
+from sklearn.linear_model import Ridge
 from sklearn.metrics import ndcg_score
 from tabling import compared, floors, forecast, measures, mixed, movielens, recommend, table, trials
 from tabling.page import between
@@ -102,6 +103,9 @@ def test_simple_baselines():
     assert forecast.drift(pool)(x, y, np.array([[24.0]])) == 6 + 4 * 5 / 20
     assert forecast.trend(pool)(x, y, new) == pytest.approx(3 - (5 / 20))  # the line 0.5 + 0.25 t
     assert forecast.mean_change(pool)(np.array([[0.0]]), np.array([7.0]), np.array([[3.0]])) == 7 + (3 + 4 - 1)
+    some = made_pool()
+    own = floors.own_ridge(2.0)(some)(some.x[:5], some.y[:5], some.x[5:9])
+    assert np.allclose(own, Ridge(2.0).fit(some.x[:5], some.y[:5]).predict(some.x[5:9]))
     trees = floors.trees_offset(4)(made_pool(40))
     assert trees(np.zeros((1, 2)), np.array([50.0]), np.zeros((1, 2))) == pytest.approx(50.0)
 
