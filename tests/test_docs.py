@@ -102,6 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(command, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        exec(compile(FILES["schools.py"], "schools.py", "exec"), {})
         patch.syspath_prepend(str(folder))
         yield folder
         for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
@@ -197,7 +198,10 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
 # --- examples
 
 
-@pytest.mark.parametrize("line", [*OWN, *(line for line in TRAINING if "arrays_finetune" in line)])
+@pytest.mark.parametrize(
+    "line",
+    [*OWN, *(line for line in TRAINING if "arrays_finetune" in line or ("schools.csv" in line and "-m" not in line))],
+)
 def test_the_example_trains_and_tests(line: str, place: Path) -> None:
     command = parsed(line)
     assert command is not None
