@@ -51,6 +51,7 @@ class TaskFamily(ABC):
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
     metrics_are_rebuilt: ClassVar[bool] = False  # own metrics do not keep a trained learner from use without the data
     ordered: bool = False  # support and query examples are in the order of time
+    target_name: str | None = None  # of rows of a table: the name of the target's column
     time: int | None = None  # which number of an input is the time, where examples are ordered
     queries_in_support: bool = False  # the queries are not separate examples but rows of the support set
     kind_names: ClassVar[tuple[str, ...]] = ()  # of a family of several kinds: names of the numbers in info["kind"]

@@ -141,9 +141,9 @@ class Table(TaskFamily):
         self.x_shape, self.y_dim = tuple(content.x.shape[1:]), content.y.shape[1]
         self.classification = content.target["kind"] == "classification"
         if not self.classification:
-            self.time = content.inputs.place_of(order)
-            units = torch.tensor([[content.target[key]] for key in ("mean", "std")], dtype=torch.float64)
-            self.y_mean, self.y_std = units
+            self.time, self.time_units = content.inputs.time(order)
+            self.target_name = target
+            self.y_mean, self.y_std = content.units()
         self.trained_on = content.digest()
         unit = None if self.classification else float(self.y_std)
         self._metrics = table_metrics(unit, order is not None and self._wanted["test"].most > 1, metric)

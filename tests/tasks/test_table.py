@@ -1,6 +1,7 @@
 """Tables as tasks: columns as scikit-learn encodes them, tasks of every size, each test row once, nothing leaks."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from made_table import HEADER, rows, table, write
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -19,9 +21,13 @@ from metaexp.algos.maml import MAML
 from metaexp.algos.mean import Mean
 from metaexp.algos.r2d2 import R2D2
 from metaexp.errors import DataError
+from metaexp.estimator import load
 from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.scores import evaluate
 from metaexp.models.linear import Linear
+from metaexp.models.mlp import MLP
+from metaexp.outer.loaders import Span
+from metaexp.outer.meta_training import MetaTraining
 from metaexp.tasks.data.raw import restore
 from metaexp.types import Examples
 
@@ -265,6 +271,26 @@ def test_metrics_are_in_the_unit_of_the_target(folder):
     assert next(iter(table(folder / "cls.csv", metric="auc").metrics)) == "auc"
 
 
+def test_a_default_method_beats_pooled_regression_with_an_offset(tmp_path):
+    family = table(write(tmp_path / "t.csv", rows(tasks=140, seed=5)), bucket=16)
+    pooled = Ridge(1.0).fit(family.x[family.rows].numpy(), family.y[family.rows].numpy())
+    learner = R2D2(family, partial(MLP, hidden=[40, 40]))
+    adam = torch.optim.Adam(learner.parameters(), 3e-3)
+    MetaTraining(learner, adam, None, steps=200, meta_batch=16).run(Span(0, 200))
+    scores = evaluate(learner, "test", 1000, ["queries"]).arrays["mse"][:, -1]
+    floor = np.zeros(len(scores))
+    for run in family.runs("test", 1000):
+        episode = family.sample("test", run)
+        for place, x, y, asked, true in zip(
+            run, *map(torch.Tensor.numpy, [*episode.support, *episode.query]), strict=False
+        ):
+            offset = (y - pooled.predict(x).reshape(-1, 1)).mean()
+            error = pooled.predict(asked).reshape(-1, 1) + offset - true
+            floor[place] = (error**2).mean() * float(family.y_std) ** 2
+    assert scores.mean() < 0.8 * floor.mean()
+    assert (scores < floor).mean() > 0.6
+
+
 # --- forecasts --------------------------------------------------------------------------------------------------------
 
 
@@ -419,3 +445,57 @@ def test_splits_by_column_lists_and_folds(folder, tmp_path):
         assert {split: set(names) for split, names in got.items()} == {s: set(n) for s, n in named.items()}
     assert [by_column.names[t] for t in by_column.content.splits["train"]] == ["s5", "s6"]
     assert "split" not in by_column.raw_inputs().names
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+RUN = ["algo=r2d2", "task=table", "task.by=school", "task.target=score", "task.bucket=2", "meta_batch=2", "device=cpu",
+       "val.every=4", "checkpoint.every=4", "test.curve_shots=[1,5]", "device.threads=1", "compile=false"]  # fmt: skip
+
+
+def test_training_in_two_parts_has_the_bits_of_one(folder):
+    def learner():
+        torch.manual_seed(0)
+        family = table(folder / "reg.csv", shots=[0, 6], bucket=2)
+        made = R2D2(family, partial(MLP, hidden=[8]))
+        return made, MetaTraining(made, torch.optim.SGD(made.parameters(), 0.1), None, steps=12, meta_batch=2)
+
+    (one, whole), (two, first), (three, second) = learner(), learner(), learner()
+    assert whole.run(Span(0, 12)) == 12
+    assert first.run(Span(0, 5)) == 5
+    three.load_state_dict(two.state_dict())
+    assert second.run(Span(5, 12)) == 12
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), three.parameters(), strict=True))
+    assert len({family_.sample("train", torch.arange(k, k + 2)).support.x.shape[1]
+                for family_ in [one.family] for k in range(0, 40, 2)}) > 3  # fmt: skip
+
+
+def test_a_run_says_what_it_used_and_is_used_without_its_table(forks, folder, tmp_path):
+    write(tmp_path / "t.csv", rows())
+    ended = forks(*RUN, "task.file=t.csv", "steps=4", "out=runs", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "tasks left out" in ended.out + ended.err
+    (first,) = (tmp_path / "runs").glob("*_r2d2_table_*")
+    a = np.load(first / "test_scores.npz")
+    result = json.loads((first / "result.json").read_text())
+    assert result["protocol"]["queries"] == "rest"
+    assert result["protocol"]["tasks"]["test"] == result["test"]["mse"]["tasks"] == len(a["indices"])
+    assert len(result["data"]["left_out"]["test"]) == result["protocol"]["left_out"]["test"] > 0
+    np.testing.assert_array_equal(a["mse"][:, -1], a["shots_curve_mse"][:, 1])
+    (tmp_path / "t.csv").unlink()
+    frame = pd.read_csv(folder / "reg.csv").query("school == 's20'")
+    learner = load(first).fit(frame[HEADER[1:5]][:5], frame.score[:5])
+    assert list(learner.feature_names_in_) == HEADER[1:5]
+    shuffled = learner.predict(frame[["income", "day", "sex", "age"]][5:])
+    np.testing.assert_array_equal(shuffled, learner.predict(frame[HEADER[1:5]][5:]))
+    assert np.corrcoef(shuffled, frame.score[5:])[0, 1] > 0.5
+    with pytest.raises(ValueError, match="has no column age"):
+        learner.predict(frame.drop(columns="age"))
+
+
+@pytest.mark.parametrize(("settings", "code"), [(["task.target=scores"], 3), (["task.shots=900"], 2)])
+def test_exit_codes_tell_data_from_settings(forks, folder, tmp_path, settings, code):
+    ended = forks(*RUN, f"task.file={folder / 'reg.csv'}", *settings, cwd=tmp_path)
+    assert ended.code == code
+    assert len(ended.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

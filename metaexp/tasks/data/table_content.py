@@ -31,6 +31,10 @@ class Content(NamedTuple):
         pieces = [slice(starts[task], starts[task + 1]) for task in self.splits["train"]]
         return digest(self.x[one].numpy().tobytes() + self.y[one].numpy().tobytes() for one in pieces)
 
+    def units(self) -> Tensor:
+        """Mean and deviation of a regression's target in training: float64 [2, 1]."""
+        return torch.tensor([[self.target[key]] for key in ("mean", "std")], dtype=torch.float64)
+
     def one_class(self, task: int) -> bool:
         """Whether all rows of a task have the same target."""
         start = sum(self.counts[:task])

@@ -90,10 +90,12 @@ class TableInputs:
             raise ValueError(f"{what}: row {unknown} has {words[unknown]!r} as {name}, known: {', '.join(places)}")
         return np.eye(len(places))[[places[word] for word in words]].reshape(-1, len(places))
 
-    def place_of(self, name: str | None) -> int | None:
-        """Which of the numbers is the column `name` itself, up to origin and scale; None if none is."""
+    def time(self, name: str | None) -> tuple[int | None, tuple[str, float, float]]:
+        """Which of the numbers is the column `name` itself, up to origin and scale (None: none is); name, mean, std."""
         column = next((one for one in self.columns if one["name"] == name and one["kind"] != "category"), None)
-        return None if column is None or column["log"] else self.features.index(str(name))
+        if column is None or column["log"]:
+            return None, ("", 0.0, 1.0)
+        return self.features.index(str(name)), (str(name), float(column["mean"]), float(column["std"]))
 
     def settings(self) -> dict[str, Any]:
         """What makes it again, as JSON data."""
