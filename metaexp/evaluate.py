@@ -15,12 +15,13 @@ from metaexp.config.schema import checked_value, kind_at
 from metaexp.constraints import Misfit
 from metaexp.errors import ConfigError
 from metaexp.nested import at
+from metaexp.run.other_task import is_of_tasks, other_task
 from metaexp.system.ranks import one_process
 
 SIZES = ("shots", "queries", "ways", "rotation")
 HELP = """usage: python -m metaexp.evaluate run=FOLDER [KEY=VALUE ...]
 
-Tests the run in FOLDER again, on the same test tasks: with nothing changed the numbers are those of its result.json.
+Tests the run in FOLDER again. With nothing changed, the tasks and the numbers are those of its result.json.
 An unfinished run is tested with the best or the newest weights that it has. The results are written to
 FOLDER/evaluations/1, 2, ...; nothing else in FOLDER is changed.
 
@@ -32,7 +33,12 @@ What may be changed:
   task.eval_seed=1                other test tasks
   algo.test_steps=20              and other settings of the method whose names begin with test_
   device=cpu                      likewise device.precision, device.threads
-  task.root=FOLDER                where the data are on this machine, task.download=true
+  task.root=FOLDER                where the data are on this machine, task.download=true; other data are recognised
+  task.amplitude=[5,10]           any other setting of the tasks: a test on shifted tasks
+  task=images task.root=FOLDER    another family, other data: a cross-domain test. Pictures take the size and colours of
+                                  the run, sentences and pictures pass its encoder, and what is not typed (shots, ways)
+                                  is as in the run's test
+  --config-dir FOLDER             your own group files, for task=
   out=FOLDER                      where the results go, instead of FOLDER/evaluations
   trust=[package]                 your own package, whose classes the run names
 """
@@ -45,6 +51,8 @@ class Typed(NamedTuple):
     changes: dict[str, Any]  # by dotted key of the run's configuration
     trust: list[str]
     out: Path | None
+    words: list[str]  # the changes as typed
+    extra: str | None  # the folder of --config-dir
 
 
 def main() -> None:
@@ -70,19 +78,41 @@ def evaluate(argv: Sequence[str]) -> int:
     from metaexp.run.restore import open_config
 
     saved = open_config(typed.run, typed.trust)
-    changed = {key: value for key, value in allowed(saved, typed.changes).items() if value != at(saved, key, None)}
+    of_tasks = _of_tasks(saved, typed.changes)
+    words = [word for word in typed.words if word.partition("=")[0].lstrip("+") in of_tasks]
+    usual = {key: value for key, value in typed.changes.items() if key not in of_tasks}
+    changed = {key: value for key, value in allowed(saved, usual).items() if value != at(saved, key, None)}
+    config = with_changes(saved, changed)
+    asked = other_task(config, of_tasks, words, typed.extra) if of_tasks else None
+    new_family = asked is not None and asked.fresh
+    changed |= {key: value for key, value in of_tasks.items() if new_family or value != at(saved, key, None)}
     from metaexp.run.retest import retest  # Lightning is imported here
 
     command = " ".join(["python -m metaexp.evaluate", *map(shell, argv)])
-    retest(typed.run, saved, with_changes(saved, changed) | {"command": command}, changed, typed.out)
+    retest(typed.run, saved, config | {"command": command}, changed, typed.out, asked)
     return 0
+
+
+def _of_tasks(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Those of the typed keys that ask for other tasks than the run's. Sizes, the seed of the test tasks and where the
+    data lie belong to them only if another family is chosen, or other data."""
+    found = {key: value for key, value in changes.items() if is_of_tasks(key)}
+    if "task" in found:
+        return found
+    keys, short = changeable(saved)
+    usual = {*keys, *short}
+    return {key: value for key, value in found.items() if key not in usual or key == "task.root"}
 
 
 def read(argv: Sequence[str]) -> Typed:
     """Parse the arguments; raises ConfigError for one that cannot be parsed."""
-    words, paths = [], {}
-    for word in argv:
+    words, paths, extra = [], {}, None
+    given = iter(argv)
+    for word in given:
         key, equals, value = word.partition("=")
+        if key in ("--config-dir", "-cd"):
+            extra = value if equals else next(given, "")
+            continue
         if word.startswith("-"):
             raise ConfigError(f"{word}: no such flag; see --help")
         if key in ("run", "out") and equals:  # paths may contain any character, so Hydra does not parse them
@@ -99,7 +129,8 @@ def read(argv: Sequence[str]) -> Typed:
             raise ConfigError(f"{override.input_line}: one value at a time; a list is written [a,b]")
         changes[override.key_or_group.lstrip("+")] = _plain(override.value())
     trust = changes.pop("trust", None) or []
-    return Typed(paths["run"], changes, [trust] if isinstance(trust, str) else list(trust), paths.get("out"))
+    trusted = [trust] if isinstance(trust, str) else list(trust)
+    return Typed(paths["run"], changes, trusted, paths.get("out"), words, extra)
 
 
 def _plain(value: Any) -> Any:

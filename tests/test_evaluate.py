@@ -127,7 +127,11 @@ def test_fewer_tasks_are_the_first_and_other_weights_are_others(maml: Path) -> N
         ("algo.inner_lr=0.1", "algo.inner_lr=0.1: cannot be changed"),
         ("algo.test_step=3", "did you mean algo.test_steps"),
         ("model.hidden=[8]", "model.hidden="),
-        ("task.amplitude=[1,2]", "task.amplitude="),
+        ("task.amplitude=wide", "task.amplitude=wide: must be"),
+        (
+            "task.amplitud=[1,2]",
+            "task.amplitud=[1, 2]: cannot be changed in a trained run; did you mean task.amplitude",
+        ),
         ("steps=9", "steps=9: cannot be changed"),
         ("task=linear", "task=linear"),
         ("test.tasks=many", "test.tasks=many: must be a whole number of at least 1"),

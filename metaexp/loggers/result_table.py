@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from metaexp.checks import printable, shell
+from metaexp.checks import printable, shell, show
 from metaexp.loggers.in_words import in_words
 from metaexp.loggers.progress import duration
 from metaexp.system.output import tolerant
@@ -169,7 +169,7 @@ def _calibration(error: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
     """What the means do not show: tasks that adaptation made worse, and means that few tasks carry."""
-    lines = []
+    lines = tested_elsewhere(result)
     worse = [(metric, value) for metric, value in result["test"].items() if value.get("made_worse") is not None]
     for metric, value in worse[:1]:
         after = f"{metric} after the last inner step is worse than before the first"
@@ -178,6 +178,26 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
         if value.get("heavy_tailed"):
             share = f"the worst 1 % of tasks carry {100 * value['worst_share']:.0f} % of the mean"
             lines.append(f"heavy tail   {metric}: {share}, which says little: compare medians")
+    return lines
+
+
+def tested_elsewhere(result: Mapping[str, Any]) -> list[str]:
+    """What a test on other tasks or data is called, and how much of it was seen in training; [] for the run's own."""
+    again = result.get("evaluation")
+    if not isinstance(again, Mapping) or not again.get("mark"):
+        return []
+    lines = [f"{again['mark']:<12} trained on {again.get('trained_on')}, tested on {result.get('task')}"]
+    changed = {key: value for key, value in (again.get("changed") or {}).items() if key.startswith("task.")}
+    if changed:
+        lines[0] += f" with {', '.join(f'{key}={show(value)}' for key, value in changed.items())}"
+    seen = again.get("seen")
+    if isinstance(seen, Mapping) and seen.get("classes"):
+        which = ", ".join(map(str, (seen.get("which") or [])[:5]))
+        lines.append(
+            f"SEEN         {seen['classes']} of {seen['of']} test classes have examples that were trained on: {which}"
+        )
+    elif isinstance(seen, Mapping) and seen.get("names"):
+        lines.append(f"same names   {seen['names']} of {seen['of']} test classes are called like a training class")
     return lines
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
-from metaexp.report.reading import HERE, UNKNOWN, Run
+from metaexp.report.reading import HERE, TESTED, UNKNOWN, Run, mark_of
 
 CHOICES = ("algo", "task", "model", "optimizer", "experiment")
 _OWN = ("normalise", "test_steps", "query_sha256")  # protocol entries that are columns, not part of the test itself
@@ -56,6 +56,8 @@ def compare(runs: Sequence[Run], by: Sequence[str] = ()) -> Compared:
     Raises ConfigError for a key that no run has.
     """
     keys = _checked(by, runs) if by else differing(runs)
+    if TESTED not in keys and any(mark_of(run.result) for run in runs):
+        keys = [*keys, TESTED]
     notes: list[str] = []
     kept = _once(runs, notes)
     places: dict[str, list[Run]] = {}
@@ -84,7 +86,8 @@ def differing(runs: Sequence[Run]) -> list[str]:
             alike = {}
             for run in runs:
                 alike.setdefault(tuple(_text(run, choice) for choice in choices), []).append(run)
-    settings = {key: None for members in alike.values() for key in _differences(members)}
+    settings = {TESTED: None} if any(mark_of(run.result) for run in runs) else {}
+    settings |= {key: None for members in alike.values() for key in _differences(members)}
     return [*choices, *(key for key in settings if key not in CHOICES)] or ["algo"]
 
 
@@ -132,7 +135,9 @@ def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
 def _unchanged(run: Run) -> bool:
     """Whether it is a second test of a run with unchanged settings (except where it was made): only the run counts."""
     again = run.result.get("evaluation")
-    return isinstance(again, dict) and all(key in HERE for key in again.get("changed") or {})
+    return (
+        isinstance(again, dict) and not mark_of(run.result) and all(key in HERE for key in again.get("changed") or {})
+    )
 
 
 def _weights(run: Run) -> Any:

@@ -25,7 +25,18 @@ HERE = (
     *(f"task.{name}" for name in ("root", "download", "verify")),
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
 )
+_SEEDS = ("task.seed", "trained.task.seed")
 _BESIDE = ("test.curve_shots", "test.curve_tasks")  # settings of extra measurements; the scores do not depend on them
+
+
+TESTED, OWN = "tested", "own tasks"  # the column that marks tests on other tasks or data, and what it says of others
+
+
+def mark_of(result: dict[str, Any]) -> str | None:
+    """What a test on other tasks or data than the run's own is called: shifted | cross-domain; None: it is its own."""
+    again = result.get("evaluation")
+    mark = again.get("mark") if isinstance(again, dict) else None
+    return mark if isinstance(mark, str) else None
 
 
 class Run(NamedTuple):
@@ -130,6 +141,9 @@ def _read(folder: Path, damaged: list[str]) -> Run | Unfinished | None:
     config.setdefault("steps", result.get("steps"))  # the requested number: a run that ends early keeps its group
     if (again := result.get("evaluation")) and isinstance(again, dict) and again.get("state") != "finished":
         config["unfinished"] = result.get("steps")
+    config[TESTED] = OWN
+    if mark := mark_of(result):
+        config[TESTED] = f"{mark}, from {result['evaluation'].get('trained_on')}" if mark != "shifted" else mark
     scores: dict[str, np.ndarray] = {}
     file = folder / "test_scores.npz"
     if file.exists():
@@ -210,10 +224,14 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         if names[-1:] == ["_target_"] and len(names) > 1:  # a class inside a group: algo.inner, optimizer.schedule
             key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
             names.pop()
-        if not key_of(top).compared or key in (*HERE, *_BESIDE) or any(name.startswith("_") for name in names):
+        if (
+            not key_of(top).compared
+            or key.removeprefix("trained.") in (*HERE, *_BESIDE)
+            or any(name.startswith("_") for name in names)
+        ):
             continue
         if key == "seed" or names[:1] in (["gives"], ["needs"]):
             continue
         # A task seed equal to the run's own seed does not distinguish groups; a different one does.
-        found[key] = "as seed" if key == "task.seed" and value == config.get("seed") else value
+        found[key] = "as seed" if key in _SEEDS and value == config.get("seed") else value
     return found

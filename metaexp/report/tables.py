@@ -141,7 +141,7 @@ def _row(group: Group, metric: str, larger: bool | None) -> Row:
         median_high=beside.high,
         worst_share=beside.worst_share,
         made_worse=worse_of_group(group, metric, larger),
-        note="; ".join(filter(None, [_weights(results), _lost(told, len(finite))])),
+        note="; ".join(filter(None, [_weights(results), _lost(told, len(finite)), _seen(results)])),
     )
 
 
@@ -155,6 +155,14 @@ def _weights(results: Sequence[dict[str, Any]]) -> str:
     if state:
         return f"{'/'.join(sorted(state))}, weights of step {_words(steps)}"
     return ""
+
+
+def _seen(results: Sequence[dict[str, Any]]) -> str:
+    """Of tests on other tasks or data: how many test classes have examples that were trained on."""
+    told = [again.get("seen") for result in results if isinstance(again := result.get("evaluation"), dict)]
+    counts = [(one.get("classes"), one.get("of")) for one in told if isinstance(one, dict)]
+    found = dict.fromkeys(f"{n} of {of}" for n, of in counts if _number(n) and _number(of) and n)
+    return f"{'/'.join(found)} test classes were trained on" if found else ""
 
 
 def _lost(told: Sequence[Any], finite: int) -> str:

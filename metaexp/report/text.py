@@ -14,7 +14,7 @@ from metaexp.loggers.result_table import BASELINE, UPPER_BOUND, baseline_label
 from metaexp.report.grouping import Compared, Section
 from metaexp.report.medians import better_on
 from metaexp.report.narrow import narrow, narrow_pairs
-from metaexp.report.reading import Found
+from metaexp.report.reading import TESTED, Found
 from metaexp.report.tables import Block, Row, number
 
 LEGEND = {
@@ -28,6 +28,10 @@ LEGEND = {
     "p": "probability of such a difference by chance, corrected for all pairs (Holm 1979); ± 95 % is one pair's own",
     "sign p": "of the sign test (on how many tasks is the first better?): these trained learners, new tasks; Holm",
     UPPER_BOUND: "what a learner would reach that knows the task family",
+}
+MARKS = {
+    "shifted": "tested on tasks of the family it was trained on, with other settings",
+    "cross-domain": "tested on another family, or on other data, than it was trained on",
 }
 PAIRS = {
     "algorithms": f"at least {LEAST_SEEDS} seeds each: 95 % for new seeds and new tasks (crossed, both random)",
@@ -141,6 +145,7 @@ def text(
         if block.pairs_note:
             parts.append(fit(safe(block.pairs_note)))
     parts += map(fit, legend(made, markdown))
+    parts += map(fit, _marks(made, compared.keys, markdown))
     bullet = "- " if markdown else ""
     if compared.notes:
         parts.append("\n".join(fit(f"{bullet}note: {safe(note)}") for note in compared.notes))
@@ -178,6 +183,16 @@ def legend(made: Sequence[Block], markdown: bool = False) -> list[str]:
     if claims:
         lines.append(f"sign p: {LEGEND['sign p']}")
     lines += [f"claim about {name}: {meaning}" for name, meaning in PAIRS.items() if name in claims]
+    return ["\n".join(f"{'- ' if markdown else ''}{line}" for line in lines)] if lines else []
+
+
+def _marks(made: Sequence[Block], keys: Sequence[str], markdown: bool) -> list[str]:
+    """What the marks of tests on other tasks or data mean, of those in the tables."""
+    if TESTED not in keys:
+        return []
+    place = keys.index(TESTED)
+    there = {row.names[place].partition(",")[0] for block in made for row in block.rows if not row.floor}
+    lines = [f"{mark}: {meaning}" for mark, meaning in MARKS.items() if mark in there]
     return ["\n".join(f"{'- ' if markdown else ''}{line}" for line in lines)] if lines else []
 
 

@@ -22,6 +22,7 @@ from metaexp.run.saved_run import make_parts, read_saved
 from metaexp.storage.checkpoints import Checkpoints
 from metaexp.storage.lock import check_status, state_of
 from metaexp.storage.saved_config import read_config
+from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.placeholder import absent
 from metaexp.training.build import Experiment
 from metaexp.training.checkpoint_form import check_record, check_weights
@@ -64,22 +65,24 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     return config | {"trusted": sorted(trusted), "trust": list(trust), "resume": False}
 
 
-def restore(folder: Path, config: dict[str, Any], without_data: bool = False) -> Restored:
+def restore(
+    folder: Path, config: dict[str, Any], without_data: bool = False, family: TaskFamily | None = None
+) -> Restored:
     """The parts that a configuration (from `open_config`, possibly changed) describes, with the newest weights.
 
     They use one process, the run's mapping over tasks and, on a CPU, its number of threads, so that the same machine
     gives the same bits. With `without_data`, a family whose data are missing is replaced by what the checkpoint keeps
-    of it, which is enough to adapt and predict. Raises CheckpointError if there are no weights or they do not fit, and
-    whatever Experiment raises.
+    of it, which is enough to adapt and predict. `family` is used instead of the one described. Raises CheckpointError
+    if there are no weights or they do not fit, and whatever Experiment raises.
     """
     device = config["device"] | {"strategy": "auto", "devices": 1}
     if device.get("threads") is None and (threads := _threads(folder)):
         device["threads"] = min(threads, os.cpu_count() or 1)
     config = config | {"device": device}
     try:
-        parts = make_parts(folder, config)
+        parts = make_parts(folder, config, family)
     except (DataError, OSError, RuntimeError) as error:  # the last two from a user's own data set
-        kept = _kept(folder) if without_data else None
+        kept = (recorded(folder) or {}).get("family") if without_data else None
         if kept is None:
             raise
         log.warning("continuing without the data of this run, with the sizes that its checkpoint keeps (%s)", error)
@@ -101,13 +104,14 @@ def restore(folder: Path, config: dict[str, Any], without_data: bool = False) ->
     return Restored(folder, parts, initial, checkpoints, newest, state_of(folder))
 
 
-def _kept(folder: Path) -> dict[str, Any] | None:
+def recorded(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint records of the training besides weights and optimiser; None without a checkpoint."""
     found = Checkpoints(folder / "checkpoints", writes=False).latest("cpu")
     if found is None:
         return None
     check_record(*found)
-    kept: dict[str, Any] | None = found[0]["metaexp"].get("family")
-    return kept
+    record: dict[str, Any] = found[0]["metaexp"]
+    return record
 
 
 def load_weights(restored: Restored, kind: str) -> int | None:

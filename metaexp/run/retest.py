@@ -14,10 +14,12 @@ import torch
 from metaexp.config.instantiate import instantiate
 from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.loggers.make import board_of
-from metaexp.loggers.result_table import print_result
+from metaexp.loggers.result_table import print_result, tested_elsewhere
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.metrics import declared
-from metaexp.run.restore import Restored, load_weights, restore
+from metaexp.run.other_data import Other, other_data
+from metaexp.run.other_task import OtherTask
+from metaexp.run.restore import Restored, load_weights, recorded, restore
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 from metaexp.storage.saved_result import read_result
@@ -35,7 +37,12 @@ from metaexp.training.trainer import make_trainer, quiet
 
 
 def retest(
-    run: Path, saved: dict[str, Any], config: dict[str, Any], changed: dict[str, Any], out: Path | None = None
+    run: Path,
+    saved: dict[str, Any],
+    config: dict[str, Any],
+    changed: dict[str, Any],
+    out: Path | None = None,
+    asked: OtherTask | None = None,
 ) -> dict[str, Any]:
     """Test a run with a changed configuration, write and print the result; returns the content of result.json.
 
@@ -45,6 +52,7 @@ def retest(
         config: its configuration with the changes.
         changed: the changes by key.
         out: where the folder N goes instead of evaluations/.
+        asked: other tasks than those of the run.
 
     Raises:
         CheckpointError, ConfigError, DataError: the run cannot be tested this way.
@@ -53,15 +61,25 @@ def retest(
     started = time.monotonic()
     keep_freed_memory()
     quiet()
-    restored = restore(run, config)
-    _check_split(saved, config, restored)
-    if restored.newest is not None:
-        check_data(restored.parts.family, restored.newest["metaexp"])
+    other = None if asked is None else other_data(run, saved, config, asked, recorded(run))
+    if other is None or other.mark is None:
+        config = config | ({} if other is None else {"task": other.task})
+        restored = restore(run, config)
+        _check_split(saved, config, restored)
+        if restored.newest is not None:
+            check_data(restored.parts.family, restored.newest["metaexp"])
+    else:
+        config = config | _of_other(saved, other)
+        restored = restore(run, config, family=other.family)
     folder = _claim_next(out or run / "evaluations")
     try:
         with StopFlag(_watcher(folder)) as flag:
             result = _result(restored, folder, flag)
         _add_own(result, restored, changed, time.monotonic() - started)
+        if other is not None and other.mark is not None:
+            result["evaluation"] |= {"mark": other.mark, "trained_on": config["trained"]["on"], "seen": other.seen}
+            with RunLoggers(board_of(config, folder.path)) as loggers:
+                loggers.board.text("test/tested", "  \n".join(tested_elsewhere(result)), result["steps"])
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         folder.write_json("result.json", result)
         folder.status("finished", step=result["steps"], exit_code=0)
@@ -72,6 +90,12 @@ def retest(
     folder.close()
     _print(result, restored, folder.path, changed, time.monotonic() - started)
     return result
+
+
+def _of_other(saved: dict[str, Any], other: Other) -> dict[str, Any]:
+    """What the configuration of a test on other tasks says: those tasks, and what the run was trained on."""
+    trained = {"on": saved["choices"]["task"], "data": other.trained_data, "task": saved["task"]}
+    return {"task": other.task, "choices": saved["choices"] | {"task": other.choice}, "trained": trained}
 
 
 def _watcher(folder: RunFolder) -> Watcher:

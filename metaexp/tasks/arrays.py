@@ -1,5 +1,6 @@
 """Regression tasks from the user's own arrays."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +12,7 @@ from metaexp.constraints import Count, Natural, checked
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.data.npz import Task, read_tasks
-from metaexp.tasks.data.splits import digest
+from metaexp.tasks.data.splits import joined
 from metaexp.types import Episode, Examples
 
 log = logging.getLogger(__name__)
@@ -59,25 +60,31 @@ class Arrays(TaskFamily):
         self.x_shape, self.y_dim = tuple(self._x.shape[1:]), self._y.shape[1]
         self.names = [task.name for task in tasks]
         counts = [len(task.x) for task in tasks]
-        members = self._members(tasks)
-        self.trained_on = digest(tasks[i].x.tobytes() + tasks[i].y.tobytes() for i in members["train"])
-        self._least = {split: min(part, key=counts.__getitem__) for split, part in members.items()}  # smallest task
-        self._most = {split: max(counts[i] for i in part) for split, part in members.items()}
+        members = self._members(tasks, everything=list(split) == [0, 0, 1])
+        each = [hashlib.sha256(task.x.tobytes() + task.y.tobytes()).digest() for task in tasks]
+        self.trained_on, self._sha256 = joined(each[i] for i in members["train"]), joined(each)
+        self._read = (files, split, eval_seed)
+        there = {split: part for split, part in members.items() if part}
+        self._least = {split: min(part, key=counts.__getitem__) for split, part in there.items()}  # smallest task
+        self._most = {split: max(counts[i] for i in part) for split, part in there.items()}
         self._counts, self.counts = counts, torch.tensor(counts)
         self.starts = self.counts.cumsum(0) - self.counts
-        self.splits = {split: torch.tensor(part) for split, part in members.items()}
+        self.splits = {split: torch.tensor(part, dtype=torch.int64) for split, part in members.items()}
         place = torch.repeat_interleave(torch.arange(len(tasks)), self.counts)  # [rows] task of every row
         self.rows = {split: torch.isin(place, part).nonzero().flatten() for split, part in self.splits.items()}
-        for name in SPLITS:
+        for name in there:
             self._check(name, self.size(name, "shots", None), self.size(name, "queries", None))
-        self.x_mean, self.x_std, self._x = self._standardise(self._x, "x" in standardise)
-        self.y_mean, self.y_std, self._y = self._standardise(self._y, "y" in standardise)
+        self.x_mean, self.x_std, self._x = self._standardise(self._x, "x" in standardise and not self.test_only)
+        self.y_mean, self.y_std, self._y = self._standardise(self._y, "y" in standardise and not self.test_only)
         self.to("cpu")
         if members["val"] is members["test"]:
             log.warning("val and test use the same tasks: the weights chosen on val are chosen on the test tasks")
 
-    def _members(self, tasks: list[Task]) -> dict[str, list[int]]:
+    def _members(self, tasks: list[Task], everything: bool) -> dict[str, list[int]]:
         splits = {split: [i for i, task in enumerate(tasks) if task.split == split] for split in SPLITS}
+        if everything and not splits["train"] and not splits["val"] and splits["test"]:
+            self.test_only = "split=[0, 0, 1]: no task is left for training"
+            return splits
         files = f"files=[{','.join(dict.fromkeys(task.file for task in tasks))}]"
         if not splits["train"]:
             raise ValueError(f"{files}: none of the {len(tasks)} tasks is for training")
@@ -109,6 +116,36 @@ class Arrays(TaskFamily):
         std, mean = torch.std_mean(data[self.rows["train"]].double(), dim=0, correction=0)
         std = torch.where(std > 0, std, torch.ones_like(std))  # a constant column stays constant
         return mean, std, ((data.double() - mean) / std).to(data.dtype)
+
+    def content_sha256(self) -> str | None:
+        """See TaskFamily.content_sha256: of the rows of every task, whatever its name."""
+        return self._sha256
+
+    def contents(self, split: str) -> dict[str, list[bytes]] | None:
+        """See TaskFamily.contents: of the rows of each task as its file has them, by the value of the task column."""
+        tasks = read_tasks(*self._read)
+        members = {i: tasks[i] for i in self.splits[split].tolist()}
+        return {
+            str(task.name if task.value is None else task.value): [
+                hashlib.blake2b(x.tobytes() + y.tobytes(), digest_size=16).digest()
+                for x, y in zip(task.x, task.y, strict=True)
+            ]
+            for task in members.values()
+        }
+
+    def prepare_as(self, own: TaskFamily) -> None:
+        """Scales inputs and targets by the run's own units, not by those of these rows."""
+        for part in ("x", "y"):
+            mean, std = (getattr(own, f"{part}_{name}", None) for name in ("mean", "std"))
+            if mean is None or std is None or mean.shape != getattr(self, f"{part}_mean").shape:
+                continue
+            old_mean, old_std = getattr(self, f"{part}_mean"), getattr(self, f"{part}_std")
+            data = getattr(self, f"_{part}")
+            raw = data.double() * old_std.cpu() + old_mean.cpu()
+            setattr(self, f"_{part}", ((raw - mean.cpu().double()) / std.cpu().double()).to(data.dtype))
+            setattr(self, f"{part}_mean", mean)
+            setattr(self, f"{part}_std", std)
+        self.to(self.device, self.dtype)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Arrays":
         """See TaskFamily.to."""

@@ -13,6 +13,8 @@ from metaexp.random import task_keys
 from metaexp.tasks.data.raw import ArrayInputs, RawInputs
 from metaexp.types import Episode, Examples
 
+Digest = bytes  # of one example
+
 
 class Varying(NamedTuple):
     """A number of support examples that differs between tasks; `sizes["shots"]` is then the largest number."""
@@ -47,6 +49,8 @@ class TaskFamily(ABC):
     # For data from files: SHA-256 of the names or contents of the training data; None: the data cannot change.
     trained_on: str | None = None
     protocol: Mapping[str, Any] = {}  # what else must be equal for numbers to be comparable, for result.json
+    # Why it has no training or validation tasks, as a message that starts with the setting; None: it has.
+    test_only: str | None = None
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
     metrics_are_rebuilt: ClassVar[bool] = False  # own metrics do not keep a trained learner from use without the data
@@ -96,6 +100,20 @@ class TaskFamily(ABC):
         declares `larger_is_better`.
         """
         return {"accuracy": metrics.accuracy} if self.classification else {"mse": metrics.mse}
+
+    def content_sha256(self) -> str | None:
+        """For data from files: SHA-256 of all of them, the same wherever they lie; None: generated, or not known."""
+        return None
+
+    def contents(self, split: str) -> dict[str, list[Digest]] | None:
+        """For data from files: the digests of the examples of each class or task of a split, by its name; None: they
+        are generated, or not known."""
+        return None
+
+    def prepare_as(self, own: "TaskFamily") -> None:
+        """Called before a run that was trained on `own` (or its placeholder) is tested on this family: take over what
+        was fitted on the training tasks, such as the units of standardised inputs."""
+        return
 
     def varying(self, split: str) -> Varying | None:
         """How the number of support examples varies between the tasks of a split; None if it does not."""

@@ -1,5 +1,6 @@
 """What families of pictures share: classes divided by lists or fractions, encoders, augmentation."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,9 +61,11 @@ class PictureClasses(Classes):
         check_unchanged(encoder, augment, rotation)
         self.augment, self.names, self.encoder = tuple(augment), list(names), encoder
         self.reading: tuple[int, Fit, int] = (pixels.shape[2], fit, pixels.shape[1])
-        data = torch.from_numpy(pixels)
+        data, self._pixels = torch.from_numpy(pixels), pixels
         if encoder:
-            data, self.x_mean, self.x_std = encoded(Pictures(pixels), encoder, standardise, counts, parts)
+            raw = Pictures(pixels)
+            self.raw_sha256 = raw.digest
+            data, self.x_mean, self.x_std = encoded(raw, encoder, standardise, counts, parts)
         self.trained_on = digest(self.names[i] for i in parts["train"])
         super().__init__(
             data, list(counts), dict(parts), shots, queries, ways, rotation, test, seed, eval_seed, groups, sources
@@ -95,6 +98,9 @@ class PictureClasses(Classes):
         if split == "train" and self.augment:
             x = self._changed(x, fold(self.keys(split, indices), 13))
         return Examples(x, y)
+
+    def _digest(self, row: int) -> bytes:
+        return hashlib.blake2b(self._pixels[row].tobytes(), digest_size=16).digest()
 
     def _changed(self, x: Tensor, key: Tensor) -> Tensor:
         """Pictures [a, b, *x_shape] with keys [a]."""

@@ -1,5 +1,6 @@
 """Labelled sentences as N-way K-shot episodes."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -65,10 +66,15 @@ class Text(Classes):
         parts = division.parts(self.names)
         self.encoder: Encoder = encoder or NGrams()
         self.text = text
-        data, self.x_mean, self.x_std = encoded(Texts(self.texts), self.encoder, standardise, counts, parts)
+        raw = Texts(self.texts)
+        self.raw_sha256 = raw.digest
+        data, self.x_mean, self.x_std = encoded(raw, self.encoder, standardise, counts, parts)
         self.trained_on = digest(self.names[i] for i in parts["train"])
         super().__init__(data, counts, parts, shots, queries, ways, "none", test, seed, eval_seed)
 
     def raw_inputs(self) -> TextInputs:
         """See TaskFamily.raw_inputs: sentences, by the same encoder."""
         return TextInputs(self.encoder, ArrayInputs(self.x_shape, *self.units()), text=self.text)
+
+    def _digest(self, row: int) -> bytes:
+        return hashlib.blake2b(self.texts[row].encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -63,6 +63,8 @@ class Experiment:
         cache.choose(config.get("cache"))
         with within_memory():
             family = family or instantiate(config["task"], group="task", trusted=trusted)
+        if family.test_only:
+            raise ConfigError(f"task.{family.test_only}")
         self.family = family.to(self.device, self.dtype)
         check_tasks(config, self.family)
         varying = self.family.varying("train")

@@ -92,6 +92,7 @@ def make_result(
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "config_sha256": config_sha256(config),
+        "data_sha256": family.content_sha256(),
     }
 
 

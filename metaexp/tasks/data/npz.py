@@ -33,7 +33,8 @@ class _Table(NamedTuple):
 def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> list[Task]:
     """All tasks of the files, each with its split.
 
-    The tasks of a file with a task column but no split column are divided by `fractions`, shuffled with `seed`.
+    The tasks of a file with a task column but no split column are divided by `fractions`, shuffled with `seed`. With
+    the fractions [0, 0, 1] a file without either is for the test, the first one too.
 
     Raises DataError for a missing, damaged or inconsistent file.
     """
@@ -43,7 +44,7 @@ def read_tasks(files: Sequence[str], fractions: Sequence[float], seed: int) -> l
         if paths.count(path) > 1:
             raise DataError(f"{file}: is in task.files twice, and would be both training and test data")
     for i, file in enumerate(files):
-        whole = "train" if i == 0 else "test"
+        whole = "train" if i == 0 and list(fractions) != [0, 0, 1] else "test"
         tasks.extend(_cut(file, _table(Path(file).expanduser()), whole))
     first: dict[str, Task] = {}  # task 7 in one file is the same task as "7" in another
     for task in tasks:

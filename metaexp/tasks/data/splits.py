@@ -40,8 +40,12 @@ def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, lis
 
 def digest(parts: Iterable[str | bytes]) -> str:
     """SHA-256 (hex) of several texts or bytes, independent of their order."""
-    each = sorted(
+    return joined(
         hashlib.sha256(part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part).digest()
         for part in parts
     )
-    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def joined(digests: Iterable[bytes]) -> str:
+    """SHA-256 (hex) of several SHA-256, independent of their order."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
