@@ -179,7 +179,8 @@ class Classes(TaskFamily):
         names = getattr(self, "names", range(len(self.counts)))
         spans = zip(self.starts.tolist(), self.counts.tolist(), strict=True)
         rows = [range(start, start + count) for start, count in spans]
-        return {str(names[c]): [self._digest(row) for row in rows[c]] for c in self.splits[split].tolist()}
+        own = {c: {c, int(self.sources[c])} for c in self.splits[split].tolist()}  # its queries, and its support
+        return {str(names[c]): [self._digest(row) for part in sorted(own[c]) for row in rows[part]] for c in own}
 
     def prepare_as(self, own: TaskFamily) -> None:
         """Vectors of an encoder take the run's own units, not those of these classes."""

@@ -31,7 +31,7 @@ class Elsewhere(TaskFamily):
     def __init__(self, own: TaskFamily, other: TaskFamily):
         check_fit(own, other)
         self.own, self.other = own, other
-        self.classification = own.classification  # type: ignore[misc]
+        self.classification = own.classification
         self.x_shape, self.y_dim, self.trained_on = own.x_shape, own.y_dim, own.trained_on
         self.bytes, self.white = other.bytes, other.white
         self.larger_is_better, self.queries_in_support = other.larger_is_better, other.queries_in_support
