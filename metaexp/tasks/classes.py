@@ -79,6 +79,8 @@ class Classes(TaskFamily):
     """
 
     classification = True
+    x_mean: Tensor  # units of vectors of an encoder, where they have any
+    x_std: Tensor
     raw_sha256: str | None = (
         None  # of examples that were encoded: vectors may differ between machines, sentences do not
     )
