@@ -116,12 +116,6 @@ class TensorBoard:
                 for tag, value in values.items():
                     self.logger.experiment.add_scalar(tag, float(value), step)
 
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Shows a text, which is read as Markdown."""
-        if self.active:
-            with self._guard():
-                self.logger.experiment.add_text(tag, text, step)
-
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """Shows a picture and keeps its newest version as `figures/<tag>.png` (`/` in the tag becomes `_`), and in
         the other formats beside it."""

@@ -79,7 +79,7 @@ def retest(
         if other is not None and other.mark is not None:
             result["evaluation"] |= {"mark": other.mark, "trained_on": config["trained"]["on"], "seen": other.seen}
             with RunLoggers(board_of(config, folder.path)) as loggers:
-                loggers.board.text("test/tested", "  \n".join(tested_elsewhere(result)), result["steps"])
+                loggers.text("test/tested", "  \n".join(tested_elsewhere(result)), result["steps"])
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         folder.write_json("result.json", result)
         folder.status("finished", step=result["steps"], exit_code=0)
