@@ -27,6 +27,15 @@ for name in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBL
     os.environ.pop(name, None)
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_setting_left() -> Iterator[None]:
+    """The setting `cache` is the process's own: a run inside one test must not choose it for the next."""
+    before = getattr(sys.modules.get("metaexp.system.cache"), "_chosen", None)
+    yield
+    if (cache := sys.modules.get("metaexp.system.cache")) is not None:
+        cache.choose(before)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", help="run only the tests marked tier(NAME); without it they are left out")
     parser.addoption("--record", action="store_true", help="with --tier: write tests/tiers/NAME.txt")
