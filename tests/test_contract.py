@@ -104,7 +104,8 @@ TASKS = {
         for name in ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")
     },
 }
-MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"], "identity": [],
+MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"],
+          "resnet12": ["model.channels=[2,2,3,3]"], "identity": [],
           "residual": ["model.hidden=4", "model.head=random"]}  # fmt: skip
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
@@ -126,7 +127,7 @@ NETWORKS = {  # networks of each task, its default first
     "quadratic": ("linear", "mlp"),
     "clusters": ("mlp", "linear"),
     "text": ("residual", "mlp", "identity"),
-    "images": ("cnn4",),
+    "images": ("cnn4", "resnet12"),
     "medmnist": ("cnn4",),
     "table": ("mlp", "linear"),
 }
@@ -330,9 +331,10 @@ def test_family(world, task):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_model(world, model):
-    task = "sine" if model != "cnn4" else "dataset"
+    pictures = model in ("cnn4", "resnet12")
+    task = "dataset" if pictures else "sine"
     overrides = [f"task={task}", f"model={model}", "algo=scratch", *TASKS[task], *MODELS[model]]
-    if model == "cnn4":
+    if pictures:
         overrides.append("model.norm=layer")  # a batch norm removes the gradient of the biases before it
     parts = made(world, *overrides)
     check_model(lambda x_shape, out: parts.learner.model, parts.family.x_shape, parts.family.y_dim)

@@ -12,7 +12,7 @@ from metaexp.models.norms import Norm
 
 Modulate = Callable[[int, Tensor], Tensor]  # (block, maps [n, channels, height, width]) -> maps of the same shape
 
-_NORMS = {
+NORMS = {
     "batch": lambda channels: Norm(channels, over_batch=True),
     "instance": lambda channels: Norm(channels, over_batch=False),
     "layer": lambda channels: Norm(channels, over_batch=False, over_channels=True),
@@ -67,7 +67,7 @@ class CNN4(nn.Module):
         stride = 2 if down == "stride" else 1
         inputs = [channels, filters, filters, filters]
         self.convolutions = nn.ModuleList(Convolution(i, filters, 3, stride=stride, padding=1) for i in inputs)
-        self.norms = nn.ModuleList(_NORMS[norm](filters) for _ in range(4))
+        self.norms = nn.ModuleList(NORMS[norm](filters) for _ in range(4))
         self.pool = MaxPool() if down == "pool" else nn.Identity()
         self.head = nn.Linear(filters * (height * width if readout == "flatten" else 1), out)
 
