@@ -1,8 +1,11 @@
 """Fake copies of Omniglot for tests: every image encodes its character and drawer, so episodes can be decoded."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 PARTS = {"background": (30, 964), "evaluation": (20, 659)}  # alphabets and characters, as in the real set
@@ -41,3 +44,23 @@ def decode(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         result = np.where(fits, here, result)
     assert (result >= 0).all()
     return result[0], result[1], result[2]
+
+
+def write_runs(root: Path) -> None:
+    """all_runs.zip in the authors' form, with random strokes; item i of run r is of class (i + r) modulo 20."""
+    draw = np.random.default_rng(2)
+    with zipfile.ZipFile(root / "all_runs.zip", "w") as archive:
+        for run in range(1, 21):
+            lines = []
+            for i in range(20):
+                item, known = (
+                    f"run{run:02d}/test/item{i + 1:02d}.png",
+                    f"run{run:02d}/training/class{(i + run) % 20 + 1:02d}.png",
+                )
+                lines.append(f"{item} {known}")
+                for name in (item, known):
+                    ink = draw.random((15, 15)).repeat(7, 0).repeat(7, 1) < 0.2
+                    file = io.BytesIO()
+                    Image.fromarray(~ink).save(file, "PNG")
+                    archive.writestr(name, file.getvalue())
+            archive.writestr(f"run{run:02d}/class_labels.txt", "\n".join(lines) + "\n")

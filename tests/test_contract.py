@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_omniglot import write_packed
+from fake_omniglot import write_packed, write_runs
 from picture_sets import write_sets
 from PIL import Image
 
@@ -80,6 +80,7 @@ ALGOS = {
     "scratch": ["algo.test_epochs=1", "algo.test_lr=0.01"],
     "mean": [],
     "neighbour": [],
+    "hausdorff": [],
     "oracle": [],
 }
 REGRESSION = ["task.shots=4", "task.queries=4", "task.test.shots=4", "task.test.queries=4"]
@@ -96,6 +97,7 @@ TASKS = {
     "quadratic": [*REGRESSION, "task.dim=3"],
     "clusters": [*IMAGES, "task.pool_classes=6"],
     "text": [*IMAGES, "task.file={texts}", "cache=off"],
+    "omniglot_lake": ["task.ways=5", "task.queries=3", "task.root={root}", "task.verify=false"],
     "images": [*IMAGES, "task.root={pictures}", "task.size=16", "cache=off"],
     "medmnist": [*IMAGES, "task.root={medmnist}"],
     "table": [*REGRESSION, "task.file={table}", "task.by=shop", "task.target=sales", "task.bucket=2"],
@@ -113,7 +115,7 @@ NOT = {("boil", "linear model"), ("cavia", "linear model")}
 NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "gp", "table")}
 NOT |= {("oracle", task) for task in ("arrays", "omniglot", "dataset", "text", "images", "medmnist", "table")}
 NOT |= {("oracle", name) for name in ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")}
-NOT |= {("boil", "identity model")}
+NOT |= {("oracle", "omniglot_lake"), ("boil", "identity model")}
 
 NETWORKS = {  # networks of each task, its default first
     "sine": ("mlp", "linear"),
@@ -127,14 +129,23 @@ NETWORKS = {  # networks of each task, its default first
     "quadratic": ("linear", "mlp"),
     "clusters": ("mlp", "linear"),
     "text": ("residual", "mlp", "identity"),
+    "omniglot_lake": ("cnn4",),
     "images": ("cnn4", "resnet12"),
     "medmnist": ("cnn4",),
     "table": ("mlp", "linear"),
 }
-SETS = ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")  # published: in the tier of long tests
+SETS = (
+    "omniglot_lake",
+    "mini_imagenet",
+    "tiered_imagenet",
+    "cub",
+    "cifar_fs",
+    "fc100",
+)  # published: in the tier of long tests
 NETWORKS |= dict.fromkeys(SETS, ("cnn4",))
 LIKE_IMAGES = ("medmnist", *SETS)  # pictures from other files: one method stands for all
 LIKE_DATASET = ("text", "images", *LIKE_IMAGES)  # families of the same class: a few methods stand for all
+NOT |= {("hausdorff", task) for task, models in NETWORKS.items() if "cnn4" not in models}
 # algo, task, model: every triple that makes sense. Of those that differ only in the network, MAML is tested with all
 # and every other algorithm with the first (what it does with networks does not depend on the task).
 SENSE = [
@@ -184,6 +195,7 @@ def world(tmp_path_factory):
     """Fake data, and a folder with a user's own groups: (settings, places)."""
     folder = tmp_path_factory.mktemp("world")
     write_packed(folder / "omniglot")
+    write_runs(folder / "omniglot")
     draw = np.random.default_rng(0)
     for name, rows in (("base", 200), ("new", 120)):
         x = draw.normal(size=(rows, 3))

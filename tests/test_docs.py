@@ -364,7 +364,8 @@ def test_the_tables_of_parts_are_conf() -> None:
     assert {row[0] for row in algos} == choices("algo")
     assert {row[0] for row in models} == choices("model")
     assert {row[0] for row in tasks} == choices("task")
-    needs = {"all": {}, "classification": {"kind": ["classification"]}, "with an oracle": {"oracle": "known"}}
+    needs = {"all": {}, "classification": {"kind": ["classification"]}, "with an oracle": {"oracle": "known"},
+             "pictures": {"input": ["image"]}}  # fmt: skip
     for algo, wanted, _ in algos:
         assert yaml.safe_load((ROOT / f"conf/algo/{algo}.yaml").read_text()).get("needs", {}) == needs[wanted], algo
     for task, kind, oracle, _ in tasks:
