@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from comparing.page import page  # noqa: E402
+from benching.tables import paste  # noqa: E402
+from comparing.page import page, short  # noqa: E402
 from comparing.plan import Comparison, Job  # noqa: E402
 from mixing.section import add  # noqa: E402
 
@@ -35,6 +36,7 @@ def main() -> None:
     p.add_argument("--seeds", help="make runs with these seeds only")
     p.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     p.add_argument("--render", action="store_true", help="run nothing, only write the page")
+    p.add_argument("--readme", type=Path, help="page to paste the short table into: docs/methods.md")
     p.add_argument("--no-page", action="store_true", help="only make runs")
     p.add_argument("--out", type=Path, default=ROOT / "scripts" / "results")
     a = p.parse_args()
@@ -53,8 +55,12 @@ def main() -> None:
     if a.no_page:
         return
     other = "" if a.file == FILE else f" --file scripts/comparisons/{a.file.name}"
-    page(c, a.out, f"python scripts/mixture.py FOLDER{other}")
+    command = f"python scripts/mixture.py FOLDER{other}"
+    page(c, a.out, command)
     add(c, a.out)
+    if a.readme:
+        link = Path(os.path.relpath(a.out / f"{c.name}.md", a.readme.parent)).as_posix()
+        paste(a.readme, short(c, command, link), f"<!-- {c.name} -->", f"<!-- /{c.name} -->")
     print(f"written: {a.out / c.name}.md, .json")
 
 
