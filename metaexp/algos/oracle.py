@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from metaexp.algos.base import MetaLearner
+from metaexp.algos.views import Bars, View
+from metaexp.mapping import map_tasks
 from metaexp.metrics import Metric, gaussian_metrics
 from metaexp.types import Episode, Examples
 
@@ -20,6 +23,7 @@ class Oracle(MetaLearner):
     """
 
     trains, any_ways, reads_info = False, True, True
+    view_tasks = 200
 
     def __init__(self, family: Any, model: Any = None, loss: Any = None, mapping: str | int = "auto"):
         if not self.is_floor_of(family):
@@ -45,6 +49,22 @@ class Oracle(MetaLearner):
     def test_path(self, episode: Episode) -> list[Episode]:
         """The whole episode, with what the family knows about the task."""
         return [episode]
+
+    def views(self, episode: Episode) -> dict[str, View]:
+        """Where the family says how far its oracle is to be trusted: the median of each number, per kind of task."""
+        if self.family.oracle_diagnostics is None:
+            return {}
+        found = map_tasks(self.family.oracle_diagnostics, episode, 50)
+        kind = episode.info.get("kind", torch.zeros_like(episode.key))
+        kinds = sorted(set(kind.tolist()))
+        names = self.family.kind_names
+        labels = [names[k] if k < len(names) else str(k) for k in kinds]
+        return {
+            name: Bars(
+                torch.stack([value[kind == k].median() for k in kinds]), labels, f"{name}, median over tasks", name
+            )
+            for name, value in found.items()
+        }
 
     def predict(self, adapted: Episode, x: Tensor) -> Tensor:
         """[m, *x_shape] -> [m, y_dim], or [m, 2 y_dim]: means, then standard deviations."""

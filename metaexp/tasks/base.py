@@ -63,6 +63,8 @@ class TaskFamily(ABC):
     # [m, y_dim]; with `gaussian_oracle` [m, 2 y_dim], means then standard deviations. None: not known.
     oracle: Callable[[Episode, Tensor], Tensor] | None = None
     gaussian_oracle: ClassVar[bool] = False
+    # How far the oracle is to be trusted, for ONE task: (episode with info) -> numbers [] by name; None: it is exact.
+    oracle_diagnostics: Callable[[Episode], dict[str, Tensor]] | None = None
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch.func import vmap
 
 from metaexp.algos.oracle import Oracle
 from metaexp.tasks.mixture import NAMES, Mixture
+from metaexp.tasks.sine import Sine
 
 GRID = {"line": (400, 400), "surface": (400, 400), "ripple": (1500, 300), "quadratic": (60, 120, 120),
         "sine": (90, 40, 240), "cubic": (36, 36, 60, 60)}  # fmt: skip
@@ -121,6 +122,13 @@ def test_what_is_said_of_the_samples():
     found = vmap(lambda task: family.posterior(task, task.query.x[:1]))(episode)
     assert torch.allclose(said["p_kind"], found.kinds[torch.arange(40), episode.info["kind"]])
     assert torch.equal(said["effective_samples"], found.effective_samples)
+    views = Oracle(family).views(episode)
+    kind = episode.info["kind"]
+    assert list(views["effective_samples"].names) == [NAMES[k] for k in sorted(set(kind.tolist()))]
+    for name, shown in views.items():
+        for place, k in enumerate(sorted(set(kind.tolist()))):
+            assert float(shown.values[place]) == float(said[name][kind == k].median())
+    assert Oracle(Sine()).views(Sine().sample("test", torch.arange(2))) == {}
     assert 1 <= float(said["effective_samples"].min()) <= float(said["effective_samples"].max()) <= 6 * 64
 
 
