@@ -55,7 +55,7 @@ def _curve(axes: Any, learner: Any, method: str, family: Mixture, name: str) -> 
     axes.plot(u, found["method"], color=GREEN, lw=2, label=method)
     axes.plot(task.support.x[:, 0], task.support.y[:, 0], "o", color=BLACK, ms=6, mfc="white", label="support")
     tidy(axes, "u (v = 1)", "y")
-    axes.set_title(f"{name}: {_errors(found)}", fontsize=11)
+    axes.set_title(f"{name}: {_errors(found, method)}", fontsize=11)
     axes.legend(fontsize=9, frameon=False)
 
 
@@ -76,7 +76,8 @@ def _maps(figure: Figure, axes: list[Any], learner: Any, method: str, family: Mi
     image = _image(axes[3], family, error, f"{method} - function", cmap="RdBu_r", vmin=-most, vmax=most)
     figure.colorbar(image, ax=axes[3], shrink=0.9)
     axes[0].set_ylabel("v", fontsize=11)
-    axes[0].set_title(f"{name}: function\n{_errors(found)}", fontsize=10, loc="left")
+    axes[0].set_title(f"{name}: function", fontsize=11)
+    axes[3].set_title(f"{method} - function\n{_errors(found, method)}", fontsize=10)
 
 
 def _image(ax: Any, family: Mixture, values: np.ndarray, title: str, **style: Any) -> Any:
@@ -85,7 +86,7 @@ def _image(ax: Any, family: Mixture, values: np.ndarray, title: str, **style: An
     return ax.imshow(values.reshape(GRID, GRID).T, origin="lower", extent=(*family.x_range, *family.x_range), **style)
 
 
-def _errors(found: dict[str, np.ndarray]) -> str:
+def _errors(found: dict[str, np.ndarray], method: str) -> str:
     """Mean squared distances from the function on the points shown."""
-    method, known = (float(((found[key] - found["function"]) ** 2).mean()) for key in ("method", "Bayes"))
-    return f"squared error of the method {method:.3f}, of Bayes {known:.3f}"
+    own, known = (float(((found[key] - found["function"]) ** 2).mean()) for key in ("method", "Bayes"))
+    return f"squared error: {method} {own:.3f}, Bayes {known:.3f}"

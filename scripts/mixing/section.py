@@ -41,7 +41,7 @@ def add(c: Comparison, out: Path) -> None:
     known = bayes(family, tasks, c.folder / "bayes.npz")
     rows = {method: _row([run for run in runs if run.config["algo"] == method], known) for method in c.methods}
     rows = dict(sorted(((m, row) for m, row in rows.items() if row), key=lambda pair: pair[1]["mse"]))
-    lines = ["## Regret to the Bayes prediction", "", *_table(rows, known), "", *_published(rows, c, family), ""]
+    lines = ["## Regret to the Bayes prediction", "", *_table(rows, known, c), "", *_published(rows, c, family), ""]
     lines += ["### The Bayes prediction", "", _about(family), "", *told(known, family), ""]
     mothers = [run for run in runs if run.config["algo"] == "mother"]
     if mothers:
@@ -57,6 +57,9 @@ def add(c: Comparison, out: Path) -> None:
         lines += [f"![{picture}]({picture})", ""]
     page = out / f"{c.name}.md"
     text = page.read_text(encoding="utf-8")
+    for timed in out.glob(f"{c.name}_tasks_seconds_*.png"):  # runs of a busy machine: their times compare nothing
+        timed.unlink()
+        text = text.replace(f"![{timed.name}]({timed.name})\n\n", "")
     place = text.find("\n## ")
     page.write_text(text[: place + 1] + "\n".join(lines) + "\n" + text[place + 1 :], encoding="utf-8")
     record["regret"] = rows
@@ -87,7 +90,7 @@ def _row(runs: list[Run], known: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _table(rows: dict[str, dict[str, Any]], known: dict[str, np.ndarray]) -> list[str]:
+def _table(rows: dict[str, dict[str, Any]], known: dict[str, np.ndarray], c: Comparison) -> list[str]:
     lines = ["| method | seeds | mse | ± tasks | ± seeds | median | regret | ± tasks | " + " | ".join(NAMES) + " |"]
     lines.append("| --- |" + " ---: |" * (7 + len(NAMES)))
     for method, row in rows.items():
@@ -103,6 +106,10 @@ def _table(rows: dict[str, dict[str, Any]], known: dict[str, np.ndarray]) -> lis
         "± tasks: 1.96 s / sqrt(tasks) of each task's mean over seeds; ± seeds: Student's t over the seeds' means."
     )
     lines.append("Regret: the error above that of the Bayes prediction on the same queries, paired task by task.")
+    none = [f"`{method}`" for method in c.methods if method not in rows]
+    fewer = [f"`{method}` ({row['seeds']})" for method, row in rows.items() if row["seeds"] < len(c.spec["seeds"])]
+    lines += ["", f"Not run yet: {', '.join(none)}."] if none else []
+    lines += ["", f"Run with fewer than {len(c.spec['seeds'])} seeds: {', '.join(fewer)}."] if fewer else []
     return lines
 
 
@@ -118,7 +125,7 @@ def _published(rows: dict[str, dict[str, Any]], c: Comparison, family: Mixture) 
 def _about(family: Mixture) -> str:
     return (
         f"The posterior mean by importance sampling with {family.oracle_samples:,} samples of each of the six kinds "
-        "(see `metaexp/tasks/mixture_posterior.py`).\nThe second sample is independent of the first; their "
+        "(see `metaexp/tasks/mixture_posterior.py`). The second sample is independent of the first; their "
         "mean squared distance is given as a share of the excess over the noise floor "
         f"{family.noise**2:.2f}. Effective samples: (sum w)² / sum w² over all kinds."
     )
