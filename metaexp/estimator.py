@@ -339,8 +339,9 @@ class Classifier(Estimator):
         learner, sizes = self.learner, self.learner.family.sizes
         if ways < 2:
             raise ValueError(f"y: holds {ways} class; there must be at least 2")
-        # A method that trains nothing has a network with as many outputs as its test has classes.
-        wanted = sizes["train"]["ways"] if not learner.any_ways else None if learner.trains else sizes["test"]["ways"]
+        # A network that is not trained has as many outputs as the test has classes, if it has an output per class.
+        any_number = learner.any_ways and (learner.trains or learner.classes_alike)
+        wanted = None if any_number else sizes["test" if learner.any_ways else "train"]["ways"]
         if wanted is not None and ways != wanted:
             raise ValueError(
                 f"y: holds {ways} classes; {type(learner).__name__} has one output per class and was made for {wanted}"

@@ -1,13 +1,17 @@
 """With the defaults for encoded vectors, methods begin at the given geometry: at nearest class means by cosines."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import metaexp
 from metaexp.config.settings import load
 from metaexp.encoders.ngrams import NGrams
 from metaexp.evaluation.scores import evaluate
+from metaexp.storage.metrics_log import read_rows
 from metaexp.tasks.text import Text
 from metaexp.training.build import Experiment
 
@@ -69,3 +73,22 @@ def test_a_new_task_comes_in_the_units_of_training(typed: list[str]) -> None:
     torch.testing.assert_close(((torch.from_numpy(vectors) - family.x_mean) / family.x_std).float(), family.data)
     for raw in (family.texts, vectors):  # sentences, or vectors as the encoder makes them
         torch.testing.assert_close(family.raw_inputs()(raw).float(), family.data)
+
+
+@pytest.mark.tier("long")
+@pytest.mark.parametrize("algo", [*EXACT, *NEAR])
+def test_training_does_not_lose_what_clinc150_vectors_say(algo: str, data_folder: Path, tmp_path_factory) -> None:
+    """A hundred steps on the published training intents leave validation intents no worse, beyond the interval."""
+    if algo == "scratch":
+        pytest.skip("is not meta-trained")
+    folder, clinc = tmp_path_factory.getbasetemp(), data_folder / "clinc150"
+    typed = f"algo={algo} task=text task.file={clinc}/data_full.json task.drop=[oos] task.fold=01 encoder=ngrams"
+    sizes = "steps=100 val.every=100 val.tasks=200 test.tasks=1 task.queries=5 compile=false device=cpu"
+    run = metaexp.start(
+        *typed.split(), *sizes.split(), f"task.class_file={clinc}/fewshot_class_splits.json", "test.curve_shots=[]",
+        f"cache={folder / 'cache'}", f"out={folder / 'runs'}",
+    )  # fmt: skip
+    first, last = [row["accuracy"] for row in read_rows(run.folder) if row["kind"] == "val"]
+    print(f"{algo}: {first['mean']:.4f}, after 100 steps {last['mean']:.4f} +- {last['ci95']:.4f}")
+    assert first["mean"] > 0.75  # nearest class means
+    assert last["mean"] > first["mean"] - last["ci95"]

@@ -13,6 +13,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 1, 20, 20)).astype(np.uin
 
 @pytest.mark.tier("encoders")
 def test_sentences_of_one_meaning_are_near() -> None:
+    pytest.importorskip("sentence_transformers")
     from metaexp.encoders.sentence import Sentence
 
     encoder = Sentence()
@@ -28,8 +29,7 @@ def test_sentences_of_one_meaning_are_near() -> None:
 @pytest.mark.tier("encoders")
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_timm_gives_its_own_features(name: str, tmp_path: Path) -> None:
-    import timm
-
+    timm = pytest.importorskip("timm")
     from metaexp.encoders.timm import Timm
 
     encoder = Timm(name, pretrained=False)
@@ -48,6 +48,7 @@ def test_timm_gives_its_own_features(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.tier("encoders")
 def test_torchvision_leaves_out_the_classifier() -> None:
+    pytest.importorskip("torchvision")
     from metaexp.encoders.torchvision import TorchVision
 
     for name, width in (("resnet18", 512), ("mobilenet_v3_small", 1024)):
@@ -57,13 +58,20 @@ def test_torchvision_leaves_out_the_classifier() -> None:
 
 
 @pytest.mark.tier("encoders")
-def test_what_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sentence_transformers")
     from metaexp.encoders.sentence import Sentence
-    from metaexp.encoders.timm import Timm
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match=r"encoder.name=nobody/nothing: no such folder, and not to be had"):
         Sentence("nobody/nothing")
+
+
+@pytest.mark.tier("encoders")
+def test_a_network_that_there_is_not_is_one_line() -> None:
+    pytest.importorskip("timm")
+    from metaexp.encoders.timm import Timm
+
     with pytest.raises(ConfigError, match=r"encoder.name=resnet_18: timm has no such network"):
         Timm("resnet_18")
 

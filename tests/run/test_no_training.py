@@ -62,11 +62,13 @@ def test_without_training_the_untrained_learner_is_tested(algo: str, sentences: 
 def test_it_is_resumed_tested_again_and_reported(
     sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ["algo=protonet", *sentences, *NONE]
+    typed = ["algo=protonet", "model=identity", *sentences, *NONE]
     folder = train(tmp_path, *typed)
-    assert "protonet on text, residual, seed 0: no outer steps\n" in capsys.readouterr().out
+    assert "protonet on text, identity, seed 0: no outer steps\n" in capsys.readouterr().out
     first = json.loads((folder / "result.json").read_text())
     assert metaexp.start(f"resume={folder}").result == first
+    three = metaexp.load(folder).fit(["a song", "a train", "some rain"], ["music", "travel", "weather"])
+    assert list(three.predict(["rain and some", "the train"])) == ["weather", "travel"]
     assert evaluate([f"run={folder}"]) == 0
     again = json.loads((folder / "evaluations/1/result.json").read_text())
     assert (again["test"], again.get("doubt")) == (first["test"], None)
