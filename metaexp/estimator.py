@@ -20,6 +20,7 @@ from torch import Tensor
 from metaexp.algos.base import MODES
 from metaexp.run.source import Fitted, Source, one_of
 from metaexp.system.cache import Progress
+from metaexp.tasks.data.labels import in_kind, places_of
 from metaexp.tasks.data.tables import check_names, column_names, numbers
 from metaexp.types import Examples
 
@@ -318,7 +319,7 @@ class Classifier(Estimator):
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError("y: holds a value that is not finite")
         if (known := self.source.inputs.classes) is not None:
-            classes, places = np.array(known), _places(labels, known)
+            classes, places = in_kind(known, labels.dtype.kind), places_of(labels, known)
         else:
             try:
                 classes, places = np.unique(labels, return_inverse=True)
@@ -332,7 +333,7 @@ class Classifier(Estimator):
         labels = np.asarray(y).reshape(-1)
         if len(labels) != n:
             raise ValueError(f"y has shape {list(np.shape(y))}: must be [{n}], one label for each row of x")
-        places = _places(labels, self.classes_.tolist(), "this task")
+        places = places_of(labels, self.classes_.tolist(), "this task")
         return torch.eye(len(self.classes_), dtype=torch.float64)[torch.from_numpy(places)]
 
     def _check_ways(self, ways: int) -> None:
@@ -372,15 +373,6 @@ class Classifier(Estimator):
             )
         weight = None if sample_weight is None else numbers("sample_weight", sample_weight)
         return float(np.average(predicted == labels, weights=weight))
-
-
-def _places(labels: np.ndarray, known: list[Any], whose: str = "this run") -> np.ndarray:
-    """The place of each label [n] among the known ones; raises ValueError for another."""
-    place = {label: i for i, label in enumerate(known)}
-    for label in labels.tolist():
-        if label not in place:
-            raise ValueError(f"y: {label!r} is none of the classes of {whose}, {', '.join(map(str, known[:10]))}")
-    return np.array([place[label] for label in labels.tolist()], np.int64)
 
 
 def _not_fitted(text: str) -> ValueError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
@@ -167,6 +168,35 @@ def test_folders_of_pictures(adapt: Adapt, tmp_path: Path) -> None:
     ended = adapt(f"run={run}", "support=new", "query=query")
     assert ended.code == 3
     assert "6.png: not a readable picture" in ended.err
+
+
+def test_rows_of_a_table(adapt: Adapt, tmp_path: Path) -> None:
+    """Columns by name in any order, classes that all tasks share, one of them not in the support set."""
+    random = np.random.default_rng(0)
+    table = {"who": np.repeat([f"u{i}" for i in range(12)], 12), "age": random.normal(40, 9, 144).round(2)}
+    table |= {"kind": random.choice(["a", "b"], 144), "ill": random.integers(0, 2, 144)}
+    write(tmp_path / "t.csv", table)
+    typed = ["task.by=who", "task.target=ill", "task.kind=classification", "task.shots=4", "task.queries=4"]
+    run = train(tmp_path, "algo=protonet", "task=table", f"task.file={tmp_path / 't.csv'}", *typed)
+    (tmp_path / "t.csv").unlink()
+    frame = pandas.DataFrame(table)
+    known, new = frame[frame.ill == 1][:5], frame[60:66]
+    model = metaexp.load(run).fit(known[["kind", "age"]], known["ill"])
+    assert model.classes_.tolist() == [0, 1]
+    assert model.feature_names_in_.tolist() == ["age", "kind"]
+    proba = model.predict_proba(new)
+    assert model.score(new, new["ill"]) == np.mean(proba.argmax(1) == new["ill"])
+    known[["ill", "age", "kind"]].to_csv(tmp_path / "s.csv", index=False)
+    new[["kind", "who", "age", "ill"]].to_csv(tmp_path / "q.csv", index=False)
+    ended = adapt(f"run={run}", "support=s.csv", "query=q.csv", "out=p.csv", "keep=[who]")
+    assert ended.code == 0, ended.err
+    found = written(tmp_path / "p.csv")
+    assert list(found) == ["who", "ill", "prediction", "p_0", "p_1"]
+    assert np.allclose(np.array([found["p_0"], found["p_1"]], float).T, proba, atol=1e-6)
+    write(tmp_path / "bad.csv", {"age": [3], "sort": ["a"]})
+    ended = adapt(f"run={run}", "support=s.csv", "query=bad.csv", "out=none.csv")
+    assert ended.code == 3
+    assert ended.err.splitlines()[-1].startswith("metaexp: bad.csv: x: has no column kind")
 
 
 def test_what_is_wrong_is_said_in_one_line(adapt: Adapt, tmp_path: Path) -> None:
