@@ -1,7 +1,7 @@
 """What a run prints while it trains: a bar on a terminal, otherwise a line from time to time.
 
-Rates and times are wall-clock; the bar and its numbers are redrawn by time, not by step, so that a step costs only
-one reading of the clock.
+Times are wall-clock, and so is the rate until the run has recorded one; neither counts the first step, which may
+compile. The bar and its numbers are redrawn by time, not by step, so that a step costs only one reading of the clock.
 """
 
 import logging
@@ -48,6 +48,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.step, self.larger_is_better, self._clock = total, start, larger_is_better, clock
+        self.rate: float | None = None  # outer steps per second as the run records them; None: measured here
         self._stream = tolerant(sys.stderr if stream is None else stream)
         self._loss: float | None = None
         self._metric, self._value, self._best = "", math.nan, math.nan
@@ -56,6 +57,10 @@ class Progress:
         self._live = _live(self._stream, console)
         self._gap = every if self._live is None else 0.2
         self._due = now + self._gap
+
+    def begin(self, step: int) -> None:
+        """Rates and the time left count from here: call after the first step, which may compile."""
+        self._seen = deque([(self._clock(), step)])
 
     def update(self, step: int, loss: Callable[[], float] | None = None) -> None:
         """Call after every outer step with the number of steps done; `loss` is called only when its value is shown."""
@@ -104,7 +109,7 @@ class Progress:
         self.close()
 
     def line(self, now: float) -> str:
-        """The state: `step 1200/20000  outer loss 0.412  val mse 0.51  810 meta-steps/s  0:23 left`."""
+        """The state: `step 1200/20000  outer loss 0.412  val mse 0.51  810 outer steps/s  0:23 left`."""
         return "  ".join([f"step {self.step}/{self.total}", *self._values(), *self._pace(now)])
 
     def _values(self) -> list[str]:
@@ -119,9 +124,8 @@ class Progress:
         then, step = self._seen[0]
         if now <= then or self.step <= step:
             return []
-        rate = (self.step - step) / (now - then)
-        left = duration((self.total - self.step) / rate)
-        return [f"{rate:.0f} meta-steps/s" if rate >= 10 else f"{rate:.2g} meta-steps/s", f"{left} left"]
+        pace = (self.step - step) / (now - then)  # with validations
+        return [steps_per_second(self.rate or pace), f"{duration((self.total - self.step) / pace)} left"]
 
     def _show(self, now: float) -> None:
         self._due = now + self._gap
@@ -176,6 +180,11 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.progress.note(record.getMessage())
+
+
+def steps_per_second(rate: float) -> str:
+    """The rate of the outer loop, in the words of the screen and of the result."""
+    return f"{rate:.0f} outer steps/s" if rate >= 10 else f"{rate:.2g} outer steps/s"
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from metaexp.checks import printable, shell, show
 from metaexp.loggers.in_words import in_words
-from metaexp.loggers.progress import duration
+from metaexp.loggers.progress import duration, steps_per_second
 from metaexp.system.output import tolerant
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if not result.get("debug") and (said := in_words(result)):
         lines.append(f"in short     {said}")
     if speed.get("seconds") is not None:
-        rate = speed.get("meta_steps_per_s")
-        lines.append(f"time         {duration(speed['seconds'])}" + (f", {rate:.4g} meta-steps/s" if rate else ""))
+        rate, parts = speed.get("meta_steps_per_s"), speed.get("times") or {}
+        spent = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts.items() if seconds >= 0.5)
+        total = duration(speed["seconds"]) + (f" ({spent})" if spent else "")
+        lines.append(f"time         {total}" + (f", {steps_per_second(rate)}" if rate else ""))
     if result.get("doubt"):
         lines.append(f"doubt        {result['doubt']}")
     lines += _warnings(result)

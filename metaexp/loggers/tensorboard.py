@@ -194,7 +194,7 @@ class TensorBoard:
             "meta-gradient norm": ["Multiline", ["train/meta_gradient_norm$"]],
             "inner gradient norm": ["Multiline", ["val/inner_gradient_norm$"]],
             "rates": ["Multiline", ["train/.*rate$"]],
-            "meta-steps per second": ["Multiline", ["speed/meta_steps_per_s$"]],
+            "outer steps per second": ["Multiline", ["speed/meta_steps_per_s$"]],
         }
         with self._guard():
             self.logger.experiment.add_custom_scalars(charts)

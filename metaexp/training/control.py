@@ -60,7 +60,8 @@ class Control(L.Callback):
         self._left_out: set[str] = set()  # callbacks whose state cannot be kept
         self._opening = False  # during the validation before the first step
         self._stepping, self._since = 0.0, 0  # seconds in steps and steps since the last row, in this process
-        self._started = self._entered = self._saved = time.monotonic()
+        self._first = True  # whether this process has made no step yet: the first one may compile
+        self._started = self._entered = self._saved = self._validating = time.monotonic()
         self._reported = -math.inf  # when status.json was last written
         self._due = record.step  # step of the last checkpoint
         self._seen = record.step  # step of the last end of a span: spans after an early end change nothing
@@ -103,7 +104,10 @@ class Control(L.Callback):
     def on_outer_step_end(self, trainer: Any, training: MetaTraining, step: int) -> None:
         """After every outer step: shows progress, writes an overdue checkpoint, decides whether to stop here."""
         self.record.step = step
-        self._since += 1
+        if self._first:
+            self._warmed_up(step)
+        else:
+            self._since += 1
         self.flag.beat()
         self.progress.update(step, training.loss)
         limit = self.config["time_limit"]
@@ -115,19 +119,32 @@ class Control(L.Callback):
         stop = self._agree() if training.world > 1 else self.flag.requested is not None or self.over_time
         training.stopped = training.stopped or stop
 
+    def _warmed_up(self, step: int) -> None:
+        """The first step of this process is in no rate."""
+        self._first, now = False, time.monotonic()
+        self.record.took("compile" if self.training.compiled else "train", now - self._entered)
+        self._entered = now
+        self.progress.begin(step)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After a span: writes the row, and the checkpoint if it is due and no validation comes first."""
         step = self.record.step
         if step == self._seen:
             return
         self._seen = step
-        self._stepping += time.monotonic() - self._entered
+        spent = time.monotonic() - self._entered
+        self._stepping += spent
+        self.record.took("train", spent)
         if self.training.last_row[0] == step:
             self._row()
         if step % self.config["val"]["every"] == 0 or step == self.config["steps"]:
             self.record.pending = True  # Lightning validates next
         else:
             self._save_if_due()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Starts the clock of a validation."""
+        self._validating = time.monotonic()
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -143,6 +160,7 @@ class Control(L.Callback):
         if self.training.scores is not None:
             with trainer.precision_plugin.forward_context():
                 self._validated()
+        self.record.took("validate", time.monotonic() - self._validating)
         if not self._opening:
             self._save_if_due()
 
@@ -187,12 +205,15 @@ class Control(L.Callback):
     def _row(self) -> None:
         """Writes a row of training, which MetaTraining has made and passed to Lightning's loggers."""
         step, values = self.training.last_row
-        rate = self._since / self._stepping if self._stepping > 0 else 0.0
-        self.record.rates.append(rate)
+        rate = self._since / self._stepping if self._since and self._stepping > 0 else None
+        if rate is not None:
+            self.record.rates.append(rate)
         row = {"kind": "train", "step": step, **values}
         self.folder.metrics.append(row | {"seconds": self.seconds(), "meta_steps_per_s": rate})
         self.loggers.board.scalars({f"train/{name}": value for name, value in values.items()}, step)
-        self.loggers.scalars({"speed/meta_steps_per_s": rate}, step)
+        if (speed := self.record.speed()) is not None:  # the same number on the board, on screen and in the result
+            self.loggers.scalars({"speed/meta_steps_per_s": speed}, step)
+            self.progress.rate = speed
         if time.monotonic() - self._reported > STATUS:
             self._report()
         self._stepping, self._since = 0.0, 0

@@ -21,6 +21,7 @@ class TrainingRecord:
     reason: str | None = None  # why the run ended early
     pending: bool = True  # whether the validation of the current step is due
     rates: list[float] = field(default_factory=list)  # outer steps per second, one per row
+    times: dict[str, float] = field(default_factory=dict)  # seconds by what was done: compile, train, validate
     spent: float = 0.0  # seconds spent in earlier processes of this run
     peak: int = 0  # largest peak memory in MB of the earlier processes
 
@@ -34,8 +35,13 @@ class TrainingRecord:
         """The largest peak memory of any process of this run."""
         return max(self.peak, peak_mb())
 
+    def took(self, what: str, seconds: float) -> None:
+        """Adds to the seconds of compile, train or validate."""
+        self.times[what] = self.times.get(what, 0.0) + seconds
+
     def speed(self) -> float | None:
-        """Median outer steps per second of the rows after the first, which includes compiling and warming up."""
+        """Median outer steps per second of the rows after the first, which includes warming up. No row includes the
+        first step of a process, which may compile."""
         rates = self.rates[1:] or self.rates
         return statistics.median(rates) if rates else None
 
@@ -65,6 +71,7 @@ class TrainingRecord:
             "compiled": training.compiled,
             "rates": list(self.rates),
             "seconds": seconds,
+            "times": dict(self.times),
             "peak_mb": self.peak_mb(),
             "family": keep(learner.family),
             "trained_on": learner.family.trained_on,
@@ -80,6 +87,7 @@ class TrainingRecord:
             reason=state["reason"],
             pending=state.get("pending", False),
             rates=list(state["rates"]),
+            times=dict(state.get("times", {})),
             spent=state.get("seconds", 0.0),
             peak=state.get("peak_mb", 0),
         )

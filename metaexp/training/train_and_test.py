@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def train_and_test(
                     _fit(trainer, training, flag)
                 _stopped_early(config, folder, record, control.over_time, flag)
         group = Group.current()  # by now with those that Lightning has started
+        testing = time.monotonic()
         try:
             with no_orphans(trainer):
                 result = final_test(
@@ -107,7 +109,9 @@ def train_and_test(
             known = {name: metric.larger_is_better for name, metric in declared(learner).items()}
             tested, judged = result["weights"]["step"], result["val"]["metric"]
             result["doubt"] = doubt(read_rows(folder.path), known, record.step, tested, judged)
-        result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started)}
+        times = {name: record.times.get(name, 0.0) for name in ("compile", "train", "validate")}
+        times["test"] = time.monotonic() - testing
+        result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started), "times": times}
         result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
         loggers.result(told_settings(config), result["test"], record.step)

@@ -30,14 +30,14 @@ def test_lines_where_there_is_no_terminal():
 
     progress = Progress(20000, 0, stream, every=10.0, clock=clock)
     for step in range(1, 1201):
-        clock.now = step / 100  # 100 meta-steps a second
+        clock.now = step / 100  # 100 outer steps a second
         progress.update(step, loss)
     progress.validation(1200, {"mse": 0.51, "mae": 0.4})
     progress.note("checkpoint written")
     progress.close()
     assert stream.getvalue().splitlines() == [
-        "step 1000/20000  outer loss 0.412  100 meta-steps/s  3:10 left",
-        "step 1200/20000  outer loss 0.412  val mse 0.51  100 meta-steps/s  3:08 left",
+        "step 1000/20000  outer loss 0.412  100 outer steps/s  3:10 left",
+        "step 1200/20000  outer loss 0.412  val mse 0.51  100 outer steps/s  3:08 left",
         "checkpoint written",
     ]
     assert reads == [10.0]  # the loss was read only when it was shown
@@ -47,13 +47,19 @@ def test_the_rate_is_that_of_the_last_minute_of_this_process():
     clock, stream = Clock(), io.StringIO()
     progress = Progress(100_000, 40_000, stream, every=10.0, clock=clock)
     clock.now = 300.0  # compiling
+    progress.begin(40_001)
     progress.update(40_001)
     for _ in range(12):
         clock.now += 10.0
         progress.update(progress.step + 3000)
     rates = [text.split("  ")[-2:] for text in stream.getvalue().splitlines()]
-    assert rates[0] == ["0.0033 meta-steps/s", "208d 7h left"]
-    assert rates[-1] == ["300 meta-steps/s", "1:20 left"]
+    assert rates[0] == ["step 40001/100000"]  # the compiler's time is in no rate and in no time left
+    assert rates[1] == ["300 outer steps/s", "3:10 left"]
+    assert rates[-1] == ["300 outer steps/s", "1:20 left"]
+    progress.rate = 512.4  # what the run records is shown, and the time left is that of the clock
+    clock.now += 10.0
+    progress.update(progress.step + 3000)
+    assert stream.getvalue().splitlines()[-1].split("  ")[-2:] == ["512 outer steps/s", "1:10 left"]
 
 
 def test_a_closed_stream_does_not_stop_a_run():
@@ -76,12 +82,14 @@ def test_a_bar_on_a_terminal(larger, best):
         assert stream.getvalue() == drawn
         clock.now = 0.25
         progress.update(100, lambda: 0.125)
-        assert "100/1000  0:02 left  400 meta-steps/s  outer loss 0.125" in stream.getvalue()
+        assert "100/1000  0:02 left  400 outer steps/s  outer loss 0.125" in stream.getvalue()
         for step, value in ((200, 0.5), (300, 0.75), (400, math.nan), (500, 0.625)):
             progress.validation(step, {"mse": value})
         progress.note("stopped: [stop.target] reached")
         assert "stopped: [stop.target] reached" in stream.getvalue()
-    assert f"500/1000  0:00 left  2000 meta-steps/s  outer loss 0.125  val mse 0.625 (best {best})" in stream.getvalue()
+    assert (
+        f"500/1000  0:00 left  2000 outer steps/s  outer loss 0.125  val mse 0.625 (best {best})" in stream.getvalue()
+    )
     assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is back
     drawn = stream.getvalue()
     progress.close()

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from forks import Ended, Fault, Forks
 from run_folders import only_run
 
 from metaexp.evaluation.intervals import summary
+from metaexp.loggers.progress import steps_per_second
 from metaexp.storage.checkpoint_file import load
 from metaexp.storage.saved_config import config_sha256, read_config
 from metaexp.system.machine import cores, processor
@@ -69,10 +71,15 @@ def test_folder(finished: tuple[Ended, Path]) -> None:
 def test_what_is_printed(finished: tuple[Ended, Path]) -> None:
     ended, run = finished
     assert ended.err.startswith(f"run folder: outputs/{run.name}\n")
-    assert re.search(r"^step 40/40  outer loss \S+  val mse \S+  \S+ meta-steps/s  0:00 left$", ended.err, re.MULTILINE)
+    assert re.search(
+        r"^step 40/40  outer loss \S+  val mse \S+  \S+ outer steps/s  0:00 left$", ended.err, re.MULTILINE
+    )
     assert "Trainer.fit" not in ended.err
     assert "Tip" not in ended.err
     assert "arning" not in ended.err
+    rate = steps_per_second(read(run, "result.json")["speed"]["meta_steps_per_s"])
+    assert f"  {rate}  0:00 left" in ended.err  # the same number on screen
+    assert f", {rate}" in ended.out
     mean = read(run, "result.json")["test"]["mse"]["mean"]
     assert ended.out.startswith("maml on sine, mlp, seed 3: 40 outer steps, best weights (step ")
     assert re.search(rf"^mse +{mean:.4g} \+- ", ended.out, re.MULTILINE)
@@ -100,6 +107,12 @@ def test_result(finished: tuple[Ended, Path]) -> None:
     assert (result["mapping"], result["compiled"], result["threads"]) == ("vmap", False, 1)
     assert result["speed"]["seconds"] > 0
     assert result["speed"]["meta_steps_per_s"] > 0
+    times = result["speed"]["times"]
+    assert list(times) == ["compile", "train", "validate", "test"]
+    assert times["compile"] == 0 < min(times["train"], times["validate"], times["test"])
+    assert sum(times.values()) < result["speed"]["seconds"]
+    logged = [row["meta_steps_per_s"] for row in rows(run, "train")]
+    assert result["speed"]["meta_steps_per_s"] == pytest.approx(median(logged[1:]))
     assert result["memory"]["peak_mb"] > 50
     protocol = result["protocol"]
     assert (protocol["shots"], protocol["queries"], protocol["test_steps"], protocol["eval_seed"]) == (10, 100, 3, 0)
