@@ -132,7 +132,8 @@ def test_a_run_that_goes_on_is_left_alone_by_the_watchdog(forks: Forks, tmp_path
     ended = forks(*SHORT, "steps=200000", "compile=false", "watchdog=3", "time_limit=4.5", cwd=tmp_path)
     assert ended.code == 124, ended.err
     ended = forks(f"resume={only_run(tmp_path)}", "watchdog=abc", cwd=tmp_path)
-    assert (ended.code, ended.err) == (2, "metaexp: watchdog=abc: must be a number of seconds (90, 90s, 15m, 2h), above 0 or null\n")
+    says = "metaexp: watchdog=abc: must be a number of seconds (90, 90s, 15m, 2h), above 0 or null\n"
+    assert (ended.code, ended.err) == (2, says)
 
 
 @pytest.mark.parametrize("outside", [False, True], ids=["main thread", "another thread"])
