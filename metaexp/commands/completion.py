@@ -95,6 +95,9 @@ def _of_run(before: Sequence[str], word: str) -> list[str]:
     return of_run(before, word)
 
 
+REPORT = "by metric pairs where sort wide markdown latex csv json html plots help"
+
+
 def _names(*names: str) -> Callable[[Sequence[str], str], list[str]]:
     return lambda _before, word: [name if name.endswith("=") else f"{name} " for name in names] if word else []
 
@@ -103,8 +106,10 @@ _WORDS: dict[str, Callable[[Sequence[str], str], list[str]]] = {
     "train": _training,
     "audit": _training,
     "evaluate": _of_run,
-    "adapt": _names("run=", "support=", "query=", "out=", "--help"),
-    "report": _names("--by", "--metric", "--pairs", "--markdown", "--csv", "--plots", "--help"),
+    "adapt": _names(
+        *"run= support= query= data= out= export= plot= target= text= keep= weights= steps= device=".split()
+    ),
+    "report": _names(*[f"--{name}" for name in REPORT.split()]),
     "board": _names("--port", "--bind_all", "--help"),
     "demo": _names("--help", "--function", "--points", "--out", "--no-color"),
     "completion": lambda _before, _word: ["bash ", "zsh "],

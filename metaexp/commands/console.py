@@ -24,7 +24,11 @@ COMMANDS = {
     "evaluate": Command(
         "metaexp.evaluate:evaluate", "test a trained run again", "metaexp evaluate run=outputs/RUN task.shots=5"
     ),
-    "adapt": Command("metaexp.adapt.__main__:main", "learn a new task from your own file", "metaexp adapt --help"),
+    "adapt": Command(
+        "metaexp.adapt.__main__:main",
+        "learn a new task from your own file",
+        "metaexp adapt run=outputs/RUN support=my.csv query=new.csv",
+    ),
     "report": Command("metaexp.report.command:report", "compare all runs in one table", "metaexp report outputs"),
     "audit": Command(
         "metaexp.audit.command:run", "check for leaks and wrong meta-gradients", "metaexp audit algo=maml task=sine"
