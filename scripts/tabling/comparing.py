@@ -25,7 +25,8 @@ AGAINST = ("pooled regression + task offset", "pooled logistic regression + task
 
 
 def write_rows(table: Table, n: Numbers, file: Path) -> None:
-    """The table with a column `split`, the rows of each task together and in order.
+    """The table with a column `split`, the rows of each task together and in order; without columns that have one value
+    in training, which `task=table` refuses.
 
     Raises:
         SystemExit: other data are there already, from which runs were made.
@@ -33,7 +34,9 @@ def write_rows(table: Table, n: Numbers, file: Path) -> None:
     where = {task: word for word, tasks in n.split.items() for task in tasks}
     frame = table.frame.iloc[np.concatenate([n.rows[task] for task in where])].copy()
     frame["split"] = frame[table.by].astype(str).map(where)
-    text = frame.to_csv(index=False)
+    training = frame[frame["split"] == "train"]
+    same = [name for name in table.features if training[name].nunique(dropna=False) < 2]
+    text = frame.drop(columns=same).to_csv(index=False)
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise SystemExit(f"{file}: its runs were made from other data; move the folder away")
     file.parent.mkdir(parents=True, exist_ok=True)

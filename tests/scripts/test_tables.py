@@ -455,10 +455,39 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     assert "radon.npz: not there; --data names the folder that holds it" in capsys.readouterr().err
 
 
-def test_hospitals_are_folded_whole(tmp_path):
+def write_hospitals(file: Path) -> None:
+    """15 made hospitals with 20 patients each."""
     random = np.random.default_rng(0)
     lines = [f"{30000 + i % 15},{random.integers(2)},0,1,{i % 2},{1 + i % 3},9" for i in range(300)]
-    (tmp_path / "medpar.csv").write_text("provnum,died,hmo,white,age80,type,los\n" + "\n".join(lines) + "\n")
+    file.write_text("provnum,died,hmo,white,age80,type,los\n" + "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", list(PLAN["methods"]["classification"]))
+def test_every_method_gives_the_probability_of_the_second_class(tmp_path, name):
+    from tabling import comparing, methods
+
+    write_hospitals(tmp_path / "medpar.csv")
+    source = table.hospitals(tmp_path / "medpar.csv")
+    n = table.numbers(source)
+    comparing.write_rows(source, n, tmp_path / "table.csv")
+    assert (
+        (tmp_path / "table.csv").read_text().startswith("provnum,died,age80,type,split\n")
+    )  # hmo and white are constant
+    typed = [*PLAN["common"], *comparing.words(source, tmp_path / "table.csv"), *PLAN["studies"]["hospitals"]["words"]]
+    coder = comparing.Coder(source, n, typed)
+    assert coder.positive == 1
+    typed += PLAN["methods"]["classification"][name]["settings"]
+    learner = methods.experiment(typed, coder.family, 0, 2).learner
+    methods.finish(learner)
+    trial = trials.stratified(n, "test", (4,), 1)["4 shots"][0]
+    (made,) = coder.ask(learner, [trial])
+    assert ((made > 0) & (made < 1)).all()
+    raw = methods.predictions(learner, [trial], coder.encode)[0]
+    assert np.allclose(made, np.exp(raw[:, 1]) / np.exp(raw).sum(1))
+
+
+def test_hospitals_are_folded_whole(tmp_path):
+    write_hospitals(tmp_path / "medpar.csv")
     found = table.hospitals(tmp_path / "medpar.csv")
     assert "los" not in found.features
     tested = [task for split in found.folds for task in split["test"]]
@@ -471,3 +500,22 @@ def test_hospitals_are_folded_whole(tmp_path):
     (tmp_path / "bad.csv").write_text("provnum,died\n1,0\n")
     with pytest.raises(DataError, match="no column hmo"):
         table.hospitals(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize("name", list(PLAN["methods"]["regression"]))
+def test_every_method_answers_with_and_without_support(made_study, name):
+    """Cold start begins with nothing known; more than it was trained with may be known, too."""
+    from tabling import comparing, methods
+
+    home, _ = made_study
+    source = table.radon(home / "data")
+    n = table.numbers(source)
+    typed = [*PLAN["common"], *comparing.words(source, home / "runs" / "radon" / "table.csv"), "task.shots=[0,3]"]
+    coder = comparing.Coder(source, n, [*typed, "task.queries=5", "task.test.shots=2"])
+    learner = methods.experiment([*typed, *PLAN["methods"]["regression"][name]["settings"]], coder.family, 0, 2).learner
+    methods.finish(learner)
+    rows = n.rows[n.split["test"][0]]
+    for known in (0, 1, 6):
+        (made,) = coder.ask(learner, [trials.Trial("a", rows[:known], rows[6:])])
+        assert np.isfinite(made).all()
+        assert made.shape == (6,)
