@@ -1,6 +1,7 @@
 """Sorted dots with intervals: one number per method, for methods without inner steps and for many methods at once."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,7 +84,13 @@ def rows(
                 0.0, place, f" {text}", transform=axes.get_yaxis_transform(), color=colour, va="center", fontsize=11
             )
             continue
-        form = {"fmt": marker, "color": colour, "mfc": "white" if floor else colour, "markersize": 7, "capsize": 3}
+        form: dict[str, Any] = {
+            "fmt": marker,
+            "color": colour,
+            "mfc": "white" if floor else colour,
+            "markersize": 7,
+            "capsize": 3,
+        }
         width = None if half is None else [[min(half, 0.999 * mean) if wide else half], [half]]
         axes.errorbar([mean], [place], xerr=width, label=name, **form)
         axes.annotate(text, (mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=9.5, color=colour)

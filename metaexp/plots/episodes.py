@@ -103,7 +103,8 @@ def curves(
         if true is not None and true_band is not None:
             seen += [true[task] - true_band[task], true[task] + true_band[task]]
         limit(axes, np.concatenate(seen), also=lines[task].ravel())
-        rows, columns = axes.get_subplotspec().get_geometry()[:2] if axes.get_subplotspec() else (1, 1)
+        place = axes.get_subplotspec()
+        rows, columns = (1, 1) if place is None else place.get_geometry()[:2]
         axes.set_xlabel("input x" if task >= (rows - 1) * columns else "", fontsize=12)
         axes.set_ylabel("target y" if task % columns == 0 else "", fontsize=12)
     legend(figure, panels[0])

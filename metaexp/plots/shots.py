@@ -56,7 +56,8 @@ def shots_picture(
         colour, dashes = LOOKS.get(name, OTHER)
         there = name in placed and (axes.get_yscale() == "linear" or (value > 0).all())
         axes.plot(
-            *((x, value) if there else ([], [])),
+            x if there else np.empty(0),
+            value if there else np.empty(0),
             color=colour,
             linestyle=dashes,
             linewidth=1.8,

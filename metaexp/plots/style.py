@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[str, str]] = {  # colour and marker of each method, the
     "neighbour": (PURPLE, "D"),
     "mean": (VERMILION, "D"),
     "oracle": (BLACK, "D"),
+    "hausdorff": (BLUE, "p"),
 }
 COLOURS, MARKERS = (BLUE, SKY, ORANGE, GREEN, PURPLE, VERMILION, BLACK), ("^", "v", "P", "X")  # of all others
 DPI = 130  # 9 inches wide: 1170 pixels, and text of 10 points is still clear at 900

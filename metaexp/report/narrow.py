@@ -18,8 +18,11 @@ FOLDED = (
     "diverged",
     "made worse",
     "outer steps",
+    "seconds",
+    "tasks",
+    "seeds",
+    "median",
 )
-FOLDED += ("seconds", "tasks", "seeds", "median")
 
 
 def carried(value: float | None, half: float | None) -> str:
