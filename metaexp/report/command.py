@@ -18,7 +18,7 @@ def main() -> None:
     sys.exit(exit_code(lambda: report(sys.argv[1:])))
 
 
-OPTIONS = ("by", "where", "sort", "metric", "markdown", "csv", "latex", "html", "json", "plots")
+OPTIONS = ("by", "over", "where", "sort", "metric", "markdown", "csv", "latex", "html", "json", "plots")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,6 +48,7 @@ def report(argv: Sequence[str]) -> int:
         metavar="KEYS",
         help="settings that make groups, e.g. algo,task.shots; default: all in which the runs differ, except the seed",
     )
+    parser.add_argument("--over", metavar="KEY", help="means over the values of this setting, e.g. task.fold")
     parser.add_argument("--metric", metavar="NAMES", help="only these, e.g. mse,accuracy")
     parser.add_argument(
         "--where", metavar="KEY=VALUE", action="append", default=[], help="only runs with this setting; repeatable"
@@ -94,6 +95,11 @@ def report(argv: Sequence[str]) -> int:
         text(made, compared, found, width=None if arguments.wide else WIDTH),
         sys.stdout.encoding or "utf-8",
     )
+    if arguments.over:
+        from metaexp.report.over import over_text
+
+        kept = [run for section in compared.sections for run in section.runs]
+        shown = over_text(kept, arguments.over, _names(arguments.by), metrics)
     print(shown.replace("±", "+-" if "utf" not in encoding.lower() else "±"), end="")
     if arguments.markdown:
         _write(typed_path("--markdown", str(arguments.markdown)), text(made, compared, found, markdown=True))

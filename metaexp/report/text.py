@@ -91,7 +91,8 @@ def pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def _aligned(head: list[str], rows: list[list[str]], left: int) -> str:
+def aligned(head: list[str], rows: list[list[str]], left: int) -> str:
+    """A table as text; the first `left` columns, and those without a name, are aligned at their beginning."""
     head, rows = [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = []
@@ -120,7 +121,7 @@ def text(
     made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False, width: int | None = None
 ) -> str:
     """The whole report, as aligned columns or as Markdown; with `width`, its tables are folded to so many columns."""
-    table, safe = (_marked, _escaped) if markdown else (_aligned, printable)
+    table, safe = (_marked, _escaped) if markdown else (aligned, printable)
 
     def fit(lines: str) -> str:
         return lines if width is None else "\n".join(_filled(line, width) for line in lines.splitlines())
