@@ -76,7 +76,7 @@ def parse(words: "Sequence[str] | Overrides") -> Overrides:
 _FILES = ("task.files", "task.file", "task.lists", "task.class_file", "task.groups", "encoder.weights")
 _PATHS = ("resume", "from", "out", "cache", *_FILES)  # and every `root` of a data set
 _WORD = re.compile(r"[\w.-]+")  # a choice or a name with umlauts, which Hydra's grammar lacks
-_NUMBERS = re.compile(r"\d+(,\d+)*", re.ASCII)
+_NUMBERS = re.compile(r"(?=.*(?:^|,)(?:0(?:,|$)|[1-9]))\d+(,\d+)*", re.ASCII)
 _PLAIN = re.compile(r"[\w./:%-]+", re.ASCII)  # what Hydra reads as it is typed
 
 
@@ -92,7 +92,7 @@ def _quoted(word: str) -> str:
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
-    if name == "task.fold" and _NUMBERS.fullmatch(value):  # a fold's name is text, whatever it looks like
+    if name == "task.fold" and _NUMBERS.fullmatch(value):  # a fold's name is text; 01 is, but 1 would be a number
         return f"{key}=" + ",".join(f'"{one}"' for one in value.split(","))
     if not equals or not is_path(key):
         return f'{key}="{value}"' if not value.isascii() and _WORD.fullmatch(value) else word

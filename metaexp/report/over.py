@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,11 +79,12 @@ def over_text(runs: Sequence[Run], key: str, by: Sequence[str] = (), metrics: Se
         for metric in [name for name in found if not metrics or name in metrics]:
             parts += _block(title, members, key, keys, metric)
     word = key.split(".")[-1]
-    parts.append(
+    said = (
         f"± {word}s: 95 % of Student's t over the means of the {word}s, seeds averaged first. Tasks are nested in each "
-        f"{word}, so what the\ntest tasks of one add to its mean is in the interval."
-        + (" Folds share training classes: it may be too narrow." if word == "fold" else "")
+        f"{word}, so what the test tasks of one add to its mean is in the interval."
     )
+    said += " Folds share training classes: it may be too narrow." if word == "fold" else ""
+    parts.append(fill(said, 80))
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,6 +146,8 @@ def _block(title: str, runs: Sequence[Run], key: str, keys: Sequence[str], metri
         note = "; ".join(notes)
         ends = [number(min(line.means)), number(max(line.means))]
         rows.append([*line.names, number(mean.mean), number(mean.half, 2), str(len(line.units)), *ends, note])
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     parts = [f"{title}, over {key} ({', '.join(every)})\n\n" + aligned(head, rows, len(keys))]
     if key == "seed":  # trainings with one seed are no pair: the report's own differences are over seeds and tasks
         return parts
