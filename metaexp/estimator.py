@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metaexp.algos.base import MODES
+from metaexp.metrics import measure
 from metaexp.run.source import Fitted, Source, one_of
 from metaexp.system.cache import Progress
 from metaexp.tasks.data.labels import in_kind, places_of
@@ -233,7 +234,8 @@ class Estimator(ABC):
         true = self._known_targets(y, len(inputs)).to(fitted.source.device, learner.family.dtype)
         outputs = [self._outputs(fitted._replace(adapted=adapted), inputs) for adapted in fitted.path()]
         return {
-            name: np.array([float(metric(made, true)) for made in outputs]) for name, metric in learner.metrics.items()
+            name: np.array([float(measure(metric, made, true, fitted.support.y)) for made in outputs])
+            for name, metric in learner.metrics.items()
         }
 
     @abstractmethod

@@ -46,9 +46,9 @@ class Metric:
         if (suffix := split_name(self.name).suffix) or not self.name:
             raise ConfigError(f'metric "{self.name}": must be a name that does not end in {suffix or "nothing"}')
 
-    def __call__(self, prediction: Tensor, target: Tensor, support: Tensor | None = None) -> Tensor:
+    def __call__(self, prediction: Tensor, target: Tensor, *support: Tensor) -> Tensor:
         """[n, out], [n, y_dim], and of a metric that reads them the support targets [k, y_dim] -> []."""
-        return self.function(prediction, target, support) if self.reads_support else self.function(prediction, target)
+        return self.function(prediction, target, *support)
 
 
 # -- directions --------------------------------------------------------------------------------------------------------
@@ -93,6 +93,17 @@ def sign(larger_is_better: bool | None) -> float:
 def score_names(metrics: Mapping[str, Metric], modes: Mapping[str, str]) -> dict[str, str]:
     """Names of a learner's scores -> their modes, for its `modes` (suffix -> mode)."""
     return {metric_name(metric, suffix): mode for suffix, mode in modes.items() for metric in metrics}
+
+
+def measure(metric: Any, prediction: Tensor, target: Tensor, support: Tensor) -> Tensor:
+    """A metric, or a plain function, of a prediction [n, out]; `support` [k, y_dim] for those that read it."""
+    value: Tensor = metric(prediction, target, *([support] if getattr(metric, "reads_support", False) else []))
+    return value
+
+
+def without_support(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the metrics that do not read the support targets: what is measured in training."""
+    return {name: metric for name, metric in metrics.items() if not getattr(metric, "reads_support", False)}
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

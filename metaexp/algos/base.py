@@ -12,7 +12,7 @@ from metaexp.algos import trial
 from metaexp.algos.views import View
 from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
 from metaexp.metric_names import SUFFIXES
-from metaexp.metrics import Metric, declared
+from metaexp.metrics import Metric, declared, without_support
 from metaexp.models.attention import plain_attention
 from metaexp.models.functional import check_module, check_state, functional_call
 from metaexp.models.norms import adopt, depends_on_batch, in_mode, own_norms, prepare
@@ -174,7 +174,7 @@ class MetaLearner(nn.Module):
 
     def loss_and_metrics(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Loss [] and metrics [] of a prediction [n, out] for the targets y [n, y_dim]."""
-        metrics = {name: metric(prediction, y) for name, metric in self.metrics.items() if not metric.reads_support}
+        metrics = {name: metric(prediction, y) for name, metric in without_support(self.metrics).items()}
         return self.loss(prediction, y), metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from metaexp.algos.base import MetaLearner, ModelFactory
 from metaexp.checks import whole
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import InnerOptimiser, Tree, descend
+from metaexp.metrics import without_support
 from metaexp.models.functional import predicted
 from metaexp.models.lstm_rule import LSTMRule
 from metaexp.random import normal
@@ -125,11 +126,7 @@ class L2L(MetaLearner):
         examples = episode.query if self.objective == "query" else episode.support
         losses = torch.stack([self._loss(params, examples) for params in path[1:]])
         prediction = self.predict(path[-1], episode.query.x)
-        metrics = {
-            name: metric(prediction, episode.query.y)
-            for name, metric in self.metrics.items()
-            if not metric.reads_support
-        }
+        metrics = {name: metric(prediction, episode.query.y) for name, metric in without_support(self.metrics).items()}
         return losses.mean(), {"last_inner_loss": losses[-1]} | metrics
 
     def diagnostics(self, episode: Episode) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from metaexp.checks import whole
 from metaexp.constraints import Count, Limit, Natural, NonNegative, Positive, Share
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree, descend
 from metaexp.mapping import map_tasks
+from metaexp.metrics import without_support
 from metaexp.models.functional import predicted
 from metaexp.models.norms import depends_on_batch
 from metaexp.models.sets import Judges, SetEncoder
@@ -250,7 +251,7 @@ class Mother(MetaLearner):
         answers = self.answers(point["children"], query.x)
         alone = torch.stack([self.loss(answer, y) for answer in answers])
         blend = _blend(point["weights"], answers)
-        logs = {name: metric(blend, y) for name, metric in self.metrics.items() if not metric.reads_support}
+        logs = {name: metric(blend, y) for name, metric in without_support(self.metrics).items()}
         loss = (1 - self.competition) * self.loss(blend, y) + self.competition * (point["weights"] * alone).sum()
         if self.learned:
             judged = self._judged(point["embedding"], point["log_held_out"].detach())

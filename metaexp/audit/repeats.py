@@ -76,9 +76,10 @@ def task_of_index(subject: Subject) -> Finding:
     for split in SPLITS:
         size = subject.family.varying(split)
         index = torch.arange(min(TASKS, size.bucket) if size else TASKS)
-        whole = subject.family.sample(split, index)
+        sizes = subject.family.common(split, index)
+        whole = subject.family.sample(split, index, **sizes)
         for part in (index[-1:], index[1::3].flip(0), index):
-            again = subject.family.sample(split, part)
+            again = subject.family.sample(split, part, **sizes)
             found.append(_apart(tree_map(lambda t, p=part: t[p], whole), again))
             wrong += [split] if found[-1] != 0 else []
     drawn = subject.learner.train_batch(torch.arange(subject.tasks)) if subject.learner.trains else None

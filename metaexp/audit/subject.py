@@ -93,7 +93,8 @@ class Subject:
     def episodes(self, split: str = "test") -> Episode:
         """A few tasks of a split, with info."""
         with torch.no_grad():
-            return self.family.sample(split, torch.arange(self.tasks))
+            index = torch.arange(self.tasks)
+            return self.family.sample(split, index, **self.family.common(split, index))
 
     def claims(self) -> dict[str, str]:
         """Suffix -> mode of those modes in which a prediction is said not to depend on the other queries."""

@@ -13,6 +13,7 @@ from metaexp.evaluation.calibration import bin_sums
 from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metric_names import forms, metric_name
+from metaexp.metrics import measure
 from metaexp.models.attention import plain_attention
 from metaexp.system.group import ALONE, Group
 from metaexp.types import Episode
@@ -164,7 +165,7 @@ def score(
             for prefix, prediction in predictions.items():
                 for name, metric in learner.metrics.items():
                     scores.setdefault(metric_name(prefix + name, suffix), []).append(
-                        metric(prediction, y, episode.support.y)
+                        measure(metric, prediction, y, episode.support.y)
                     )
             last[suffix] = predictions[""]
     found = {name: torch.stack(values) for name, values in scores.items()}

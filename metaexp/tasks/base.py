@@ -53,7 +53,8 @@ class TaskFamily(ABC):
     test_only: str | None = None
     least_shots: ClassVar[int] = 1  # 0: a support set may be empty
     larger_is_better: bool | None = None  # the direction of the first metric, if that is a plain function
-    metrics_are_rebuilt: ClassVar[bool] = False  # own metrics do not keep a trained learner from use without the data
+    # What makes own metrics again without the data (arguments of `table_metrics`); None: they need the family.
+    kept_metrics: Mapping[str, Any] | None = None
     ordered: bool = False  # support and query examples are in the order of time
     target_name: str | None = None  # of rows of a table: the name of the target's column
     time: int | None = None  # which number of an input is the time, where examples are ordered
@@ -128,7 +129,7 @@ class TaskFamily(ABC):
         return None
 
     def runs(self, split: str, tasks: int, shots: int | None = None) -> Sequence[Tensor]:
-        """Indices, int64 [n] each, that can be drawn at once: the first `tasks` tasks of validation or test."""
+        """Indices, int64 [n] each, that can be drawn at once: the first `tasks` tasks of a split."""
         varying = self.varying(split)
         bucket = varying.bucket if varying else max(tasks, 1)
         return [

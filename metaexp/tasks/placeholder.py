@@ -1,12 +1,15 @@
 """A family without its data: what a checkpoint stores about the family is enough to adapt a learner and to predict."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metaexp.errors import DataError
+from metaexp.metrics import Function, Metric
 from metaexp.tasks.base import TaskFamily
+from metaexp.tasks.data.table_metrics import table_metrics
 from metaexp.types import Episode, Examples
 
 UNITS = ("x_mean", "x_std", "y_mean", "y_std")  # of families that standardise
@@ -14,7 +17,7 @@ UNITS = ("x_mean", "x_std", "y_mean", "y_std")  # of families that standardise
 
 def keep(family: TaskFamily) -> dict[str, Any] | None:
     """Sizes and units of a family as plain containers and tensors; None if it defines its own loss or metrics."""
-    own_metrics = type(family).metrics is not TaskFamily.metrics and not family.metrics_are_rebuilt
+    own_metrics = type(family).metrics is not TaskFamily.metrics and family.kept_metrics is None
     if type(family).loss is not TaskFamily.loss or own_metrics:
         return None
     return {
@@ -25,6 +28,7 @@ def keep(family: TaskFamily) -> dict[str, Any] | None:
         "bytes": family.bytes,
         "white": family.white,
         "sizes": {split: dict(sizes) for split, sizes in family.sizes.items()},
+        **({"metrics": dict(family.kept_metrics)} if family.kept_metrics is not None else {}),
         **({"class_weights": family.class_weights.cpu()} if family.class_weights is not None else {}),
         "units": {name: getattr(family, name).cpu() for name in UNITS if hasattr(family, name)},
     }
@@ -59,10 +63,16 @@ class Absent(TaskFamily):
         train, test = kept["sizes"]["train"], kept["sizes"]["test"]
         super().__init__(**train, test=test)
         self.x_shape, self.y_dim, self.bytes = tuple(kept["x_shape"]), kept["y_dim"], kept["bytes"]
+        self.kept_metrics = kept.get("metrics")
         self.white, self.class_weights = kept.get("white", 0), kept.get("class_weights")
         self._pool_dim, self._why = kept["pool_dim"], why
         for name, value in kept["units"].items():
             setattr(self, name, value)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric | Function]:
+        """See TaskFamily.metrics: those of the family, in its units."""
+        return super().metrics if self.kept_metrics is None else table_metrics(**self.kept_metrics)
 
     @property
     def pool_dim(self) -> int:

@@ -84,7 +84,6 @@ class Table(TaskFamily):
     y_dim = 1
     least_shots = 0
     fixed_classes = True
-    metrics_are_rebuilt = True
 
     @checked
     def __init__(
@@ -146,7 +145,8 @@ class Table(TaskFamily):
             self.y_mean, self.y_std = content.units()
         self.trained_on = content.digest()
         unit = None if self.classification else float(self.y_std)
-        self._metrics = table_metrics(unit, order is not None and self._wanted["test"].most > 1, metric)
+        self.kept_metrics = {"unit": unit, "ordered": self.ordered and self._wanted["test"].most > 1, "first": metric}
+        self._metrics = table_metrics(**self.kept_metrics)
         self._usable = usable(content, self._wanted, min_rows, one_class == "leave_out")
         self.able, self.left_out = self._usable
         for name in SPLITS:
@@ -204,11 +204,6 @@ class Table(TaskFamily):
         return torch.isin(place, tasks).nonzero().flatten()
 
     def _tell(self) -> None:
-        if self.content.why:
-            kind = "classification" if self.classification else "regression"
-            log.info(
-                f"task.target={self.content.target['name']}: {kind} ({self.content.why}); task.kind= says otherwise"
-            )
         for line in self._usable.lines(self.content):
             log.warning(line)
 
@@ -216,7 +211,7 @@ class Table(TaskFamily):
 
     @property
     def metrics(self) -> dict[str, metrics.Metric]:
-        """In the target's own unit: mse, rmse, mae, of trajectories mase; of classes accuracy and others."""
+        """See `table_metrics`."""
         return self._metrics
 
     def raw_inputs(self) -> TableInputs:
@@ -268,11 +263,13 @@ class Table(TaskFamily):
             f"shots={shots}: {self.names[unit.task]} has {unit.rows} rows, and its queries begin after {unit.limit}"
         )
 
-    def runs(self, split: str, tasks: int, shots: int | None = None) -> list[Tensor]:
+    def runs(self, split: str, tasks: int, shots: int | None = None) -> Sequence[Tensor]:
         """See TaskFamily.runs: tasks with as many support and query rows, in the order of their first one."""
-        units = self._units[split]
-        sizes = [(self._shots(split, unit, shots), unit.queries) for unit in units[:tasks]]
-        return [torch.tensor(run, device=self.device) for run in alike(units, sizes, self._wanted[split])]
+        if split == "train":
+            return super().runs(split, tasks, shots)
+        sizes = [(self._shots(split, unit, shots), unit.queries) for unit in self._units[split][:tasks]]
+        found = alike(self._units[split], sizes, self._wanted[split])
+        return [torch.tensor(run, device=self.device) for run in found]
 
     def common(self, split: str, indices: Tensor) -> dict[str, int]:
         """See TaskFamily.common."""

@@ -29,6 +29,7 @@ from metaexp.models.mlp import MLP
 from metaexp.outer.loaders import Span
 from metaexp.outer.meta_training import MetaTraining
 from metaexp.tasks.data.raw import restore
+from metaexp.tasks.placeholder import absent, keep
 from metaexp.types import Examples
 
 
@@ -499,3 +500,18 @@ def test_exit_codes_tell_data_from_settings(forks, folder, tmp_path, settings, c
     assert ended.code == code
     assert len(ended.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_without_its_table_a_learner_keeps_loss_and_metrics(folder):
+    draw = torch.Generator().manual_seed(0)
+    family = table(folder / "reg.csv", order="day", metric="mae")
+    gone = absent(keep(family), "gone")
+    prediction, target, support = (torch.randn(n, 1, generator=draw) for n in (5, 5, 4))
+    assert list(family.metrics) == list(gone.metrics) == ["mae", "mse", "rmse", "mase"]
+    for name, metric in family.metrics.items():
+        assert torch.equal(*(metrics.measure(m, prediction, target, support) for m in (metric, gone.metrics[name])))
+    family = table(folder / "cls.csv", class_weights="balanced")
+    gone = absent(keep(family), "gone")
+    logits, target = torch.randn(6, 2, generator=draw), torch.eye(2)[torch.arange(6) % 2]
+    assert torch.equal(family.loss(logits, target), gone.loss(logits, target))
+    assert not torch.equal(family.loss(logits, target), torch.nn.functional.cross_entropy(logits, target))

@@ -5,6 +5,7 @@ CSV and TSV are read by Python's `csv`, strictly, so that every fault has its li
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def read_table(file: str, wanted: Sequence[tuple[str, str]] = ()) -> Frame:
 
 def _delimited(path: Path, delimiter: str, wanted: Sequence[tuple[str, str]]) -> Frame:
     content = _content(path)
-    reader = csv.reader(content.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
     try:

@@ -17,8 +17,10 @@ class Usable(NamedTuple):
     left_out: dict[str, dict[str, str]]  # split -> name of a task -> why
 
     def lines(self, content: Content) -> list[str]:
-        """What is said of those that are left out, and of a split that stands for two."""
-        said, shared = [], content.splits["val"] is content.splits["test"]
+        """What is said of the kind of task, of those that are left out, and of a split that stands for two."""
+        target, shared = content.target, content.splits["val"] is content.splits["test"]
+        kind = f"task.target={target['name']}: {target['kind']} ({content.why}); task.kind= says otherwise"
+        said = [kind] if content.why else []
         for split, out in self.left_out.items():
             if out and not (split == "val" and shared):
                 named = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:NAMED])
@@ -59,4 +61,5 @@ def require(split: str, found: Usable, asked: Mapping[str, Any], typed: set[str]
     told = ", ".join(f"{'test.' * (split != 'train' and name in typed)}{name}={n}" for name, n in asked.items())
     out = found.left_out[split]
     some = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:3]) + ", ..." * (len(out) > 3)
-    raise ValueError(f'{told}: no task of split "{split}" can be used: {some}; ask for fewer rows')
+    fix = "take task.one_class=keep" if set(out.values()) == {"one class"} else "ask for fewer rows"
+    raise ValueError(f'{told}: no task of split "{split}" can be used: {some}; {fix}')
