@@ -1,5 +1,6 @@
-"""Damaged and unusual pictures in a folder: named and refused, or listed and left out; all others as Pillow has them."""
+"""Damaged and unusual pictures in a folder: refused by name, or listed and left out; others as Pillow has them."""
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from metaexp.errors import DataError
+from metaexp.errors import DataError, SpaceError
 from metaexp.system import cache
 from metaexp.system.cache import Cache
 from metaexp.tasks.data.pictures import decode, find, read
@@ -134,3 +135,24 @@ def test_a_changed_file_of_equal_size_and_date_is_noticed(tmp_path: Path) -> Non
     again, _ = read(pictures, 8, "crop", 3, False, Cache(tmp_path / "cache"))
     assert np.array_equal(again[0].transpose(1, 2, 0), NOISE[::-1])
     assert np.array_equal(again[1:], first[1:])
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    root = tree(tmp_path / "set")
+    os.rename(root / "class 4", os.fsencode(root) + b"/caf\xe9")
+    family = Images(str(root), **SIZES)
+    assert os.fsencode(family.names[0]) == b"caf\xe9"
+    assert len(str(family.trained_on)) == 64
+
+
+def test_a_full_disk_while_caching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    root = tree(tmp_path / "set")
+    cache.choose(str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(SpaceError, match=rf"cannot write {tmp_path}/cache/.*: no space \(needs 0.0 MB, has "):
+        Images(str(root), **SIZES)
+    monkeypatch.undo()
+    assert Images(str(root), **SIZES).counts.tolist() == [3] * 6  # what was begun is made again
