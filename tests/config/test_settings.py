@@ -187,7 +187,7 @@ def test_result_is_plain_and_named(settings: Settings) -> None:
 
 def test_every_choice_composes(settings: Settings) -> None:
     for algo in settings.composer.options("algo"):
-        task = {"protonet": "omniglot"}.get(algo, "sine")
+        task = {"protonet": "omniglot", "hausdorff": "omniglot"}.get(algo, "sine")
         assert settings.load([f"algo={algo}", f"task={task}"])["choices"]["algo"] == algo
     for task in settings.composer.options("task"):
         config = settings.load([f"task={task}"])
