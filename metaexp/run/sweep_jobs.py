@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from metaexp.checks import shell
 from metaexp.config.overrides import Overrides, parse
-from metaexp.config.settings import Settings
+from metaexp.config.settings import GROUPS, Settings
 from metaexp.errors import ConfigError
 
 COMMAND = "command.txt"  # in a sweep's folder: its command line as typed
@@ -35,6 +35,9 @@ def job_name(number: int, values: str) -> str:
 def names_by_difference(overrides: Overrides) -> str:
     """The setting that makes Hydra name a job only by the values that differ between jobs."""
     fixed = [o.key_or_group for o in overrides.fixed]
+    if "from" in fixed:  # the choices of the run that it names are no difference between jobs
+        typed = {o.key_or_group for o in overrides.own}
+        fixed += [group for group in GROUPS if group not in typed]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
 
 

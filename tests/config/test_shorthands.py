@@ -9,13 +9,13 @@ import torch
 import yaml
 from conftest import ROOT
 
-from metaexp.config.overrides import parse
+from metaexp.config.overrides import Overrides, parse
 from metaexp.config.settings import Settings
 from metaexp.config.shorthands import FAST, SCHEDULES
 from metaexp.constraints import Misfit, Seconds, WholeSeconds, fitted
 from metaexp.errors import ConfigError
 from metaexp.nested import at, leaves
-from metaexp.run.sweep_jobs import find_jobs
+from metaexp.run.sweep_jobs import find_jobs, names_by_difference
 from metaexp.training.build import Experiment
 
 RUN = ROOT / "scripts/runs/sine_r2d2"
@@ -180,6 +180,14 @@ def test_a_shuffled_list_is_drawn_once(settings: Settings) -> None:
     orders = {tuple(job.words for job in find_jobs(settings, prepared)[1]) for _ in range(2)}
     assert len(orders) == 1
     assert sorted(orders.pop()) == sorted(f"seed={n}" for n in range(4))
+
+
+def test_jobs_from_a_run_are_named_by_their_difference(settings: Settings) -> None:
+    """As Hydra names them when it starts them: otherwise the sweep would run them twice."""
+    typed = parse([f"from={RUN}", "seed=1,2", "algo=maml,r2d2"])
+    prepared = settings.prepare(Overrides((*typed.parsed, *parse([names_by_difference(typed)]).parsed)))
+    names = [job.name for job in find_jobs(settings, prepared)[1]]
+    assert names == ["0_seed=1,algo=maml", "1_seed=1,algo=r2d2", "2_seed=2,algo=maml", "3_seed=2,algo=r2d2"]
 
 
 @pytest.mark.parametrize(
