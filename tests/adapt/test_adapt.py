@@ -228,7 +228,8 @@ def test_what_is_wrong_is_said_in_one_line(adapt: Adapt, tmp_path: Path) -> None
     assert not (tmp_path / "p.csv").exists()
     ended = adapt(f"run={SINE}", "support=s.csv", "query=q.csv", "out=p.csv", file_size=20)
     assert ended.code == 7
-    assert not list(tmp_path.glob("*p.csv*"))
+    assert not (tmp_path / "p.csv").exists()
+    assert not list(tmp_path.glob(".p.csv*"))
 
 
 @pytest.mark.parametrize(

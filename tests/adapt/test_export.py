@@ -107,6 +107,7 @@ def test_prototypes_of_pictures(place: Path) -> None:
     assert check(model, x, place)["classes"] == ["a", "b", "c"]
 
 
+@pytest.mark.tier("long")
 def test_batch_statistics(place: Path) -> None:
     """Of the support set, or of it and one query at a time; not of the other rows of a call."""
     run = picture_run(place, "algo=maml", "model.filters=4")
