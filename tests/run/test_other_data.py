@@ -333,7 +333,7 @@ def test_the_report_marks_them_and_pairs_only_equal_query_sets(
     capsys.readouterr()
     csv = tmp_path / "table.csv"
     own = shutil.copytree(sine, tmp_path / "own", ignore=shutil.ignore_patterns("evaluations"))
-    assert exit_code(lambda: report([str(native), str(tmp_path / "again"), str(own), "--csv", str(csv)])) == 0
+    assert exit_code(lambda: report([str(native), str(tmp_path / "again"), str(own), "--wide", "--csv", str(csv)])) == 0
     shown = capsys.readouterr().out
     with csv.open() as file:
         rows = [row for row in DictReader(file) if not row["floor"]]
