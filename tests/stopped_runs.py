@@ -29,7 +29,7 @@ STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.storage.metrics_log:MetricsLog.append",
 )
 TEST = "metaexp.training.final_test:evaluate"
-OF_THE_MACHINE = ("rates", "seconds", "peak_mb")
+OF_THE_MACHINE = ("rates", "seconds", "times", "peak_mb")
 LIGHTNING = "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers"
 
 
