@@ -144,7 +144,7 @@ def _plain(value: Any) -> Any:
 def changeable(saved: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     """The keys of a run's configuration that an evaluation may change, and short names of some of them."""
     task, device = saved["task"], saved["device"]
-    keys = [f"test.{key}" for key in saved["test"]]
+    keys = [f"test.{key}" for key in dict.fromkeys([*saved["test"], "predictions"])]  # a run may be older than it
     keys += [f"task.test.{key}" for key in task["test"]] if isinstance(task.get("test"), dict) else []
     keys += [f"task.{key}" for key in ("eval_seed", "root", "download", "verify") if key in task]
     keys += [f"algo.{key}" for key in saved["algo"] if key.startswith("test_")]

@@ -1,5 +1,6 @@
 """`python -m metaexp.evaluate`: the same numbers as the run's, what may be changed, what is refused."""
 
+import csv
 import gc
 import json
 import os
@@ -70,6 +71,16 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 def newest(folder: Path) -> Path:
     return max((folder / "evaluations").iterdir(), key=lambda path: int(path.name))
+
+
+def test_predictions_are_written_on_request(maml: Path) -> None:
+    assert evaluate([f"run={maml}", "test.predictions=true"]) == 0
+    found = newest(maml)
+    with (found / "predictions.csv").open() as file:
+        errors = [(float(y) - float(prediction)) ** 2 for _, _, y, prediction in list(csv.reader(file))[1:]]
+    told = result(maml, int(found.name))
+    assert len(errors) == told["test"]["mse"]["tasks"] * told["protocol"]["queries"]
+    assert np.mean(errors) == pytest.approx(told["test"]["mse"]["mean"], rel=1e-5)
 
 
 def test_nothing_changed_gives_the_same_bits_in_a_new_folder(maml: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ class Test(TypedDict):
     normalise: Annotated[list[Mode], Filled()]
     curve_shots: NotRequired[Natural | list[Natural] | None]
     curve_tasks: NotRequired[Tasks]
+    predictions: NotRequired[bool]
 
 
 class Figures(TypedDict):

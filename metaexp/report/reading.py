@@ -26,7 +26,11 @@ HERE = (
     *(f"device.{name}" for name in ("accelerator", "devices", "strategy", "threads")),
 )
 _SEEDS = ("task.seed", "trained.task.seed")
-_BESIDE = ("test.curve_shots", "test.curve_tasks")  # settings of extra measurements; the scores do not depend on them
+_BESIDE = (
+    "test.curve_shots",
+    "test.curve_tasks",
+    "test.predictions",
+)  # settings of extra measurements; the scores do not depend on them
 
 
 TESTED, OWN = "tested", "own tasks"  # the column that marks tests on other tasks or data, and what it says of others

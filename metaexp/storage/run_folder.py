@@ -193,6 +193,10 @@ class RunFolder:
         needs = sum(value.nbytes for value in made.values())
         self._write(name, lambda file: np.savez(file, **made), needs)  # type: ignore[arg-type]
 
+    def write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """Replaces the file by what `fill(file)` writes. Raises SpaceError."""
+        self._write(name, fill)
+
     def write_text(self, name: str, text: str) -> None:
         """Replaces the file by text in UTF-8. Raises SpaceError."""
         self._write(name, lambda file: file.write(text.encode()))

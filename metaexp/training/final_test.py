@@ -21,6 +21,7 @@ from metaexp.system.output import say
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
 from metaexp.training.figures import draw_episodes, draw_kinds, draw_test, show_views
+from metaexp.training.predictions import write_predictions
 from metaexp.training.record import TrainingRecord
 from metaexp.training.result import adapted_parameters, make_result, score_arrays
 from metaexp.training.stopping import StopRule
@@ -86,6 +87,9 @@ def final_test(
         if group.rank == 0 and loggers.draws:
             loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
             show_views(learner, "test", loggers, record.step)
+        if group.rank == 0 and config["test"].get("predictions"):
+            report = _ticker(config, flag, f"predictions: {{}}/{tasks} tasks", ALONE)
+            write_predictions(learner, tasks, modes, folder, report, tell)
         if learner.trains:
             learner.load_state_dict(initial)
             learner.finish(validator(learner, choosing, group))  # the untrained network gets a rate that suits it, too
