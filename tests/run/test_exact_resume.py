@@ -76,9 +76,9 @@ STOPS = {
     ),
     "in the last validation": ("7/11/13", [Fault(VALIDATION, 7, INT)]),
     "between row and checkpoint": ("7/11/13", [Fault(ROW, 2, KILL, after=True), Fault(ROW, 5, KILL, after=True)]),
-    # whole-file writes are those of status.json, config.yaml, the checkpoints and their checksums
-    "in the first writes": ("7/11/13", [Fault(REPLACE, 5, KILL), Fault(REPLACE, 4, KILL), Fault(REPLACE, 12, KILL)]),
-    "in later writes": ("7/11/13", [Fault(REPLACE, 20, KILL), Fault(REPLACE, 9, KILL, after=True)]),
+    # whole-file writes are those of status.json, config.yaml, inputs.json, the checkpoints and their checksums
+    "in the first writes": ("7/11/13", [Fault(REPLACE, 6, KILL), Fault(REPLACE, 5, KILL), Fault(REPLACE, 13, KILL)]),
+    "in later writes": ("7/11/13", [Fault(REPLACE, 21, KILL), Fault(REPLACE, 10, KILL, after=True)]),
     "while Lightning's handler is installed": ("7/11/13", [Fault(LIGHTNING, 1, TERM, after=True)]),
     "in the test": ("7/11/13", [Fault(TEST, 1, INT), Fault(TEST, 2, KILL)]),
     "with accumulation": ("accumulate", [Fault(STEP, 49, INT), Fault(STEP, 30, KILL), Fault(STEP, 53, TERM)]),
