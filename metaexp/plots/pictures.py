@@ -24,7 +24,7 @@ def picture_for(family: Any) -> Picture:
     shape = tuple(family.x_shape)
     if family.classification:
         return _with_truth(points, family) if shape == (2,) else grid if len(shape) == 3 else probabilities
-    if family.target_name is not None:
+    if getattr(family, "target_name", None) is not None:
         return table_picture(family)
     if shape != (1,):
         return scatter

@@ -73,7 +73,8 @@ def _classes(task: Predicted, values: Any, query: int) -> dict[str, Any]:
 
 def _numbers(task: Predicted, values: Any, query: int) -> dict[str, Any]:
     true, made = task.true[query], values[query]
-    n, line = len(true), {}
+    n = len(true)
+    line: dict[str, Any] = {}
     for i in range(n):
         end = f"_{i}" if n > 1 else ""
         line |= {f"y{end}": f"{true[i]:.9g}", f"prediction{end}": f"{made[i]:.9g}"}

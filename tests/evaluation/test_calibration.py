@@ -13,7 +13,7 @@ from metaexp.contract import new, pictures
 from metaexp.evaluation.baselines import baselines
 from metaexp.evaluation.calibration import BINS, bin_sums, calibration, corrected_error, curve, error, null
 from metaexp.evaluation.scores import evaluate
-from metaexp.loggers.result_table import _result_rows
+from metaexp.loggers.result_table import result_rows
 from metaexp.losses import as_logits
 from metaexp.models.cnn4 import CNN4
 from metaexp.models.mlp import MLP
@@ -214,13 +214,13 @@ def test_where_calibrated_models_lie_is_simulated_from_their_own_confidences() -
 
 def test_the_printed_result_has_a_line_for_it():
     told = {"mean": 0.9, "ci95": 0.01, "tasks": 10, "diverged": 0, "per_step": []}
-    rows = _result_rows({"test": {"accuracy": told | {"ece": {"value": 0.0123, "ci95": [0.0101, 0.0149]}}}})[1]
+    rows = result_rows({"test": {"accuracy": told | {"ece": {"value": 0.0123, "ci95": [0.0101, 0.0149]}}}})[1]
     assert rows[1][:2] == ["accuracy, calibration error", "0.0123 (0.0101 to 0.0149)"]
     new = {"value": 0.0123, "corrected": 0.0041, "ci95": [0.0, 0.0149], "null95": [0.008, 0.0131]}
-    rows = _result_rows({"test": {"accuracy": told | {"ece": new}}})[1]
+    rows = result_rows({"test": {"accuracy": told | {"ece": new}}})[1]
     assert [row[:2] for row in rows[1:]] == [
         ["accuracy, calibration error", "0.0041 (0 to 0.0149)"],
         ["accuracy, not corrected", "0.0123 (0.008 to 0.0131 by chance alone)"],
     ]
     nothing = {"value": None, "ci95": None}
-    assert len(_result_rows({"test": {"accuracy": told | {"ece": nothing}}})[1]) == 1
+    assert len(result_rows({"test": {"accuracy": told | {"ece": nothing}}})[1]) == 1
