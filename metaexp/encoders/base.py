@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from metaexp.errors import DataError
+from metaexp.errors import ConfigError, DataError
 from metaexp.system.cache import Cache
 from metaexp.system.files import plain
 
@@ -43,6 +43,18 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, examples: Any) -> np.ndarray:
         """A batch of raw examples (see `Raw.batch`) -> float32 [n, d]."""
+
+
+def chosen(encoder: Any) -> Any:
+    """The encoder; None for no settings at all.
+
+    Raises ConfigError for settings of an encoder that was not chosen.
+    """
+    if isinstance(encoder, Mapping):
+        for key, value in encoder.items():
+            raise ConfigError(f"encoder.{key}={value}: no encoder is chosen; name it, too, e.g. encoder=ngrams")
+        return None
+    return encoder
 
 
 def encode_all(raw: Raw, encoder: Encoder, cache: Cache, batch: int = 256) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from metaexp.constraints import Count, Limit, Natural, checked
+from metaexp.encoders.base import chosen
 from metaexp.errors import DataError
 from metaexp.system.cache import default_cache
 from metaexp.tasks.classes import Rotation, Sizes
@@ -76,6 +77,7 @@ class Images(PictureClasses):
         if root is None:
             raise ValueError("root=null: name a folder with one folder of pictures per class, root=FOLDER")
         division = Division(split, eval_seed, classes, class_file, fold)
+        encoder = chosen(encoder)
         check_unchanged(encoder, augment, rotation)
         if preset and (lists or division.listed or class_file):
             raise ValueError(f"preset={preset}: brings its own lists; leave lists, classes and class_file out")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from metaexp.constraints import Count, Limit, Natural, checked
-from metaexp.encoders.base import Encoder, Texts
+from metaexp.encoders.base import Encoder, Texts, chosen
 from metaexp.encoders.ngrams import NGrams
 from metaexp.tasks.classes import Classes, Sizes
 from metaexp.tasks.data.labelled import Division, Standardise, by_label, encoded
@@ -64,7 +64,7 @@ class Text(Classes):
         self.texts, labels = read_texts([file] if isinstance(file, str) else file, text, label, drop)
         self.names, counts = by_label(labels)
         parts = division.parts(self.names)
-        self.encoder: Encoder = encoder or NGrams()
+        self.encoder: Encoder = chosen(encoder) or NGrams()
         self.text = text
         raw = Texts(self.texts)
         self.raw_sha256 = raw.digest

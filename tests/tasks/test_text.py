@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metaexp.encoders.ngrams import NGrams
-from metaexp.errors import DataError
+from metaexp.errors import ConfigError, DataError
 from metaexp.system import cache
 from metaexp.tasks.data.text import read_texts
 from metaexp.tasks.text import Text
@@ -146,3 +146,10 @@ def test_ways_to_split(tmp_path: Path) -> None:
             split(**settings)
     with pytest.raises(ValueError, match=r'the 4 examples of the smallest class of split "train" \(class [a-f]\)$'):
         split(queries=9)
+
+
+def test_settings_of_an_encoder_that_was_not_chosen_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("text,label\n" + "".join(f"word {i},{i % 12}\n" for i in range(48)))
+    with pytest.raises(ConfigError, match=r"^encoder\.dimensions=64: no encoder is chosen; name it, too"):
+        Text(file=str(tmp_path / "s.csv"), encoder={"dimensions": 64}, ways=2, queries=1)
+    assert isinstance(Text(file=str(tmp_path / "s.csv"), encoder={}, ways=2, queries=1).encoder, NGrams)
