@@ -29,7 +29,7 @@ of a network of that pretraining; no intervals where none is printed there):
 | CL + Cor-Reg, RoBERTa | 87.96 ± 0.31 | 95.85 ± 0.02 |
 
 Those networks are pretrained on other data than the sentence encoder here, which has seen a billion pairs of sentences.
-What is above them above is therefore the encoder's doing, and no win of meta-learning.
+A row above that is better than theirs owes it to the encoder: it is no win of meta-learning.
 """
 
 
@@ -99,7 +99,7 @@ def _section(
 ) -> tuple[str, str, dict[str, Any]]:
     """The text, the headline and the numbers of one group with one encoder."""
     shown = [method for method in (*FROZEN, *OTHERS, *TRAINED) if method in cells]
-    lines = [f"## {title}", "", f"Folds: {', '.join(folds)}.", "", _row("", [f"{k} shots" for k in SHOTS])]
+    lines = [f"## {title}", "", f"Folds: {', '.join(folds)}.", "", _row("", [_shots(k) for k in SHOTS])]
     lines.append("|---" * (len(SHOTS) + 1) + "|")
     numbers: dict[str, Any] = {"folds": folds, "accuracy": {}, "difference": {}}
     for method in shown:
@@ -113,8 +113,9 @@ def _section(
         return "\n".join(lines) + "\n", "", numbers
     best = [max(FROZEN, key=lambda method, k=k: cells[method].mean()[k]) for k in range(len(SHOTS))]
     lines += ["", "Difference to the better of `prototypes` and `logistic`, on the same episodes:", ""]
-    lines += [_row("", [f"{k} shots (`{name}`)" for k, name in zip(SHOTS, best, strict=True)])]
+    lines += [_row("", [f"{_shots(k)} (`{name}`)" for k, name in zip(SHOTS, best, strict=True)])]
     lines.append("|---" * (len(SHOTS) + 1) + "|")
+    zero = [m for m in trained if any(found[f"{fold}_{encoder}_{m}"]["weights"]["step"] == 0 for fold in folds)]
     wins: dict[int, list[str]] = {k: [] for k in SHOTS}
     losses: dict[int, list[str]] = {k: [] for k in SHOTS}
     for method in trained:
@@ -123,13 +124,12 @@ def _section(
             gap = cells[method] - cells[best[place]]
             mean, half = 100 * float(gap.mean()[place]), 100 * float(gap.half()[place])
             row.append([round(mean, 3), round(half, 3)])
-            if mean - half > 0:
+            if mean - half > 0 and method not in zero:  # with the weights of step 0 nothing was meta-trained
                 wins[k].append(method)
             if mean + half < 0:
                 losses[k].append(method)
         numbers["difference"][method] = row
         lines.append(_row(f"`{method}`", [f"{m:+.2f} ± {h:.2f}" for m, h in row]))
-    zero = [m for m in trained if any(found[f"{fold}_{encoder}_{m}"]["weights"]["step"] == 0 for fold in folds)]
     if zero:
         lines += ["", f"The weights of step 0 were the best on validation classes in runs of: {', '.join(zero)}."]
     return "\n".join(lines) + "\n", _headline(wins, losses), numbers
@@ -139,11 +139,15 @@ def _headline(wins: dict[int, list[str]], losses: dict[int, list[str]]) -> str:
     parts = []
     for k in SHOTS:
         if wins[k]:
-            parts.append(f"helps at {k} shots ({', '.join(wins[k])})")
+            parts.append(f"helps at {_shots(k)} ({', '.join(wins[k])})")
         else:
             worse = f"; worse: {', '.join(losses[k])}" if losses[k] else ""
-            parts.append(f"does not help at {k} shots{worse}")
+            parts.append(f"does not help at {_shots(k)}{worse}")
     return "meta-training " + ", ".join(parts) + "."
+
+
+def _shots(k: int) -> str:
+    return f"{k} shot{'s' * (k > 1)}"
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
@@ -160,7 +164,9 @@ def _page(heads: list[str], sections: list[str], summary: dict[str, Any]) -> str
             "",
             "Accuracy in percent, 5-way, 600 test episodes with 5 queries per class, the same for every row; ± is a "
             "95 % interval over episodes. One seed. Helps means: better than the better of nearest class means and "
-            "logistic regression on the frozen vectors, by the paired interval.",
+            "logistic regression on the frozen vectors, by the paired interval, with weights of another step than 0. "
+            "The intervals are those of single comparisons: with four methods at four numbers of shots, one of them "
+            "may lie above zero by chance.",
             "",
             *heads,
             "",

@@ -52,9 +52,10 @@ def test_means_intervals_and_headlines_are_those_of_the_scores(tmp_path: Path):
         parts = {"prototypes": base[fold], "logistic": base[fold] + np.array([[0.1], [-0.1], [-0.1], [-0.1]])}
         parts["protonet"] = base[fold] + np.array([[0.2], [0.3], [0.0], [-0.2]]) + 0.01 * random.random((4, 50))
         parts["protonet"][2] = base[fold][2]
+        parts["r2d2"] = parts["protonet"] + 0.05  # better still, but never meta-trained in one of the folds
         for method, values in parts.items():
             made = {"accuracy": values.tolist(), "neighbour": values.tolist(), "about": about}
-            made |= {"weights": {"kind": "best", "step": 0 if fold else 100}, "doubt": None}
+            made |= {"weights": {"kind": "best", "step": 0 if fold and method == "r2d2" else 100}, "doubt": None}
             (scores / f"clinc-0{fold + 1}_ngrams_{method}.json").write_text(json.dumps(made))
     write(scores, tmp_path / "out")
     numbers = json.loads((tmp_path / "out/text.json").read_text())["groups"]["clinc:ngrams"]
@@ -63,9 +64,9 @@ def test_means_intervals_and_headlines_are_those_of_the_scores(tmp_path: Path):
     np.testing.assert_allclose(numbers["accuracy"]["prototypes"], np.stack([mean, half], 1), atol=6e-4)
     np.testing.assert_allclose([row[0] for row in numbers["difference"]["protonet"]], [10.5, 30.5, 0, -19.5], atol=0.2)
     page = (tmp_path / "out/text.md").read_text()
-    head = "meta-training helps at 1 shots (protonet), helps at 2 shots (protonet), does not help at 5 shots, "
-    assert head + "does not help at 10 shots; worse: protonet." in page
-    assert "The weights of step 0 were the best on validation classes in runs of: protonet." in page
+    head = "meta-training helps at 1 shot (protonet), helps at 2 shots (protonet), does not help at 5 shots, "
+    assert head + "does not help at 10 shots; worse: protonet, r2d2." in page
+    assert "The weights of step 0 were the best on validation classes in runs of: r2d2." in page
     gap = Cell([base[0]]) - Cell([base[0] - 0.5])
     np.testing.assert_allclose(gap.mean(), 0.5)
     np.testing.assert_allclose(gap.half(), 0, atol=1e-12)
