@@ -33,6 +33,19 @@ class Set(NamedTuple):
     md5: tuple[str, ...]  # of the files of 28, 64, 128 and 224 pixels
 
 
+ORGANS = (  # of the three views of the same scans
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+)
 # The 2-D sets in which a picture has one label; chestmnist has several.
 SETS = {
     "pathmnist": Set(
@@ -152,19 +165,7 @@ SETS = {
         ),
     ),
     "organamnist": Set(
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        ORGANS,
         1,
         (
             "68e3f8846a6bd62f0c9bf841c0d9eacc",
@@ -174,19 +175,7 @@ SETS = {
         ),
     ),
     "organcmnist": Set(
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        ORGANS,
         1,
         (
             "b9ceb9546e10131b32923c5bbeaea2b1",
@@ -196,19 +185,7 @@ SETS = {
         ),
     ),
     "organsmnist": Set(
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        ORGANS,
         1,
         (
             "9ab87b696fb54e2a387ebe992d6ed5f1",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from metaexp.checks import nearest
 from metaexp.errors import DataError
+from metaexp.tasks.data.text_file import utf8
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 EXTRA = "pip install 'metaexp[tables]' adds it"
@@ -63,7 +64,7 @@ def read_table(file: str, wanted: Sequence[tuple[str, str]] = ()) -> Frame:
 
 
 def _delimited(path: Path, delimiter: str, wanted: Sequence[tuple[str, str]]) -> Frame:
-    content = _content(path)
+    content = utf8(path, "a CSV, TSV or Parquet file")
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -102,22 +103,6 @@ def _check_names(path: Path, header: Sequence[str]) -> None:
         raise DataError(f"{path}: line 1: {what}; rename one")
     if "" in header:
         raise DataError(f"{path}: line 1: column {list(header).index('') + 1} has no name; give it one")
-
-
-def _content(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; task.file= names a CSV, TSV or Parquet file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content.strip():
-        raise DataError(f"{path}: is empty")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
 
 
 def _parquet(path: Path) -> Frame:

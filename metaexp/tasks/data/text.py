@@ -8,6 +8,7 @@ from typing import Any
 
 from metaexp.checks import nearest
 from metaexp.errors import DataError
+from metaexp.tasks.data.text_file import utf8
 
 SUFFIXES = {".csv": ",", ".tsv": "\t"}
 
@@ -60,7 +61,7 @@ def _rows(path: Path, text: str, label: str) -> Iterator[tuple[str, tuple[Any, A
     suffix = path.suffix.lower()
     if suffix not in (*SUFFIXES, ".json", ".jsonl", ".ndjson"):
         raise DataError(f"{path}: sentences are read from .csv, .tsv, .json and .jsonl; save it as one of them")
-    content = _content(path)
+    content = utf8(path, "a CSV, TSV, JSON or JSON-lines file")
     if suffix in SUFFIXES:
         yield from _table(path, content, SUFFIXES[suffix], text, label)
         return
@@ -99,22 +100,6 @@ def _items(path: Path, data: Any) -> list[Any]:
     if isinstance(data, list):
         return data
     raise DataError(f"{path}: must be a list of rows, or an object of such lists")
-
-
-def _content(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; task.file= names a CSV, TSV, JSON or JSON-lines file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content.strip():
-        raise DataError(f"{path}: is empty")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
 
 
 def _table(path: Path, content: str, delimiter: str, text: str, label: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
