@@ -52,6 +52,7 @@ class MetaLearner(nn.Module):
     """
 
     trains = True  # False: nothing to meta-train
+    acts = False  # learns by acting in a world, not from examples: `metaexp.algos.acting`
     permutation_invariant = True  # adapt does not depend on the order of the support examples
     classes_alike = False  # renaming the classes of a task renames the predictions, and nothing else
     exact_gradient = True  # the meta-gradient is that of the meta-loss, as finite differences show
@@ -72,6 +73,12 @@ class MetaLearner(nn.Module):
     ):
         super().__init__()
         self.family = family
+        if self.acts != getattr(family, "acts", False):
+            needs = "learns by acting, and has no use for examples" if self.acts else "learns from examples"
+            raise ValueError(
+                f"family: {type(self).__name__} {needs}; {type(family).__name__} "
+                f"{'gives examples' if self.acts else 'answers to actions'}"
+            )
         ways, test_ways = family.sizes["train"]["ways"], family.sizes["test"]["ways"]
         if ways != test_ways and not self.any_ways:
             raise ValueError(

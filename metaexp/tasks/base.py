@@ -42,6 +42,7 @@ class TaskFamily(ABC):
     x_shape: tuple[int, ...]  # shape of one input
     y_dim: int  # length of a target vector at training; `ways` for classification
     classification: bool = False
+    acts: ClassVar[bool] = False  # its tasks answer to actions: `metaexp.tasks.world`
     fixed_classes: ClassVar[bool] = False  # the classes are the same in every task: an output keeps its meaning
     class_weights: Tensor | None = None  # [ways] with which the examples of a class count in the default loss
     bytes: bool = False  # inputs are stored as bytes; 255 means 1
