@@ -49,9 +49,10 @@ class World(TaskFamily):
     metric is the sum of rewards over the trial, `return`; beside it `regret`, what one who knows the task gets more,
     where the world tells that (`best`).
 
-    A world writes `draw`, `reset` and `step` as pure functions of tensors, the last two for ONE task, without branches
-    on values: they are mapped over tasks by vmap and may be compiled. All randomness comes from the key handed over,
-    so that two learners that do the same in a test task see the same.
+    A world writes `draw`, and for ONE task `reset` and `step`, and `best`, `plan`, `informed` where somebody knows them.
+    All are pure functions of tensors without branches on values: they are mapped over tasks by vmap and may be
+    compiled. All randomness comes from the key handed over, so that two learners that do the same in a test task see
+    the same.
 
     Attributes of a subclass:
         x_shape: shape of one observation.
@@ -69,12 +70,18 @@ class World(TaskFamily):
     action_dim: int | None = None
     # The expected return of a whole trial of one who knows the task, [] of ONE task; None: not known.
     best: Callable[[Task], Tensor] | None = None
+    # How one who knows the task acts; None: nobody knows. `plan` is made once per trial of ONE task and returns (plan,
+    # memory), two trees of tensors: a table of values, gains. `informed` is given the task, the plan, its memory, what
+    # is seen and t, int64 [], the step within the episode, and returns (action, memory).
+    plan: Callable[[Task], tuple[Any, Any]] | None = None
+    informed: Callable[[Task, Any, Any, TimeStep, Tensor], tuple[Tensor, Any]] | None = None
 
     def __init__(self, horizon: int, episodes: int = 1, seed: int = 0, eval_seed: int = 0):
         super().__init__(shots=1, queries=1, seed=seed, eval_seed=eval_seed)
         for sizes in self.sizes.values():
             sizes |= {"shots": 0, "queries": 1}
         self.horizon, self.episodes = horizon, episodes
+        self.protocol = {"horizon": horizon, "episodes": episodes}  # a world adds what else returns depend on
         self.y_dim = self.actions if self.actions is not None else int(self.action_dim or 0)
 
     @property
