@@ -7,7 +7,8 @@ are never mixed:
     crossed      do two algorithms differ, for new seeds and tasks?   both random
 
 They are intervals of a mean, and of little worth where few tasks carry it (`worst_share`). The median (`middle`) and
-the sign test (`sign_test`) hold for any distribution, and stand beside them.
+the sign test (`sign_test`) hold for any distribution, and stand beside them. Comparisons across task families, whose
+scores have other units, are in `ranks`.
 """
 
 import math

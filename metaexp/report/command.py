@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from metaexp.checks import printable
 from metaexp.config.command_line import complain, exit_code
@@ -12,13 +12,17 @@ from metaexp.config.overrides import typed_path
 from metaexp.errors import ConfigError, DataError
 from metaexp.system.files import replace_file
 
+if TYPE_CHECKING:
+    from metaexp.report.parts import Part
+    from metaexp.report.reading import Run
+
 
 def main() -> None:
     """The command; exits with the codes of metaexp.errors."""
     sys.exit(exit_code(lambda: report(sys.argv[1:])))
 
 
-OPTIONS = ("by", "over", "where", "sort", "metric", "markdown", "csv", "latex", "html", "json", "plots")
+OPTIONS = ("by", "over", "across", "where", "sort", "metric", "markdown", "csv", "latex", "html", "json", "plots")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +53,9 @@ def report(argv: Sequence[str]) -> int:
         help="settings that make groups, e.g. algo,task.shots; default: all in which the runs differ, except the seed",
     )
     parser.add_argument("--over", metavar="KEY", help="means over the values of this setting, e.g. task.fold")
+    parser.add_argument(
+        "--across", metavar="KEYS", help="ranks of methods, the values of these settings being the units, e.g. task"
+    )
     parser.add_argument("--metric", metavar="NAMES", help="only these, e.g. mse,accuracy")
     parser.add_argument(
         "--where", metavar="KEY=VALUE", action="append", default=[], help="only runs with this setting; repeatable"
@@ -68,9 +75,10 @@ def report(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_intermixed_args(list(argv))
     from metaexp.report.grouping import compare
-    from metaexp.report.latex import latex
+    from metaexp.report.latex import HEAD, latex
     from metaexp.report.narrow import WIDTH
     from metaexp.report.page import page
+    from metaexp.report.parts import part_latex, parts_text
     from metaexp.report.reading import find
     from metaexp.report.select import ordered, rows_of, where
     from metaexp.report.tables import blocks
@@ -91,33 +99,45 @@ def report(argv: Sequence[str]) -> int:
     if unknown := [name for name in metrics if name not in known]:
         raise ConfigError(f"--metric {unknown[0]}: no run has it; there are {', '.join(known)}")
     made = [ordered(block, arguments.sort) for block in made] if arguments.sort else made
-    shown, encoding = (
-        text(made, compared, found, width=None if arguments.wide else WIDTH),
-        sys.stdout.encoding or "utf-8",
-    )
-    if arguments.over:
-        from metaexp.report.over import over_text
-
-        kept = [run for section in compared.sections for run in section.runs]
-        shown = over_text(kept, arguments.over, _names(arguments.by), metrics)
+    parts = _parts(arguments, [run for section in compared.sections for run in section.runs], metrics)
+    width = None if arguments.wide else WIDTH
+    shown = parts_text(parts, found, width) if parts else text(made, compared, found, width=width)
+    encoding = sys.stdout.encoding or "utf-8"
     print(shown.replace("±", "+-" if "utf" not in encoding.lower() else "±"), end="")
     if arguments.markdown:
-        _write(typed_path("--markdown", str(arguments.markdown)), text(made, compared, found, markdown=True))
+        marked = parts_text(parts, found, markdown=True) if parts else text(made, compared, found, markdown=True)
+        _write(typed_path("--markdown", str(arguments.markdown)), marked)
     if arguments.csv:
         _write(typed_path("--csv", str(arguments.csv)), csv_text(made, compared.keys))
     if arguments.latex:
-        _write(typed_path("--latex", str(arguments.latex)), latex(made, compared.keys))
+        shown = HEAD + "\n".join(map(part_latex, parts)) if parts else latex(made, compared.keys)
+        _write(typed_path("--latex", str(arguments.latex)), shown)
     if arguments.json:
-        _write(typed_path("--json", str(arguments.json)), rows_of(made, compared.keys))
+        _write(typed_path("--json", str(arguments.json)), rows_of(made, compared.keys, parts))
     if arguments.plots or arguments.html:
         from metaexp.report.pictures import draw  # matplotlib takes half a second to import
 
         drawn = list(draw(made))
-        for name, png in drawn if arguments.plots else ():
+        beside = [picture for part in parts for picture in part.pictures]
+        for name, png in [*beside, *drawn] if arguments.plots else ():
             _write(typed_path("--plots", str(arguments.plots)) / name, png)
         if arguments.html:
-            _write(typed_path("--html", str(arguments.html)), page(made, compared, found, drawn))
+            _write(typed_path("--html", str(arguments.html)), page(made, compared, found, drawn, parts))
     return DataError.exit_code if found.damaged else 0
+
+
+def _parts(arguments: argparse.Namespace, runs: "list[Run]", metrics: list[str]) -> "list[Part]":
+    """What is asked for beside, or instead of, the tables of single tests."""
+    made, by = [], _names(arguments.by)
+    if arguments.over:
+        from metaexp.report.over import over_parts
+
+        made += over_parts(runs, arguments.over, by, metrics)
+    if arguments.across:
+        from metaexp.report.across_part import across_parts
+
+        made += across_parts(runs, _names(arguments.across), by, metrics, arguments.pairs)
+    return made
 
 
 def _path(word: str) -> Path:

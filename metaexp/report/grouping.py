@@ -144,10 +144,14 @@ def _weights(run: Run) -> Any:
     return run.result["weights"].get("kind")
 
 
+def protocol_of(run: Run) -> str:
+    """How a run was tested, whatever the query sets: equal text for equal tests."""
+    return _written({key: value for key, value in run.result["protocol"].items() if key not in _OWN})
+
+
 def _test_of(run: Run) -> str:
-    protocol = {key: value for key, value in run.result["protocol"].items() if key not in _OWN}
     queries = run.result["protocol"].get("query_sha256")
-    return _written([run.result.get("task"), protocol, queries])
+    return _written([run.result.get("task"), protocol_of(run), queries])
 
 
 def _written(value: Any) -> str:

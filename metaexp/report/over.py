@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +10,9 @@ from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
 from metaexp.evaluation.intervals import holm, over_seeds, t_quantile, t_tails
 from metaexp.report.grouping import differing
+from metaexp.report.parts import Part, Table
 from metaexp.report.reading import TESTED, Run, mark_of
-from metaexp.report.tables import UNSHOWN, direction, number
-from metaexp.report.text import aligned
+from metaexp.report.tables import UNSHOWN, direction, number, p_words
 
 _ALIKE = ("ways", "shots", "queries", "rotation", "resize", "eval_seed")  # of the protocol: the same in every fold
 
@@ -55,7 +54,7 @@ class Apart(NamedTuple):
     units: int
 
 
-def over_text(runs: Sequence[Run], key: str, by: Sequence[str] = (), metrics: Sequence[str] = ()) -> str:
+def over_parts(runs: Sequence[Run], key: str, by: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Part]:
     """Tables of the means over `key`, with Student's t over its values, and of paired differences.
 
     Raises ConfigError for a setting that no run has.
@@ -73,19 +72,20 @@ def over_text(runs: Sequence[Run], key: str, by: Sequence[str] = (), metrics: Se
         protocol = {name: run.result["protocol"].get(name) for name in _ALIKE}
         sizes = [f"{value} {name}" for name, value in protocol.items() if value is not None and name != "eval_seed"]
         places.setdefault(f"{run.result.get('task')}: {', '.join(sizes)}", []).append(run)
-    parts = []
+    made = []
     for title, members in sorted(places.items()):
         found = dict.fromkeys(name for run in members for name in run.result["test"])
         for metric in [name for name in found if not metrics or name in metrics]:
-            parts += _block(title, members, key, keys, metric)
+            made.append(_part(title, members, key, keys, metric))
+    if not made:
+        return made
     word = key.split(".")[-1]
     said = (
         f"± {word}s: 95 % of Student's t over the means of the {word}s, seeds averaged first. Tasks are nested in each "
         f"{word}, so what the test tasks of one add to its mean is in the interval."
     )
     said += " Folds share training classes: it may be too narrow." if word == "fold" else ""
-    parts.append(fill(said, 80))
-    return "\n\n".join(parts) + "\n"
+    return [*made[:-1], made[-1]._replace(notes=[said])]
 
 
 def lines_of(runs: Sequence[Run], key: str, keys: Sequence[str], metric: str) -> list[Line]:
@@ -131,33 +131,39 @@ def apart(one: Line, two: Line) -> Apart | None:
     return Apart(one.label, two.label, mean, t_quantile(len(found) - 1) * error, p, len(found))
 
 
-def _block(title: str, runs: Sequence[Run], key: str, keys: Sequence[str], metric: str) -> list[str]:
+def _part(title: str, runs: Sequence[Run], key: str, keys: Sequence[str], metric: str) -> Part:
     known, larger = direction(metric, runs)
     lines = lines_of(runs, key, keys, metric)
     lines.sort(key=lambda line: float(np.mean(line.means)) * (-1 if larger else 1))
     word, every = key.split(".")[-1], sorted({value for line in lines for value in line.units})
     head = [*keys, metric, f"± {word}s", f"{word}s", "smallest", "largest", ""]
-    rows = []
+    rows, told = [], []
     for line in lines:
-        mean = over_seeds(line.means)
-        lost = [value for value in every if value not in line.units]
-        notes = [f"not in {', '.join(lost)}"] if lost else []
-        notes += ["also averaged over other settings"] if any(unit.mixed for unit in line.units.values()) else []
-        note = "; ".join(notes)
+        mean, note = over_seeds(line.means), _note(line, every)
         ends = [number(min(line.means)), number(max(line.means))]
         rows.append([*line.names, number(mean.mean), number(mean.half, 2), str(len(line.units)), *ends, note])
+        units = {value: unit.mean for value, unit in line.units.items()}
+        told.append({"settings": dict(zip(keys, line.names, strict=True)), "mean": mean.mean, "half": mean.half,
+                     "units": units, "note": note})  # fmt: skip
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    parts = [f"{title}, over {key} ({', '.join(every)})\n\n" + aligned(head, rows, len(keys))]
-    if key == "seed":  # trainings with one seed are no pair: the report's own differences are over seeds and tasks
-        return parts
-    pairs = [pair for i, one in enumerate(lines) for two in lines[i + 1 :] if (pair := apart(one, two)) is not None]
-    tested = [pair for pair in pairs if pair.p is not None]
-    adjusted = dict(zip(map(id, tested), holm([pair.p or 0.0 for pair in tested]), strict=True))
-    body = [_pair_row(pair, adjusted.get(id(pair)), larger if known else None) for pair in pairs]
-    if body:
-        parts.append(aligned(["difference", metric, "± 95 %", "p", f"{word}s", ""], body, 1))
-    return parts
+    tables, differences = [Table(head, rows, len(keys))], []
+    if key != "seed":  # trainings with one seed are no pair: the report's own differences are over seeds and tasks
+        pairs = [pair for i, one in enumerate(lines) for two in lines[i + 1 :] if (pair := apart(one, two)) is not None]
+        tested = [pair for pair in pairs if pair.p is not None]
+        adjusted = dict(zip(map(id, tested), holm([pair.p or 0.0 for pair in tested]), strict=True))
+        body = [_pair_row(pair, adjusted.get(id(pair)), larger if known else None) for pair in pairs]
+        differences = [pair._asdict() | {"p": adjusted.get(id(pair))} for pair in pairs]
+        tables += [Table(["difference", metric, "± 95 %", "p", f"{word}s", ""], body, 1)] if body else []
+    data = {"over": key, "metric": metric, "larger_is_better": larger, "rows": told, "differences": differences}
+    return Part(f"{title}, over {key} ({', '.join(every)})", tables, [], data)
+
+
+def _note(line: Line, every: Sequence[str]) -> str:
+    lost = [value for value in every if value not in line.units]
+    notes = [f"not in {', '.join(lost)}"] if lost else []
+    notes += ["also averaged over other settings"] if any(unit.mixed for unit in line.units.values()) else []
+    return "; ".join(notes)
 
 
 def _pair_row(pair: Apart, p: float | None, larger: bool | None) -> list[str]:
@@ -167,8 +173,7 @@ def _pair_row(pair: Apart, p: float | None, larger: bool | None) -> list[str]:
         verdict = "different"
     else:
         verdict = f"{pair.one if (pair.mean > 0) == larger else pair.two} better"
-    shown = "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-    return [f"{pair.one} - {pair.two}", number(pair.mean), number(pair.half, 2), shown, str(pair.units), verdict]
+    return [f"{pair.one} - {pair.two}", number(pair.mean), number(pair.half, 2), p_words(p), str(pair.units), verdict]
 
 
 def _text(run: Run, key: str) -> str:

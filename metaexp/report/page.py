@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from metaexp.loggers import html_page as html
 from metaexp.report.grouping import Compared
 from metaexp.report.narrow import narrow
+from metaexp.report.parts import Part, part_html
 from metaexp.report.reading import Found
 from metaexp.report.tables import Block
 from metaexp.report.text import cells, legend, pair_cells
@@ -12,9 +13,15 @@ from metaexp.report.text import cells, legend, pair_cells
 ROOM = 10**6  # a page scrolls
 
 
-def page(made: Sequence[Block], compared: Compared, found: Found, pictures: Sequence[tuple[str, bytes]]) -> str:
-    """The whole report as HTML."""
-    parts, before = [], None
+def page(
+    made: Sequence[Block],
+    compared: Compared,
+    found: Found,
+    pictures: Sequence[tuple[str, bytes]],
+    beside: Sequence[Part] = (),
+) -> str:
+    """The whole report as HTML; parts `beside` the tables of single tests come first."""
+    parts, before = [piece for part in beside for piece in part_html(part)], None
     for block in made:
         if block.section is not before:
             parts.append(f"<h2>{html.text(block.section.title)}</h2>")

@@ -54,10 +54,10 @@ def adaptation(block: Block) -> Figure | None:
     looks = _looks(block)
     if len(curves) > MOST or all(len(mean) == 1 for _, (mean, _) in curves):
         methods = {_said(group): (float(mean[-1]), float(half[-1]) or None) for group, (mean, half) in curves}
-        known = {baseline_label(_drawn(name)): (value, None) for name, value in floors.items()}
+        known = {baseline_label(as_drawn(name)): (value, None) for name, value in floors.items()}
         seen = {_said(group): (looks[group.values][0], looks[group.values][1]) for group, _ in curves}
-        title = textwrap.fill(_drawn(block.section.title), 80)
-        return dot_rows(_drawn(block.metric), methods, known, title, block.larger, seen)
+        title = textwrap.fill(as_drawn(block.section.title), 80)
+        return dot_rows(as_drawn(block.metric), methods, known, title, block.larger, seen)
     figure, axes = _empty(block, "inner steps")
     last = max(1, *(len(mean) - 1 for _, (mean, _) in curves))
     ends: list[tuple[float, str, str]] = []
@@ -126,10 +126,10 @@ def _floors(
     for name, value in floors.items():
         # A baseline that would flatten the curves, or has no place on their axis, is named below with its value.
         if far_below(value, drawn) or (wide and value <= 0):
-            ends.append((-np.inf, f"{baseline_label(_drawn(name))}, {value:.2g}", GREY))
+            ends.append((-np.inf, f"{baseline_label(as_drawn(name))}, {value:.2g}", GREY))
             continue
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        ends.append((value, baseline_label(_drawn(name)), GREY))
+        ends.append((value, baseline_label(as_drawn(name)), GREY))
         levels.append(np.array([value]))
 
 
@@ -158,11 +158,11 @@ def _looks(block: Block) -> dict[tuple[str, ...], tuple[str, str, Any]]:
 
 def _said(group: Group) -> str:
     seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 and not group.mixed else ""
-    return _drawn(group.label) + seeds
+    return as_drawn(group.label) + seeds
 
 
-def _drawn(text: str) -> str:
-    """Text from a file as Matplotlib draws it unchanged: no formula begins in it."""
+def as_drawn(text: str) -> str:
+    """Text from a file, which Matplotlib then draws unchanged: no formula begins in it."""
     return printable(text).replace("$", r"\$")
 
 
@@ -203,10 +203,10 @@ def _training(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, dict[str, 
 
 
 def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
-    title = _drawn(block.section.task) if before else textwrap.fill(_drawn(block.section.title), 80)
+    title = as_drawn(block.section.task) if before else textwrap.fill(as_drawn(block.section.title), 80)
     figure = new_figure(9, 5, title)
     axes = figure.subplots()
-    tidy(axes, x, before + _drawn(block.metric))
+    tidy(axes, x, before + as_drawn(block.metric))
     return figure, axes
 
 

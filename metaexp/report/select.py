@@ -6,6 +6,7 @@ from typing import Any
 
 from metaexp.checks import nearest, show
 from metaexp.errors import ConfigError
+from metaexp.report.parts import Part
 from metaexp.report.reading import Run
 from metaexp.report.tables import Block, Row
 
@@ -64,8 +65,11 @@ def ordered(block: Block, by: str) -> Block:
     return block._replace(rows=[*own, *floors])
 
 
-def rows_of(made: Sequence[Block], keys: Sequence[str]) -> str:
-    """Everything as JSON: a list of tables, each with its test, metric, rows and differences, numbers in full."""
+def rows_of(made: Sequence[Block], keys: Sequence[str], parts: Sequence[Part] = ()) -> str:
+    """Everything as JSON: a list of tables, each with its test, metric, rows and differences, numbers in full.
+
+    Parts beside them are in a list `parts`, which is absent without any.
+    """
     tables = []
     for block in made:
         rows = []
@@ -85,4 +89,5 @@ def rows_of(made: Sequence[Block], keys: Sequence[str]) -> str:
                 "note": block.pairs_note,
             }
         )
-    return json.dumps({"format": 1, "tables": tables}, indent=2, allow_nan=False, default=str) + "\n"
+    beside = {"parts": [{"title": part.title, **part.data} for part in parts]} if parts else {}
+    return json.dumps({"format": 1, "tables": tables, **beside}, indent=2, allow_nan=False, default=str) + "\n"

@@ -261,6 +261,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.0f}" if "e+" in text and abs(value) < 1e7 else text
 
 
+def p_words(value: float | None) -> str:
+    """Two significant digits; nothing for None."""
+    return "" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -15,7 +15,7 @@ from metaexp.report.grouping import Compared, Section
 from metaexp.report.medians import better_on
 from metaexp.report.narrow import narrow, narrow_pairs
 from metaexp.report.reading import TESTED, Found
-from metaexp.report.tables import Block, Row, number
+from metaexp.report.tables import Block, Row, number, p_words
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
@@ -84,8 +84,8 @@ def pair_cells(block: Block) -> tuple[list[str], list[list[str]]]:
     rows = []
     for pair in block.pairs:
         tasks = f"{pair.tasks} ({pair.lost} left out)" if pair.lost else f"{pair.tasks}"
-        numbers = [f"{number(pair.mean)}", number(pair.half, 2), _p(pair.p)]
-        numbers += [better_on(pair, block.larger), _p(pair.sign_p)]
+        numbers = [f"{number(pair.mean)}", number(pair.half, 2), p_words(pair.p)]
+        numbers += [better_on(pair, block.larger), p_words(pair.sign_p)]
         rows.append([f"{pair.one} - {pair.two}", *numbers, pair.claim, pair.seeds, tasks, pair.verdict])
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]  # no p where nothing is claimed on the mean
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
@@ -108,7 +108,9 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\\\|`*\[\]])", r"\\\1", html.escape(printable(text), quote=False))
 
 
-def _marked(head: list[str], rows: list[list[str]], left: int) -> str:
+def marked(head: list[str], rows: list[list[str]], left: int) -> str:
+    """A table as Markdown."""
+
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(map(_escaped, cells))} |"
 
@@ -121,7 +123,7 @@ def text(
     made: Sequence[Block], compared: Compared, found: Found, markdown: bool = False, width: int | None = None
 ) -> str:
     """The whole report, as aligned columns or as Markdown; with `width`, its tables are folded to so many columns."""
-    table, safe = (_marked, _escaped) if markdown else (aligned, printable)
+    table, safe = (marked, _escaped) if markdown else (aligned, printable)
 
     def fit(lines: str) -> str:
         return lines if width is None else "\n".join(_filled(line, width) for line in lines.splitlines())
@@ -147,15 +149,21 @@ def text(
             parts.append(fit(safe(block.pairs_note)))
     parts += map(fit, legend(made, markdown))
     parts += map(fit, _marks(made, compared.keys, markdown))
-    bullet = "- " if markdown else ""
     if compared.notes:
-        parts.append("\n".join(fit(f"{bullet}note: {safe(note)}") for note in compared.notes))
+        parts.append("\n".join(fit(f"{'- ' if markdown else ''}note: {safe(note)}") for note in compared.notes))
+    parts += not_read(found, markdown)
+    return "\n\n".join(parts) + "\n"
+
+
+def not_read(found: Found, markdown: bool = False) -> list[str]:
+    """Runs without a result, and what is damaged."""
+    bullet, safe, parts = "- " if markdown else "", _escaped if markdown else printable, []
     if found.unfinished:
         lines = [bullet + safe(f"{one.state}: {one.folder} ({one.text})") for one in found.unfinished]
         parts.append("\n".join([f"not finished ({len(lines)} runs):", *([""] if markdown else []), *lines]))
     if found.damaged:
         parts.append("\n".join(f"{bullet}damaged: {safe(line)}" for line in found.damaged))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _filled(line: str, width: int) -> str:
@@ -233,10 +241,6 @@ def _cell(value: Any) -> Any:
     except ValueError:
         return f"'{value}"
     return value
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def _text(value: int | None) -> str:

@@ -1,19 +1,29 @@
 """Means over folds: the folds are the units of Student's t, differences are paired within each fold."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from report_tables import write
 from scipy import stats
 
 from metaexp.config.overrides import parse
 from metaexp.errors import ConfigError
 from metaexp.evaluation.intervals import over_seeds
-from metaexp.report.over import apart, lines_of, over_text
+from metaexp.report.command import report
+from metaexp.report.over import apart, lines_of, over_parts
+from metaexp.report.parts import part_text
 from metaexp.report.reading import Run
 
 FOLDS = ["01", "02", "03", "04", "05"]
+
+
+def over_text(runs: list[Run], key: str) -> str:
+    return "\n".join(map(part_text, over_parts(runs, key)))
+
+
 Drawn = dict[tuple[str, str, int], np.ndarray]
 
 
@@ -96,3 +106,32 @@ def test_names_of_folds_stay_text(typed: str, values: list[str]) -> None:
     (one,) = parse([typed]).parsed
     found = list(one.sweep_iterator()) if one.is_sweep_override() else [one.value()]
     assert [getattr(value, "text", value) for value in found] == values
+
+
+def test_every_form_has_the_means_over_folds(drawn: Drawn, tmp_path: Path) -> None:
+    for (algo, fold, seed), scores in drawn.items():
+        write(tmp_path / fold, algo, scores[:, None], seed, larger=True)
+        file = tmp_path / fold / f"{algo}{seed}" / "config.yaml"
+        file.write_text(file.read_text() + f"task: {{fold: '{fold}'}}\n")
+        result = file.with_name("result.json")
+        told = json.loads(result.read_text())
+        result.write_text(json.dumps(told | {"protocol": {"query_sha256": fold}}))
+    forms = {name: tmp_path / f"r.{name}" for name in ("html", "latex", "json", "markdown")}
+    words = (word for name, file in forms.items() for word in (f"--{name}", str(file)))
+    assert report([str(tmp_path), "--over", "task.fold", *words]) == 0
+    page, latex, found, marked = (file.read_text() for file in forms.values())
+    (part,) = json.loads(found)["parts"]
+    means = np.array([[np.mean([drawn[a, f, s].mean() for s in range(2)]) for f in FOLDS] for a in ("maml", "r2d2")])
+    wanted = stats.ttest_rel(*means)
+    low, high = wanted.confidence_interval(0.95)
+    assert part["rows"][0]["mean"] == pytest.approx(means[0].mean())
+    assert part["rows"][1]["units"] == {fold: pytest.approx(mean) for fold, mean in zip(FOLDS, means[1], strict=True)}
+    (pair,) = part["differences"]
+    assert (pair["p"], pair["half"]) == (pytest.approx(wanted.pvalue), pytest.approx((high - low) / 2))
+    alone = stats.ttest_1samp(means[0], 0).confidence_interval(0.95)
+    mean, half = f"{means[0].mean():.4g}", f"{(alone.high - alone.low) / 2:.2g}"
+    assert f"<td>maml</td><td>{mean}</td><td>{half}</td><td>5</td>" in page
+    assert f"maml & {mean} & {half} & 5 & " in latex
+    assert latex.count("\\begin{tabular}") == 2
+    assert f"| maml | {mean} | {half} | 5 |" in marked
+    assert all("Tasks are nested in each fold" in text for text in (page, latex, marked))
