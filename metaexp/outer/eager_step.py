@@ -12,6 +12,7 @@ from metaexp.errors import NonFiniteError
 from metaexp.outer.batches import TaskBatches
 from metaexp.outer.clip import Clip
 from metaexp.outer.outer_step import FiniteCheck, Sums
+from metaexp.system.lean import stepping
 
 Gradient = Callable[[dict[str, Tensor], dict[str, Tensor], Any], Any]
 
@@ -69,7 +70,8 @@ class EagerStep:
                 self._bad = bad if self._bad is None else self._bad | bad
             for p, gradient in zip(self._params.values(), gradients, strict=True):
                 p.grad = _laid_out_as(p, gradient)
-            self.optimizer.step()
+            with stepping(self.optimizer):
+                self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             leaves, self.form = tree_flatten({"loss": loss, "norm": norm, "logs": self.learner.absorb(logs)})
             self.last = torch.stack([leaf.to(loss.dtype) for leaf in leaves])

@@ -40,6 +40,7 @@ from metaexp.storage.saved_config import read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.group import Group, exit_code_of, lost
+from metaexp.system.lean import import_lightning
 from metaexp.system.machine import forget_peak
 from metaexp.system.output import tolerant_output
 from metaexp.system.ranks import Ranks, launched, ranks_of
@@ -77,6 +78,7 @@ class Finished(NamedTuple):
 
 def preload() -> None:
     """Imports what a run imports on its way, for processes forked from this one; runs no operation of torch."""
+    import_lightning()
     for name in PRELOADED:
         importlib.import_module(name)
 

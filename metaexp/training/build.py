@@ -15,6 +15,7 @@ from metaexp.metrics import declared, score_names
 from metaexp.outer.compiler import decide_compile
 from metaexp.outer.optimisers import make_optimizer
 from metaexp.system import cache
+from metaexp.system.lean import import_lightning, spare_dynamo
 from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
 from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
@@ -53,6 +54,7 @@ class Experiment:
         trial: bool = False,
     ):
         check_ranges(config)
+        spare_dynamo()
         self.config = config
         self.ranks = ranks or Ranks.alone(config["device"])
         trusted = set(config.get("trusted", ()))
@@ -112,7 +114,8 @@ class Experiment:
             raise ConfigError(
                 "optimizer.schedule: ReduceLROnPlateau waits for a metric; take a schedule that follows the steps"
             )
-        from metaexp.outer.meta_training import MetaTraining  # Lightning is imported here, after the checks
+        import_lightning()  # only here, after the checks
+        from metaexp.outer.meta_training import MetaTraining
 
         self.training = _located(
             "",

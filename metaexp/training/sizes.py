@@ -49,6 +49,10 @@ class _Budget(TorchDispatchMode):
         super().__init__()
         self.limit, self.pause, self.asked = limit, pause, 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import Dynamo at the first operation, to hide this class from it
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         shape = _shape(getattr(getattr(func, "overloadpacket", None), "__name__", ""), args)
         count = math.prod(shape)
