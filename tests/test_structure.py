@@ -40,7 +40,7 @@ def test_at_most_16_modules_beside_the_packages():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     learning = {"algos", "encoders", "inner", "models", "outer", "tasks", "training"}
     around = {"audit", "config", "evaluation", "loggers", "plots", "report", "run", "storage", "system"}
-    commands = {"adapt", "commands"}
+    commands = {"adapt", "commands", "contract"}
     assert packages == learning | around | commands
 
 

@@ -1,5 +1,6 @@
 """What learners that act in worlds share: a method writes `begin` and `act` for ONE task, the rest is here."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from metaexp.random import fold
 from metaexp.tasks.world import TimeStep, Trajectory, World, play
 from metaexp.types import Episode, Examples
 
+MOST = 2**23  # numbers in the trials that are played at once
 TEST, ADAPT = 11, 12  # folded into a task's key: the trial that is scored, and those that are learned from before it
 
 
@@ -34,7 +36,14 @@ class ActingLearner(MetaLearner):
 
     acts = True
     reads_info = True
+    compiles = False  # a trial is a long graph
     family: World
+
+    @property
+    def chunk(self) -> int:  # type: ignore[override]
+        """Trials played at once: many, as each of their steps is small; fewer where all of their steps take memory."""
+        numbers = self.family.steps * (math.prod(self.family.x_shape) + self.family.y_dim + 8)
+        return max(10, min(1000, MOST // numbers))
 
     def begin(self, adapted: Any) -> Any:
         """The memory before the first step of a trial: a tree of tensors."""

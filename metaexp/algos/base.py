@@ -60,6 +60,8 @@ class MetaLearner(nn.Module):
     reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
     reads_queries = True  # whether training looks at the queries of a task
     view_tasks = 8  # of which `views` is drawn
+    chunk = 100  # tasks drawn and tested at once under vmap; no result depends on it
+    compiles = True  # whether `compile=auto` may compile a long training
     test_steps = 0  # points of the adaptation curve after the first
     mapping_reason: str | None = None  # why the loop over tasks replaces the mapping chosen by default
     unreached: Sequence[str] = ()  # meta-parameters that no gradient reaches, once `check_connected` has looked

@@ -20,6 +20,8 @@ from metaexp.nested import at, leaves
 
 __all__ = ["GROUPS", "Maker", "Settings", "config_dir", "instantiate", "load"]
 
+EXAMPLES = ["regression", "classification"]  # kinds of tasks that are learned from examples
+
 
 def load(overrides: Sequence[str] | Overrides, extra: str | None = None) -> dict[str, Any]:
     """The checked configuration of one run.
@@ -106,7 +108,7 @@ class Settings:
             node = config.get(group)
             if not isinstance(node, dict):
                 continue
-            for name, wanted in (node.get("needs") or {}).items():
+            for name, wanted in _needs(group, node).items():
                 if name in gives and not _fits(wanted, gives[name]):
                     others = [o for o in self.composer.options(group) if self._option_fits(group, o, gives)]
                     fix = f"use {group}={' | '.join(others)}" if others else f"no {group} fits this task"
@@ -116,7 +118,7 @@ class Settings:
                     )
 
     def _option_fits(self, group: str, option: str, gives: dict[str, Any]) -> bool:
-        needs = self.composer.content(f"{group}/{option}").get("needs") or {}
+        needs = _needs(group, self.composer.content(f"{group}/{option}"))
         return all(_fits(wanted, gives[name]) for name, wanted in needs.items() if name in gives)
 
 
@@ -179,6 +181,11 @@ def _has(node: Any, keys: Sequence[str]) -> bool:
             return False
         node = node[key]
     return True
+
+
+def _needs(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """What a choice needs of the task; an algorithm learns from examples unless it says that it acts in worlds."""
+    return ({"kind": EXAMPLES} if group == "algo" else {}) | (node.get("needs") or {})
 
 
 def _several(value: Any) -> list[str]:

@@ -1,5 +1,5 @@
 """The baselines of every result, on the same tasks: mean, nearest neighbour; of trajectories the last value and drift;
-and, where the family has one, oracle."""
+and, where the family has one, oracle. In worlds: random actions, and one who knows the task."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,20 +10,33 @@ import torch
 from torch import Tensor
 
 from metaexp.algos.forecasts import Drift, Last
+from metaexp.algos.informed import Informed
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
 from metaexp.algos.oracle import Oracle
-from metaexp.evaluation.scores import by_task, chunks, score
+from metaexp.algos.random import Random
+from metaexp.evaluation.scores import by_task, chunk_size, chunks, score
 from metaexp.evaluation.sharing import Shared
 from metaexp.mapping import map_tasks
 from metaexp.metrics import Metric
 from metaexp.system.group import ALONE, Group
 
-BASELINES: dict[str, Any] = {"mean": Mean, "neighbour": Neighbour, "last": Last, "drift": Drift, "oracle": Oracle}
+BASELINES: dict[str, Any] = {
+    "mean": Mean,
+    "neighbour": Neighbour,
+    "last": Last,
+    "drift": Drift,
+    "oracle": Oracle,
+    "random": Random,
+    "informed": Informed,
+}
+VALIDATED = ("mean", "random", "informed")  # those that stand beside every validation
 
 
 def _learners(family: Any, names: Sequence[str] = tuple(BASELINES)) -> dict[str, Any]:
-    return {name: BASELINES[name](family) for name in names if BASELINES[name].is_floor_of(family)}
+    acts = getattr(family, "acts", False)
+    fit = (name for name in names if BASELINES[name].acts == acts and BASELINES[name].is_floor_of(family))
+    return {name: BASELINES[name](family) for name in fit}
 
 
 def baseline_metrics(family: Any) -> dict[str, Metric]:
@@ -37,7 +50,7 @@ def baselines(
     tasks: int,
     names: Sequence[str] = tuple(BASELINES),
     shots: int | None = None,
-    chunk: int = 100,
+    chunk: int | None = None,
     tick: Callable[[int], None] = lambda done: None,
     group: Group = ALONE,
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -48,11 +61,12 @@ def baselines(
     Args:
         names: which baselines; those that do not apply to the family (`is_floor_of`) are left out.
         shots: support examples (per class); None: the split's.
-        chunk: tasks drawn at once; does not change them.
+        chunk: tasks drawn at once (None: 100, or as many as a world allows); does not change them.
         tick: called after every chunk with the number of tasks done; may raise to stop.
         group: the processes that share the chunks; all of them get everything.
     """
     learners, shared = _learners(family, names), Shared(group)
+    chunk = chunk or max((chunk_size(learner) for learner in learners.values() if learner.acts), default=100)
     order: list[np.ndarray] = []
 
     def scored(indices: Tensor) -> dict[str, dict[str, np.ndarray]]:

@@ -135,7 +135,7 @@ def evaluate(
 
 def chunk_size(learner: Any) -> int:
     """Number of tasks drawn and scored at once, as the learner's mapping allows."""
-    return 10 if learner.mapping == "loop" else 100
+    return 10 if learner.mapping == "loop" else int(learner.chunk)
 
 
 def score(

@@ -83,6 +83,8 @@ def shots_curve(
         known: the test's own scores, [at least `tasks`, steps + 1] each, which are not computed again.
         group: the processes that share the tasks; all of them get the curve.
     """
+    if learner.acts:
+        return ShotsCurve([], {}, {}, dict.fromkeys(wanted or [], "a world has no support sets"))
     family, own = learner.family, learner.family.sizes["test"]["shots"]
     asked = series(own) if wanted is None else sorted(set(wanted))
     skipped = {shots: reason for shots in asked if (reason := _impossible(family, shots)) is not None}

@@ -6,7 +6,12 @@ from typing import Any
 
 from metaexp.metric_names import near
 
-AGAINST = {"neighbour": "nearest neighbour", "scratch": "without meta-training", "mean": "the mean predictor"}
+AGAINST = {
+    "neighbour": "nearest neighbour",
+    "scratch": "without meta-training",
+    "mean": "the mean predictor",
+    "random": "acting at random",
+}
 MOST = 2  # comparisons
 
 

@@ -18,8 +18,8 @@ BASELINE, UPPER_BOUND = "baseline", "upper bound"
 
 
 def baseline_label(name: str) -> str:
-    """The label of a baseline beside results; an oracle is the upper bound."""
-    return f"{UPPER_BOUND if name.startswith('oracle') else BASELINE}: {name}"
+    """The label of a baseline beside results; an oracle, or one who knows the task, is the upper bound."""
+    return f"{UPPER_BOUND if name.startswith(('oracle', 'informed')) else BASELINE}: {name}"
 
 
 def print_result(

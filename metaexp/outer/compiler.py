@@ -18,12 +18,18 @@ COMPILE_FROM = {("cpu", False): 5_000, ("cpu", True): 1_000, ("cuda", False): 5_
 
 
 def decide_compile(
-    wanted: bool | str, steps: int, mapping: str | int, device: torch.device, varying: bool = False
+    wanted: bool | str,
+    steps: int,
+    mapping: str | int,
+    device: torch.device,
+    varying: bool = False,
+    suits: bool = True,
 ) -> bool:
     """Whether to compile: `wanted` if it is true or false, otherwise by the table; never by a timing.
 
     Args:
         varying: whether the sizes of training tasks vary, which a graph does not support.
+        suits: whether the learner's step makes a graph of a size that the compiler can take (`MetaLearner.compiles`).
 
     Raises:
         ValueError: `wanted` is not auto, true or false, or it is true although sizes vary.
@@ -37,7 +43,7 @@ def decide_compile(
     if varying:
         return False
     if wanted == "auto":
-        return steps >= COMPILE_FROM.get((device.type, mapping == "loop"), math.inf)
+        return suits and steps >= COMPILE_FROM.get((device.type, mapping == "loop"), math.inf)
     return bool(wanted)
 
 

@@ -12,6 +12,8 @@ LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every pi
     "mean": (VERMILION, (0, (6, 2))),
     "neighbour": (PURPLE, (0, (2, 1.2))),
     "oracle": (ORANGE, (0, (1, 1.2))),
+    "random": (VERMILION, (0, (6, 2))),
+    "informed": (ORANGE, (0, (1, 1.2))),
     "scratch": (GREEN, (0, (7, 1.5, 1.5, 1.5))),
 }
 OTHER: tuple[str, Any] = (GREY, (0, (4, 4)))

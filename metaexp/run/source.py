@@ -65,6 +65,11 @@ class Source:
             restored = restore(folder, config, without_data=True)
         finally:
             torch.set_num_threads(threads)  # keep the caller's number of threads, which restoring a run changes
+        if restored.parts.learner.acts:
+            raise ConfigError(
+                f"{folder}: algo={config['choices']['algo']} has learned to act in a world and predicts nothing from "
+                "examples; test it again with python -m metaexp.evaluate"
+            )
         learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
         about: dict[str, Any] = {"folder": folder, "step": step, "choices": dict(config["choices"])}
         about |= {"device": restored.parts.device, "precision": str(config["device"]["precision"])}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from metaexp.checks import whole
 from metaexp.metrics import Metric
 from metaexp.random import fold
 from metaexp.tasks.base import TaskFamily
@@ -49,7 +50,7 @@ class World(TaskFamily):
     metric is the sum of rewards over the trial, `return`; beside it `regret`, what one who knows the task gets more,
     where the world tells that (`best`).
 
-    A world writes `draw`, and for ONE task `reset` and `step`, and `best`, `plan`, `informed` where somebody knows them.
+    A world writes `draw`, and for ONE task `reset` and `step`, and `best`, `plan`, `informed` if somebody knows them.
     All are pure functions of tensors without branches on values: they are mapped over tasks by vmap and may be
     compiled. All randomness comes from the key handed over, so that two learners that do the same in a test task see
     the same.
@@ -77,6 +78,8 @@ class World(TaskFamily):
     informed: Callable[[Task, Any, Any, TimeStep, Tensor], tuple[Tensor, Any]] | None = None
 
     def __init__(self, horizon: int, episodes: int = 1, seed: int = 0, eval_seed: int = 0):
+        whole("horizon", horizon, 1)
+        whole("episodes", episodes, 1)
         super().__init__(shots=1, queries=1, seed=seed, eval_seed=eval_seed)
         for sizes in self.sizes.values():
             sizes |= {"shots": 0, "queries": 1}
@@ -140,6 +143,16 @@ class World(TaskFamily):
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """Refused: a world has no examples."""
         raise ValueError(f"task: {type(self).__name__} answers to actions and has no examples to pool")
+
+    def sketch(self, axes: Any, task: Task, trajectory: Trajectory) -> None:
+        """Draw the trial of ONE task into Matplotlib's axes; a world with something to see draws that instead.
+
+        Args:
+            task, trajectory: on the CPU.
+        """
+        axes.step(range(1, len(trajectory.reward) + 1), trajectory.reward.cumsum(0).tolist(), where="post")
+        axes.set_xlabel("step")
+        axes.set_ylabel("reward so far")
 
     def no_action(self) -> Tensor:
         """The action before the first: int64 [], or float [action_dim]."""

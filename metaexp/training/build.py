@@ -18,6 +18,8 @@ from metaexp.system import cache
 from metaexp.system.lean import import_lightning, spare_dynamo
 from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
+from metaexp.tasks.playable import check_playable
+from metaexp.tasks.world import World
 from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
@@ -68,6 +70,8 @@ class Experiment:
         if family.test_only:
             raise ConfigError(f"task.{family.test_only}")
         self.family = family.to(self.device, self.dtype)
+        if isinstance(world := self.family, World):
+            _located("task", lambda: check_playable(world), ": ")
         check_tasks(config, self.family)
         varying = self.family.varying("train")
         if varying and varying.bucket % config["meta_batch"]:
@@ -97,7 +101,12 @@ class Experiment:
         compiled = _located(
             "",
             lambda: decide_compile(
-                config["compile"], config["steps"], self.learner.mapping, self.device, varying is not None
+                config["compile"],
+                config["steps"],
+                self.learner.mapping,
+                self.device,
+                varying is not None,
+                self.learner.compiles,
             ),
         )
         self.optimizer = make_optimizer(optimizer, self.learner)
@@ -166,12 +175,12 @@ def _try(learner: Any, meta_batch: int) -> None:
     learner.check_connected(lambda: first_tasks(learner, meta_batch))
 
 
-def _located(group: str, make: Any) -> Any:
+def _located(group: str, make: Any, mark: str = ".") -> Any:
     """Runs a constructor; its ValueError becomes a ConfigError that names the full key."""
     try:
         return make()
     except ValueError as error:
-        raise ConfigError(f"{group}.{error}" if group else str(error)) from error
+        raise ConfigError(f"{group}{mark}{error}" if group else str(error)) from error
 
 
 def _device(settings: dict[str, Any], local_rank: int = 0) -> tuple[str, torch.device]:

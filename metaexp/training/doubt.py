@@ -6,7 +6,11 @@ from typing import Any
 from metaexp.metric_names import forms, near, split_name
 
 BEFORE = "the untrained network"
-NAMES = {"mean": "predicting the mean of the support targets (chance, for classes)", "scratch": BEFORE}
+NAMES = {
+    "mean": "predicting the mean of the support targets (chance, for classes)",
+    "random": "acting at random",
+    "scratch": BEFORE,
+}
 FALLEN = 0.02  # share by which an outer loss must fall to count as fallen
 
 
@@ -53,11 +57,13 @@ def _below(rows: Sequence[dict[str, Any]], row: dict[str, Any], metrics: dict[st
     floors = row["floors"]
     for metric, larger in metrics.items():
         names = forms(metric, row)
-        if larger is None or not names or near(floors.get("mean", {}), names[0]) is None:
+        if larger is None or not names:
             continue
         name, sign = names[0], 1 if larger else -1
         found = row[name]
         known = {floor: near(floors.get(floor, {}), name) for floor in NAMES}
+        if all(known[floor] is None for floor in ("mean", "random")):
+            continue
         failed = [floor for floor, value in known.items() if value is not None and not _above(found, value, sign)]
         if not failed:
             return None

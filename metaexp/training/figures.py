@@ -13,6 +13,7 @@ from metaexp.algos.views import Heatmap, Scatter, View
 from metaexp.errors import MetaexpError
 from metaexp.evaluation.scores import Scores
 from metaexp.evaluation.shots_curve import ShotsCurve
+from metaexp.evaluation.trials import few
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.metric_names import near, split_name
 from metaexp.metrics import declared, direction
@@ -40,11 +41,15 @@ def shape_of(config: dict[str, Any]) -> "Callable[[Figure], None] | None":
 def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
     """The first tasks of a split in the form that the family names, before, after one and after all inner steps.
 
-    If the number of support examples varies, a medium number is used.
+    If the number of support examples varies, a medium number is used. Worlds draw trials.
     """
     from metaexp.plots.pictures import picture_for  # matplotlib takes half a second to import
 
     family = learner.family
+    if learner.acts:
+        from metaexp.plots.trials import trials_picture
+
+        return trials_picture(family, *few(learner, split, tasks))
     varying = family.varying(split)
     shots = (varying.fewest + varying.most + 1) // 2 if varying else None
     indices = torch.arange(tasks, device=family.device)

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from metaexp.evaluation.baselines import baselines
+from metaexp.evaluation.baselines import VALIDATED, baselines
 from metaexp.evaluation.intervals import summary
 from metaexp.evaluation.scores import Scores
 from metaexp.loggers.run_loggers import RunLoggers
@@ -27,6 +27,7 @@ class Validation:
     def __init__(self, learner: Any, tasks: int, loggers: RunLoggers):
         self.learner, self.tasks, self.loggers = learner, tasks, loggers
         self.metric = next(iter(learner.metrics))
+        self._floors: dict[str, dict[str, float | None]] | None = None
         self._drawn = time.monotonic()  # no picture before the first step, which it would delay
 
     def row(self, scores: Scores, step: int, best: dict[str, Any]) -> dict[str, Any]:
@@ -36,13 +37,15 @@ class Validation:
             found = summary(values)
             row[name] = {key: found[key] for key in ("mean", "ci95", "median", "diverged")}
             row[name]["per_step"] = [{key: step[key] for key in ("mean", "ci95")} for step in found["per_step"]]
-        (mean,) = baselines(self.learner.family, "val", self.tasks, ["mean"]).values()
+        if self._floors is None:  # they learn nothing
+            found = baselines(self.learner.family, "val", self.tasks, VALIDATED)
+            self._floors = {
+                floor: {name: summary(values)["mean"] for name, values in arrays.items()}
+                for floor, arrays in found.items()
+            }
         if step == 0:
             best["scratch"] = {name: summary(values)["mean"] for name, values in self._judged(scores)}
-        row["floors"] = {
-            "mean": {name: summary(values)["mean"] for name, values in mean.items()},
-            "scratch": best.get("scratch", {}),
-        }
+        row["floors"] = {**self._floors, "scratch": best.get("scratch", {})}
         return row
 
     def scalars(self, scores: Scores, row: dict[str, Any]) -> dict[str, float]:

@@ -187,10 +187,13 @@ def test_result_is_plain_and_named(settings: Settings) -> None:
 
 def test_every_choice_composes(settings: Settings) -> None:
     for algo in settings.composer.options("algo"):
-        task = {"protonet": "omniglot", "hausdorff": "omniglot"}.get(algo, "sine")
+        needs = settings.composer.content(f"algo/{algo}").get("needs") or {}
+        own = needs.get("world", "bandit") if needs.get("kind") == "world" else "sine"
+        task = {"protonet": "omniglot", "hausdorff": "omniglot"}.get(algo, own)
         assert settings.load([f"algo={algo}", f"task={task}"])["choices"]["algo"] == algo
     for task in settings.composer.options("task"):
-        config = settings.load([f"task={task}"])
+        world = settings.composer.content(f"task/{task}")["gives"]["kind"] == "world"
+        config = settings.load([f"task={task}", *(["algo=random"] if world else [])])
         image = (config["task"].get("gives") or {}).get("input") == "image"
         assert config["choices"]["model"] == {"quadratic": "linear", "text": "residual"}.get(
             task, "cnn4" if image else "mlp"

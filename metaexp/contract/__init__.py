@@ -22,6 +22,7 @@ from metaexp.algos.base import MODES, MetaLearner
 from metaexp.algos.views import Heatmap, Scatter
 from metaexp.audit.auditor import audit
 from metaexp.audit.measures import finite_differences, largest, largest_difference, parameters, rows, task
+from metaexp.contract.worlds import check_actor, check_world
 from metaexp.evaluation.scores import evaluate, score, validator
 from metaexp.mapping import map_tasks
 from metaexp.outer.meta_training import MetaTraining
@@ -30,7 +31,8 @@ from metaexp.tasks.classes import Classes
 from metaexp.types import Episode, Examples
 
 __all__ = [
-    "audit", "check_family", "check_learner", "check_model", "finite_differences", "largest", "largest_difference",
+    "audit", "check_actor", "check_family", "check_learner", "check_model", "check_world", "finite_differences",
+    "largest", "largest_difference",
     "new", "parameters", "pictures", "rows", "task",
 ]  # fmt: skip
 SPLITS = ("train", "val", "test")

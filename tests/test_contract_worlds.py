@@ -1,0 +1,75 @@
+"""Every world and every learner that acts in worlds makes two outer steps and fulfils its contract.
+
+A new file in conf/algo or conf/task for worlds needs a row here.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from metaexp.config.settings import Settings
+from metaexp.contract import check_actor, check_world
+from metaexp.evaluation.scores import evaluate
+from metaexp.outer.loaders import Span
+from metaexp.training.build import Experiment
+
+# Settings that make each choice small.
+ACTORS: dict[str, list[str]] = {
+    "random": [],
+    "informed": [],
+}
+WORLDS: dict[str, list[str]] = {
+    "bandit": ["task.arms=3", "task.pulls=4"],
+}
+SMALL = ["meta_batch=2", "compile=false", "device=cpu", "device.threads=1"]
+
+
+@cache
+def settings() -> Settings:
+    return Settings([])
+
+
+def fits(algo: str, task: str) -> bool:
+    needs = settings().composer.content(f"algo/{algo}").get("needs") or {}
+    gives = settings().composer.content(f"task/{task}")["gives"]
+    wanted = {name: value if isinstance(value, list) else [value] for name, value in needs.items()}
+    return all(name not in gives or gives[name] in values for name, values in wanted.items())
+
+
+PAIRS = [(algo, task) for algo in ACTORS for task in WORLDS if fits(algo, task)]
+
+
+def made(algo: str, task: str) -> Experiment:
+    threads = torch.get_num_threads()
+    try:
+        return Experiment(settings().load([*SMALL, f"algo={algo}", f"task={task}", *ACTORS[algo], *WORLDS[task]]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_a_pair_takes_two_outer_steps(pair: tuple[str, str]) -> None:
+    parts = made(*pair)
+    learner = parts.learner
+    if learner.trains:
+        before = {name: p.detach().clone() for name, p in learner.meta_parameters().items()}
+        assert parts.training.run(Span(0, 2)) == 2
+        assert int(learner.meta_step) == 2
+        after = learner.meta_parameters()
+        assert all(bool(p.isfinite().all()) for p in after.values())
+        assert any(not torch.equal(after[name], value) for name, value in before.items())
+    for values in evaluate(learner, "val", 3, ["queries"]).arrays.values():
+        assert values.shape == (3, learner.test_steps + 1)
+        assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_world(world: str) -> None:
+    check_world(made("random", world).family)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_actor(pair: tuple[str, str]) -> None:
+    check_actor(made(*pair).learner)
