@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -169,7 +169,7 @@ class TaskFamily(ABC):
         """The whole number that means 1 in pictures (0: no pictures), and `x_mean` and `x_std` where there are any."""
         return self.white or 255 * self.bytes, getattr(self, "x_mean", None), getattr(self, "x_std", None)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "TaskFamily":
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         """Draw tasks on this device and in this floating-point type from now on, and move the data; returns self."""
         self.device, self.dtype = torch.device(device), dtype
         return self
