@@ -19,9 +19,12 @@ from metaexp.training.build import Experiment
 ACTORS: dict[str, list[str]] = {
     "random": [],
     "informed": [],
+    "maml_pg": ["algo.trials=3", "algo.outer_trials=2", "algo.test_steps=2"],
 }
 WORLDS: dict[str, list[str]] = {
     "bandit": ["task.arms=3", "task.pulls=4"],
+    "navigation": ["task.horizon=5", "task.episodes=2"],
+    "grid": ["task.size=3", "task.walls=2", "task.horizon=5", "task.episodes=2"],
 }
 SMALL = ["meta_batch=2", "compile=false", "device=cpu", "device.threads=1"]
 

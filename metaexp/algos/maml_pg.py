@@ -113,6 +113,11 @@ class MAMLPG(ActingLearner):
         if family.actions is None:
             self.log_std = nn.Parameter(torch.full((family.action_dim,), std).log())
 
+    @property
+    def chunk(self) -> int:  # type: ignore[override]
+        """Tasks tested at once: in each of them, `trials` trials are acted at the same time."""
+        return max(1, super().chunk // self.trials)
+
     # -- the policy --------------------------------------------------------------------------------------------------
 
     def initial(self) -> Tree:

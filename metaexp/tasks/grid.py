@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metaexp.constraints import Count, Natural, NonNegative, Positive, checked
 from metaexp.random import integers, uniform
-from metaexp.tasks.world import State, Task, TimeStep, World
+from metaexp.tasks.world import State, Task, TimeStep, Trajectory, World
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right, as (row, column)
 MOVE_NAMES = ("up", "down", "left", "right")
@@ -183,3 +183,33 @@ class Grid(World):
     def informed(self, task: Task, plan: Any, memory: Any, seen: TimeStep, t: Tensor) -> tuple[Tensor, Any]:
         """The planned move of this step of the episode."""
         return plan[t], memory
+
+    def sketch(self, axes: Any, task: Task, trajectory: Trajectory) -> None:
+        """Walls, start, keys and goal, and the way of each episode beside the others, later ones darker."""
+        side, wall = self.side, task["wall"].view(self.side, self.side)
+        for row, column in torch.nonzero(wall).tolist():
+            corners = [(column - 0.5, row - 0.5), (column + 0.5, row - 0.5), (column + 0.5, row + 0.5)]
+            axes.fill(*zip(*corners, (column - 0.5, row + 0.5), strict=True), color="#8C8C8C")
+        for line in range(side + 1):
+            axes.plot([line - 0.5] * 2, [-0.5, side - 0.5], color="#DDDDDD", linewidth=0.6, zorder=1)
+            axes.plot([-0.5, side - 0.5], [line - 0.5] * 2, color="#DDDDDD", linewidth=0.6, zorder=1)
+        places = [("start", "s", "#000000"), ("goal", "*", "#E69F00"), ("keys", "P", "#009E73")]
+        for name, marker, colour in places:
+            for cell in task[name].reshape(-1).tolist():
+                row, column = divmod(cell, side)
+                axes.plot(column, row, marker=marker, color=colour, markersize=13, markeredgecolor="#FFFFFF", zorder=2)
+        for episode in range(self.episodes):
+            rows = slice(episode * self.horizon, (episode + 1) * self.horizon)
+            cells = [task["start"]]
+            for action in trajectory.action[rows][trajectory.alive[rows]]:
+                cells.append(self._moved(task, cells[-1], action))
+            way, apart = torch.stack(cells), 0.4 * ((episode + 1) / (self.episodes + 1) - 0.5)
+            shade = 0.3 + 0.7 * (episode + 1) / self.episodes
+            x, y = way % side + apart, way // side + apart
+            axes.plot(x, y, color="#0072B2", alpha=shade, linewidth=1.8, zorder=3)
+            axes.plot(x[-1], y[-1], marker="o", color="#0072B2", alpha=shade, markersize=5, zorder=3)
+        axes.set_xlim(-0.6, side - 0.4)
+        axes.set_ylim(side - 0.4, -0.6)
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])

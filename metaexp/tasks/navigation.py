@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metaexp.constraints import Count, Positive, checked
 from metaexp.random import uniform
-from metaexp.tasks.world import State, Task, TimeStep, World
+from metaexp.tasks.world import State, Task, TimeStep, Trajectory, World
 
 LIMIT = 0.1  # largest velocity along each axis
 NEAR = 0.01  # an episode with dense reward ends where both coordinates are closer to the goal than this
@@ -93,3 +93,24 @@ class Navigation(World):
     def informed(self, task: Task, plan: Any, memory: Any, seen: TimeStep, t: Tensor) -> tuple[Tensor, Any]:
         """Along each axis as far as allowed, and no farther than the goal."""
         return ((task["goal"] - seen.observation) / LIMIT).clamp(-1.0, 1.0), memory
+
+    def sketch(self, axes: Any, task: Task, trajectory: Trajectory) -> None:
+        """The way of each episode from the origin, later ones darker, and the goal in the square of goals."""
+        x, y = task["goal"].tolist()
+        if self.reward == "sparse":
+            turn = torch.linspace(0, 2 * torch.pi, 60)
+            axes.fill(x + self.radius * turn.cos(), y + self.radius * turn.sin(), color="#009E73", alpha=0.25)
+        corner = self.goals * torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
+        axes.plot(*corner.T, color="#8C8C8C", linestyle=":", linewidth=1)
+        for episode in range(self.episodes):
+            rows = slice(episode * self.horizon, (episode + 1) * self.horizon)
+            seen, action = trajectory.seen.observation[rows], trajectory.action[rows]
+            steps = int(trajectory.alive[rows].sum())
+            end = seen[steps - 1] + LIMIT * action[steps - 1].clamp(-1.0, 1.0)  # nobody has seen the last position
+            way = torch.cat([seen[:steps], end[None]])
+            shade = 0.3 + 0.7 * (episode + 1) / self.episodes
+            axes.plot(*way.T, color="#0072B2", alpha=shade, linewidth=1.3, zorder=3)
+            axes.plot(*end, marker="o", color="#0072B2", alpha=shade, markersize=4, zorder=3)
+        axes.plot(0, 0, marker="s", color="#000000", markersize=4, zorder=4)
+        axes.plot(x, y, marker="*", color="#E69F00", markersize=15, markeredgecolor="#FFFFFF", zorder=5)
+        axes.set_aspect("equal", adjustable="datalim")

@@ -1,5 +1,6 @@
 """The base class of worlds: task families whose data depend on what the learner does."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -135,7 +136,7 @@ class World(TaskFamily):
             return observation, self.best(one) if self.best is not None else torch.zeros_like(observation.sum())
 
         observation, best = torch.vmap(first)(task, key)
-        flat = [leaf.reshape(len(key), -1).to(self.dtype) for leaf in tree_leaves(task)]
+        flat = [leaf.reshape(len(key), math.prod(leaf.shape[1:])).to(self.dtype) for leaf in tree_leaves(task)]
         y = torch.cat([best.to(self.dtype)[:, None], *flat], -1)[:, None]  # [tasks, 1, 1 + parameters]
         x = observation.to(self.dtype)[:, None]  # [tasks, 1, *x_shape]
         return Episode(Examples(x[:, :0], y[:, :0]), Examples(x, y), key, task)
