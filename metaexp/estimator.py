@@ -236,6 +236,7 @@ class Estimator(ABC):
         return {
             name: np.array([float(measure(metric, made, true, fitted.support.y)) for made in outputs])
             for name, metric in learner.metrics.items()
+            if not getattr(metric, "reads_predictor", False)  # needs a task of the family itself
         }
 
     @abstractmethod

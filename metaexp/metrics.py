@@ -31,6 +31,8 @@ class Metric:
         larger_is_better: the direction; None if neither is better, as for a coverage, which has a right value.
         unit: unit of the number, or ""; a unit that depends on the data is written in terms of y ("y^2").
         reads_support: the function takes the support targets, too, [k, y_dim]: it is measured at validation and test.
+        reads_predictor: the function is (predict, episode) -> [], where `predict` maps inputs [n, *x_shape] of ONE task
+            to predictions [n, out]: it is measured at validation and test, on tasks of the family itself.
 
     Raises:
         ConfigError: the name ends in the suffix of a mode.
@@ -41,13 +43,15 @@ class Metric:
     larger_is_better: bool | None
     unit: str = ""
     reads_support: bool = False
+    reads_predictor: bool = False
 
     def __post_init__(self) -> None:
         if (suffix := split_name(self.name).suffix) or not self.name:
             raise ConfigError(f'metric "{self.name}": must be a name that does not end in {suffix or "nothing"}')
 
-    def __call__(self, prediction: Tensor, target: Tensor, *support: Tensor) -> Tensor:
-        """[n, out], [n, y_dim], and of a metric that reads them the support targets [k, y_dim] -> []."""
+    def __call__(self, prediction: Any, target: Any, *support: Tensor) -> Tensor:
+        """[n, out], [n, y_dim], and of a metric that reads them the support targets [k, y_dim] -> []; of one that reads
+        the predictor: predictor, episode -> []."""
         return self.function(prediction, target, *support)
 
 
@@ -102,8 +106,12 @@ def measure(metric: Any, prediction: Tensor, target: Tensor, support: Tensor) ->
 
 
 def without_support(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the metrics that do not read the support targets: what is measured in training."""
-    return {name: metric for name, metric in metrics.items() if not getattr(metric, "reads_support", False)}
+    """Those of the metrics that read neither the support targets nor the predictor: what is measured in training."""
+    return {
+        name: metric
+        for name, metric in metrics.items()
+        if not getattr(metric, "reads_support", False) and not getattr(metric, "reads_predictor", False)
+    }
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------
@@ -223,6 +231,8 @@ def in_units(metric: Metric, factor: float) -> Metric:
 
 def of_mean(metric: Metric) -> Metric:
     """The metric, applied to the mean of a Gaussian prediction."""
+    if metric.reads_predictor:
+        return replace(metric, function=lambda predict, episode: metric(lambda x: predict(x).chunk(2, -1)[0], episode))
     return replace(metric, function=lambda prediction, target, *more: metric(prediction.chunk(2, -1)[0], target, *more))
 
 

@@ -96,6 +96,7 @@ TASKS = {
     "sine_line": REGRESSION,
     "mixture": [*REGRESSION, "task.oracle_samples=16"],
     "quadratic": [*REGRESSION, "task.dim=3"],
+    "dynamics": [*REGRESSION, "task.length=3"],
     "clusters": [*IMAGES, "task.pool_classes=6"],
     "text": [*IMAGES, "task.file={texts}", "cache=off"],
     "omniglot_lake": ["task.ways=5", "task.queries=3", "task.root={root}", "task.verify=false"],
@@ -113,7 +114,10 @@ MODELS = {"linear": [], "mlp": ["model.hidden=[4]"], "cnn4": ["model.filters=2"]
 PICTURES = ("omniglot", "dataset")
 # What an algorithm cannot do: (algo, task or model)
 NOT = {("boil", "linear model"), ("cavia", "linear model")}
-NOT |= {("protonet", task) for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "gp", "table")}
+NOT |= {
+    ("protonet", task)
+    for task in ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "dynamics", "gp", "table")
+}
 NOT |= {("oracle", task) for task in ("arrays", "omniglot", "dataset", "text", "images", "medmnist", "table")}
 NOT |= {("oracle", name) for name in ("mini_imagenet", "tiered_imagenet", "cub", "cifar_fs", "fc100")}
 NOT |= {("oracle", "omniglot_lake"), ("boil", "identity model")}
@@ -128,6 +132,7 @@ NETWORKS = {  # networks of each task, its default first
     "sine_line": ("mlp", "linear"),
     "mixture": ("mlp", "linear"),
     "quadratic": ("linear", "mlp"),
+    "dynamics": ("mlp", "linear"),
     "clusters": ("mlp", "linear"),
     "text": ("residual", "mlp", "identity"),
     "omniglot_lake": ("cnn4",),
@@ -279,7 +284,7 @@ def test_a_row_takes_two_outer_steps(world, row):
 
 def test_every_other_triple_is_refused(world):
     settings, places = world
-    vectors = ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "clusters", "gp", "text")
+    vectors = ("sine", "linear", "arrays", "sine_line", "mixture", "quadratic", "dynamics", "clusters", "gp", "text")
     others = {("maml", task, "cnn4") for task in vectors}
     assert not others & set(ROWS)
     for algo, task, model in others:

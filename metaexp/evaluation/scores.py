@@ -164,14 +164,21 @@ def score(
             predictions = {prefix: read(variant) for prefix, variant in variants.items()}
             for prefix, prediction in predictions.items():
                 for name, metric in learner.metrics.items():
-                    scores.setdefault(metric_name(prefix + name, suffix), []).append(
-                        measure(metric, prediction, y, episode.support.y)
-                    )
+                    if getattr(metric, "reads_predictor", False):
+                        value = metric(_predictor(learner, modes[suffix], variants[prefix], episode), episode)
+                    else:
+                        value = measure(metric, prediction, y, episode.support.y)
+                    scores.setdefault(metric_name(prefix + name, suffix), []).append(value)
             last[suffix] = predictions[""]
     found = {name: torch.stack(values) for name, values in scores.items()}
     for name, table in (tables or {}).items():
         found |= {metric_name(name, suffix): table(prediction, y) for suffix, prediction in last.items()}
     return found
+
+
+def _predictor(learner: Any, mode: str, adapted: Any, episode: Episode) -> Callable[[Tensor], Tensor]:
+    """Inputs [n, *x_shape] -> predictions [n, out] of ONE task, with what was learned from its support set."""
+    return lambda x: learner.predict_as(mode, adapted, episode.support, x)
 
 
 def validator(

@@ -1,6 +1,7 @@
 """Which picture fits the episodes of a task family."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,22 +11,26 @@ from torch.func import vmap
 
 from metaexp.plots.episodes import Picture, Predict, curves, grid, probabilities, scatter
 from metaexp.plots.regions import points
+from metaexp.plots.rollouts import rollouts
 from metaexp.plots.rows import table_picture
+from metaexp.tasks.dynamics import Dynamics
 from metaexp.types import Episode
 
 
 def picture_for(family: Any) -> Picture:
     """The picture that fits a family's shapes, with what its `oracle` knows if the picture can show it.
 
-    Rows of a table are drawn in their own units, functions of one number as curves; other regression compares predicted
-    and true targets. Classes of points in the plane are drawn as regions, of images as a grid, of anything else as a
-    table of probabilities.
+    Rows of a table are drawn in their own units, functions of one number as curves, models of a system that moves by
+    what they predict of its course; other regression compares predicted and true targets. Classes of points in the
+    plane are drawn as regions, of images as a grid, of anything else as a table of probabilities.
     """
     shape = tuple(family.x_shape)
     if family.classification:
         return _with_truth(points, family) if shape == (2,) else grid if len(shape) == 3 else probabilities
     if getattr(family, "target_name", None) is not None:
         return table_picture(family)
+    if isinstance(family, Dynamics):
+        return partial(rollouts, family)
     if shape != (1,):
         return scatter
     return _with_truth(curves, family, truth_name="exact posterior" if family.gaussian_oracle else "true function")

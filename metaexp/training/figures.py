@@ -57,10 +57,14 @@ def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
     last = learner.test_steps
     shown = sorted({0, min(1, last), last})
 
+    paths: list[list[Any]] = []  # of each task, adapted once
+
     def predict(x: Tensor) -> Tensor:  # [tasks, m, *x_shape] -> [tasks, len(shown), m, out]
         rows = []
         for task in range(tasks):
-            path = learner.test_path(tree_map(lambda t, task=task: t[task], episode))
+            if len(paths) == task:
+                paths.append(learner.test_path(tree_map(lambda t, task=task: t[task], episode)))
+            path = paths[task]
             rows.append(torch.stack([learner.predict(path[min(step, len(path) - 1)], x[task]) for step in shown]))
         return torch.stack(rows)
 
