@@ -20,6 +20,12 @@ ACTORS: dict[str, list[str]] = {
     "random": [],
     "informed": [],
     "maml_pg": ["algo.trials=3", "algo.outer_trials=2", "algo.test_steps=2"],
+    "greedy": [],
+    "epsilon_greedy": [],
+    "ucb1": [],
+    "thompson": [],
+    "gittins": [],
+    "optimal": [],
 }
 WORLDS: dict[str, list[str]] = {
     "bandit": ["task.arms=3", "task.pulls=4"],
