@@ -65,9 +65,9 @@ def _sweep(settings: Settings, line: CommandLine) -> int:
 
 def _show(config: dict[str, Any]) -> None:
     """The composed settings of one run, once it is known that its parts can be made."""
-    from metaexp.training.build import Experiment  # torch is imported here
+    from metaexp.run.parent import parts  # torch is imported here
 
-    Experiment(config)
+    parts(config)
     shown = {key: value for key, value in config.items() if key not in ("typed", "trusted", "command")}
     print(dump_yaml(shown), end="")
     complain("--dry-run: these settings are valid; nothing was started")

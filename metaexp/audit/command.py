@@ -53,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
     if line.action != "run" or line.overrides.sweeps:
         raise ConfigError("audit: one pair at a time; see python -m metaexp.audit --help")
     config = Settings(line.overrides, line.extra).load(line.overrides)
+    if config["start"] is not None:
+        raise ConfigError(f"start={config['start']}: an audit starts from new weights; from=RUN takes the settings")
     choices = config["choices"]
     title = f"algo={choices['algo']} task={choices['task']} model={choices['model']}: float64, CPU"
     above = [title, HEAD, "-" * WIDTH]  # only once it is known that there is something to audit

@@ -108,6 +108,7 @@ class Train(TypedDict):
     name: NotRequired[str | None]
     jobs: NotRequired[Count]
     resume: NotRequired[Literal[False, "auto"] | str]
+    start: NotRequired[str | None]
     debug: NotRequired[Literal["fast"] | None]
     trust: NotRequired[list[str]]
     device: Device

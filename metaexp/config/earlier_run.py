@@ -1,5 +1,10 @@
-"""`from=RUN`: the settings saved in a run's folder as the base of a new run; what is typed counts more."""
+"""`from=RUN`, `start=RUN`: the settings saved in a run's folder as the base of a new run; what is typed counts more.
 
+With `start=RUN` the new run takes that run's weights, too: `parent` in its settings says which.
+"""
+
+import hashlib
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,12 +15,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from metaexp.config.compose import GROUPS
 from metaexp.config.overrides import Overrides, parse, typed_path, unquoted
 from metaexp.config.shorthands import name_of_schedule
-from metaexp.errors import CheckpointError, ConfigError
+from metaexp.errors import BusyError, CheckpointError, ConfigError
 from metaexp.nested import at, leaves
+from metaexp.storage.lock import state_of
 from metaexp.storage.saved_config import read_config
 
 # Where a run is kept and how it was started, not what it is.
-LEFT = ("out", "name", "resume", "from", "jobs", "trust", "debug", "command", "choices", "trusted", "typed", "sweep")
+LEFT = (
+    "out", "name", "resume", "from", "jobs", "trust", "debug", "command", "choices", "trusted", "typed", "sweep",
+    "parent",
+)  # fmt: skip
 
 
 class Base(NamedTuple):
@@ -65,29 +74,30 @@ class Base(NamedTuple):
 
 
 def base_of(overrides: Overrides) -> Base | None:
-    """What `from=RUN` asks for; None without it.
+    """What `from=RUN` or `start=RUN` asks for; None without them.
 
-    Raises ConfigError beside `resume` or `experiment`, or if there is no such run or it was made with debug=fast;
-    CheckpointError if its settings cannot be read.
+    Raises ConfigError for both, beside `resume` or `experiment`, or if there is no such run or it was made with
+    debug=fast; CheckpointError if its settings cannot be read.
     """
     typed = {o.key_or_group: o for o in overrides.own}
-    if "from" not in typed or typed["from"].value() is None:
+    asked = [key for key in ("from", "start") if key in typed and typed[key].value() is not None]
+    if not asked:
         return None
-    line = str(typed["from"].input_line)
-    if typed["from"].is_sweep_override():
+    key, line = asked[0], str(typed[asked[0]].input_line)
+    if len(asked) > 1:
+        raise ConfigError(f"{line}: {typed['start'].input_line} takes that run's settings already; leave one out")
+    if typed[key].is_sweep_override():
         raise ConfigError(f"{line}: one run at a time")
     resumes = typed.get("resume")
-    if resumes is not None and resumes.value() not in (False, None):
-        raise ConfigError(f"{line}: a resumed run keeps its own settings; leave out from= or {resumes.input_line}")
+    goes_on = (False, None) if key == "from" else (False, None, "auto")
+    if resumes is not None and resumes.value() not in goes_on:
+        raise ConfigError(f"{line}: a resumed run keeps its own settings; leave out {key}= or {resumes.input_line}")
     if "experiment" in typed:
         raise ConfigError(f"{line}: its settings would replace those of {typed['experiment'].input_line}; choose one")
-    folder = typed_path("from", unquoted(line.partition("=")[2]))
-    if not (folder / "config.yaml").is_file():
-        why = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
-        raise ConfigError(f"from={folder}: {why}")
+    folder = _run_folder(key, unquoted(line.partition("=")[2]))
     saved = read_config(folder)
     if saved.get("debug"):
-        raise ConfigError(f"from={folder}: made with debug={saved['debug']}, its sizes are no one's choice; type them")
+        raise ConfigError(f"{key}={folder}: made with debug={saved['debug']}, its sizes are no one's choice; type them")
     choices = saved.get("choices")
     if not isinstance(choices, dict):
         raise CheckpointError(f"{folder / 'config.yaml'}: damaged, it has no choices")
@@ -97,6 +107,36 @@ def base_of(overrides: Overrides) -> Base | None:
     if (name := name_of_schedule(saved)) and isinstance(kept.get("optimizer"), dict):  # it is as long as the new run
         kept["optimizer"] = kept["optimizer"] | {"schedule": name}
     return Base(folder, words, saved, kept, typed)
+
+
+def _run_folder(key: str, word: str) -> Path:
+    folder = typed_path(key, word)
+    if not (folder / "config.yaml").is_file():
+        why = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
+        raise ConfigError(f"{key}={folder}: {why}")
+    return folder
+
+
+def parent_of(start: str) -> dict[str, Any]:
+    """Which weights a run starts from: those that the parent's own test used, the best ones unless it says otherwise.
+
+    Returns the checkpoint's name and the SHA-256 of the file. Raises ConfigError if there is no such run, or no
+    checkpoint in it; BusyError while it is running.
+    """
+    folder = _run_folder("start", start)
+    if state_of(folder) == "running":
+        raise BusyError(f"start={folder}: is still running; wait for its end")
+    files = sorted((folder / "checkpoints").glob("step=*.ckpt"))[-1:]
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.is_file() and at(read_config(folder), "test.weights", "best") == "best":
+        files = [best]
+    if not files:
+        raise ConfigError(f"start={folder}: has no checkpoint, so there are no trained weights to start from")
+    try:
+        with open(files[0], "rb") as file:
+            return {"checkpoint": files[0].name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise CheckpointError(f"{files[0]}: cannot be read ({os.strerror(error.errno or 0)})") from error
 
 
 def under(base: Base | None, overrides: Overrides) -> Overrides:

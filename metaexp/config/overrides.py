@@ -74,7 +74,7 @@ def parse(words: "Sequence[str] | Overrides") -> Overrides:
 
 
 _FILES = ("task.files", "task.file", "task.lists", "task.class_file", "task.groups", "encoder.weights")
-_PATHS = ("resume", "from", "out", "cache", *_FILES)  # and every `root` of a data set
+_PATHS = ("resume", "from", "start", "out", "cache", *_FILES)  # and every `root` of a data set
 _WORD = re.compile(r"[\w.-]+")  # a choice or a name with umlauts, which Hydra's grammar lacks
 _NUMBERS = re.compile(r"(?=.*(?:^|,)(?:0(?:,|$)|[1-9]))\d+(,\d+)*", re.ASCII)
 _PLAIN = re.compile(r"[\w./:%-]+", re.ASCII)  # what Hydra reads as it is typed

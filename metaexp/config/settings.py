@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metaexp.config.compose import GROUPS, Composer, File, config_dir
-from metaexp.config.earlier_run import Base, base_of, under
+from metaexp.config.earlier_run import Base, base_of, parent_of, under
 from metaexp.config.instantiate import Maker, instantiate
 from metaexp.config.overrides import Overrides, parse, typed_path
 from metaexp.config.schema import Schema
@@ -82,9 +82,12 @@ class Settings:
         self._check_pairs(config, choices)
         if config["debug"]:
             config = small(config, [o.key_or_group for o in parsed])
-        for key in ("out", "resume", "from"):
+        for key in ("out", "resume", "from", "start"):
             if str(config[key]).startswith("~") or config[key] == "":
                 config[key] = os.fspath(typed_path(key, config[key]))
+        if config["start"] is not None:
+            config["start"] = os.path.abspath(config["start"])
+            config["parent"] = parent_of(config["start"])
         made = config | {"choices": choices, "trusted": sorted(trusted)}
         return made | {"typed": _typed(parsed, made, hydra.runtime.choices)}, hydra
 

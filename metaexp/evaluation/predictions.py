@@ -1,17 +1,13 @@
 """What a learner predicts on its test tasks, query by query, in the user's units and words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metaexp.algos.trial import at_test
-from metaexp.evaluation.scores import chunk_size, chunks
-from metaexp.mapping import map_tasks
-from metaexp.models.attention import plain_attention
-from metaexp.types import Episode
+from metaexp.evaluation.scores import Chunk
 
 
 class Predicted(NamedTuple):
@@ -25,28 +21,21 @@ class Predicted(NamedTuple):
     values: dict[str, np.ndarray]  # mode -> [m, out]: targets, then standard deviations if Gaussian; probabilities
 
 
-def predictions(learner: Any, tasks: int, modes: list[str]) -> Iterator[Predicted]:
-    """The first `tasks` test tasks, drawn and predicted as by `evaluate`, in the order of their indices within a size.
+def predictions(learner: Any, kept: Sequence[Chunk], modes: list[str]) -> Iterator[Predicted]:
+    """The tasks of a test, in the order of their indices within a size.
 
     Args:
-        learner: trained; its parameters are not changed.
-        modes: normalisation modes at test (`MetaLearner.modes`).
+        learner: as tested.
+        kept: the predictions of `evaluate(..., keep=True)`.
+        modes: the normalisation modes of that test.
     """
     family, wanted = learner.family, learner.modes(modes)
-
-    def one(episode: Episode) -> dict[str, Tensor]:
-        adapted = learner.test_path(episode)[-1]
-        x = episode.query.x
-        return {mode: learner.reader(mode, episode.support, x)(adapted) for mode in wanted.values()}
-
-    learner.settle()
-    for indices in chunks(family, "test", tasks, chunk_size(learner)):
-        with torch.no_grad(), at_test(learner), plain_attention():
-            episode = family.sample("test", indices)
-            seen = episode if learner.reads_info else episode._replace(info={})
-            found = {mode: value.double().cpu() for mode, value in map_tasks(one, seen, learner.mapping).items()}
+    for chunk in kept:
+        indices = torch.from_numpy(chunk.indices).to(family.device)
+        episode = family.sample("test", indices)
+        found = {mode: torch.from_numpy(chunk.values[suffix]) for suffix, mode in wanted.items()}
         whole = family.merged("test", indices)
-        for place, index in enumerate(indices.tolist()):
+        for place, index in enumerate(chunk.indices.tolist()):
             part = None if whole is None else index
             task = index if whole is None else int(whole[place])
             true, values = episode.query.y[place].double().cpu(), {mode: v[place] for mode, v in found.items()}

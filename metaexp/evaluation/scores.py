@@ -19,6 +19,13 @@ from metaexp.system.group import ALONE, Group
 from metaexp.types import Episode
 
 
+class Chunk(NamedTuple):
+    """What was predicted for the queries of a chunk of tasks after the last inner step."""
+
+    indices: np.ndarray  # int64 [tasks]
+    values: dict[str, np.ndarray]  # suffix of the mode -> float64 [tasks, queries, out]
+
+
 class Scores(NamedTuple):
     """Metrics of a set of tasks."""
 
@@ -26,6 +33,7 @@ class Scores(NamedTuple):
     indices: np.ndarray  # int64 [tasks]
     query_sha256: str  # of the query sets: scores are paired only if it is equal
     calibration: dict[str, np.ndarray] = {}  # suffix of the mode -> bin sums of the last step, [tasks, 3, bins]
+    predictions: tuple[Chunk, ...] = ()  # if they were kept
 
     def first(self, metric: str) -> np.ndarray:
         """The metric in the first requested normalisation mode."""
@@ -44,6 +52,7 @@ class Scoring:
         shots: support examples (per class); None: the split's.
         calibrate: also compute the bin sums of `metaexp.evaluation.calibration`, if there are classes.
         group: the processes that share the chunks; every one must `add` all of them, and gets all scores.
+        keep: also return the predictions.
     """
 
     def __init__(
@@ -56,10 +65,12 @@ class Scoring:
         shots: int | None = None,
         calibrate: bool = False,
         group: Group = ALONE,
+        keep: bool = False,
     ):
         self.learner, self.split, self.diagnose, self.final, self.shots = learner, split, diagnose, final, shots
         self.modes = learner.modes(modes)
         self.tables = {"calibration": bin_sums} if calibrate and learner.family.classification else {}
+        self.kept = {"prediction": lambda prediction, y: prediction} if keep else {}
         self._digests = [hashlib.sha256(), hashlib.sha256()]  # of inputs and of targets: independent of the chunks
         self._shared = Shared(group)
         self._indices: list[np.ndarray] = []
@@ -87,18 +98,22 @@ class Scoring:
     def result(self) -> Scores:
         """The scores of all tasks so far, in the order of their indices, in every process."""
         parts: list[dict[str, np.ndarray]] = self._shared.results()
+        kept = tuple(
+            Chunk(drawn, {suffix: part.pop(metric_name("prediction", suffix)) for suffix in self.modes})
+            for drawn, part in zip(self._indices if self.kept else (), parts, strict=bool(self.kept))
+        )
         indices, arrays = by_task(self.learner.family, self.split, np.concatenate(self._indices), parts)
         query_sha256 = self._shared.group.first(self._sha256)
         sums = {
             suffix: arrays.pop(metric_name("calibration", suffix)) for suffix in (self.modes if self.tables else ())
         }
-        return Scores(arrays, indices, query_sha256, sums)
+        return Scores(arrays, indices, query_sha256, sums, kept)
 
     def _sha256(self) -> str:
         return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
 
     def _one(self, episode: Episode) -> dict[str, Tensor]:
-        scores = score(self.learner, episode, self.modes, self.final, self.tables)
+        scores = score(self.learner, episode, self.modes, self.final, {**self.tables, **self.kept})
         if self.diagnose:
             scores |= {name: value[None] for name, value in self.learner.diagnostics(episode).items()}
         return scores
@@ -116,15 +131,16 @@ def evaluate(
     shots: int | None = None,
     calibrate: bool = False,
     group: Group = ALONE,
+    keep: bool = False,
 ) -> Scores:
     """Metrics of the first `tasks` tasks of a split after 0, 1, ... inner steps.
 
     Args:
-        learner, split, modes, diagnose, final, shots, calibrate, group: as for `Scoring`.
+        learner, split, modes, diagnose, final, shots, calibrate, group, keep: as for `Scoring`.
         chunk: tasks drawn and mapped at once (None: as the learner's mapping allows); does not change the tasks.
         tick: called after every chunk with the number of tasks done; may raise to stop.
     """
-    scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate, group)
+    scoring = Scoring(learner, split, modes, diagnose, final, shots, calibrate, group, keep)
     done = 0
     for indices in chunks(learner.family, split, tasks, chunk or chunk_size(learner), shots):
         scoring.add(indices)

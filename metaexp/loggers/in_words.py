@@ -7,6 +7,7 @@ from typing import Any
 from metaexp.metric_names import near
 
 AGAINST = {
+    "parent": "the run that it started from",
     "neighbour": "nearest neighbour",
     "scratch": "without meta-training",
     "mean": "the mean predictor",

@@ -75,6 +75,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if result.get("doubt"):
         lines.append(f"doubt        {result['doubt']}")
     lines += _warnings(result)
+    lines += from_parent(result)
     for metric, value in result["test"].items():
         if lost := value.get("diverged", 0):
             lines.append(f"not finite   {metric} of {lost} of {value.get('tasks')} tasks: left out of the mean")
@@ -181,6 +182,37 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
             share = f"the worst 1 % of tasks carry {100 * value['worst_share']:.0f} % of the mean"
             lines.append(f"heavy tail   {metric}: {share}, which says little: compare medians")
     return lines
+
+
+def from_parent(result: Mapping[str, Any]) -> list[str]:
+    """What a run has started from, and the old and the new test tasks before and after; [] for other runs."""
+    parent = result.get("parent")
+    if not isinstance(parent, Mapping):
+        return []
+    lines = [f"started from {parent.get('folder')} ({parent.get('checkpoint')}, step {parent.get('step')})"]
+    for when, what in (("old", f"of {parent.get('task')}"), ("new", f"of {result.get('task')}")):
+        part = parent.get(when) or {}
+        if why := part.get("why"):
+            lines.append(f"{when} tasks    not tested: {why}")
+        for metric, value in list((part.get("metrics") or {}).items())[:1]:
+            before, after = (_interval(value[key]) for key in ("before", "after"))
+            lines.append(f"{when} tasks    {metric} {before} -> {after}: {_changed(value, when)} ({what})")
+    seen = parent.get("seen")
+    if isinstance(seen, Mapping) and seen.get("classes"):
+        lines.append(f"SEEN         {seen['classes']} of {seen['of']} new test classes were trained on by that run")
+    return lines
+
+
+def _changed(value: Mapping[str, Any], when: str) -> str:
+    """What a paired change says in words."""
+    change, half, larger = (value.get(key) for key in ("change", "change_ci95", "larger_is_better"))
+    if change is None or half is None:
+        return "no tasks to compare"
+    if abs(change) <= half or larger is None:
+        return f"changed by {change:.3g} +- {half:.2g}"
+    if (change > 0) == larger:
+        return f"better by {abs(change):.3g} +- {half:.2g}"
+    return f"WORSE by {abs(change):.3g} +- {half:.2g}" + (", forgotten" if when == "old" else "")
 
 
 def tested_elsewhere(result: Mapping[str, Any]) -> list[str]:

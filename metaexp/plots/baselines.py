@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from metaexp.plots.style import GREEN, GREY, ORANGE, PURPLE, VERMILION, log_if_wide
+from metaexp.plots.style import GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, log_if_wide
 
 LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every picture
     "mean": (VERMILION, (0, (6, 2))),
@@ -15,6 +15,7 @@ LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every pi
     "random": (VERMILION, (0, (6, 2))),
     "informed": (ORANGE, (0, (1, 1.2))),
     "scratch": (GREEN, (0, (7, 1.5, 1.5, 1.5))),
+    "parent": (SKY, (0, (3, 1.2, 1, 1.2))),
 }
 OTHER: tuple[str, Any] = (GREY, (0, (4, 4)))
 FAR = 1000.0  # a baseline this many times below everything else is left off the scale

@@ -11,6 +11,7 @@ from metaexp.config.instantiate import instantiate
 from metaexp.errors import ConfigError, DataError, MetaexpError
 from metaexp.nested import leaves
 from metaexp.run.other_task import SIZES, OtherTask, divided_anew
+from metaexp.run.saved_run import own_family
 from metaexp.storage.saved_result import read_result
 from metaexp.system import cache
 from metaexp.system.output import say
@@ -30,7 +31,7 @@ class Other(NamedTuple):
     choice: str
     family: TaskFamily
     mark: str | None  # shifted | cross-domain; None: it is the run's own test after all
-    seen: dict[str, Any] | None  # see `_seen`; None: nothing comes from files, or it is not known
+    seen: dict[str, Any] | None  # see `seen_before`; None: nothing comes from files, or it is not known
     trained_data: str | None  # SHA-256 of the data that the run was trained on, if they came from files
 
 
@@ -51,7 +52,7 @@ def other_data(
     """
     cache.choose(config.get("cache"))
     trusted = {*saved["trusted"], *asked.trusted}
-    own = _own(folder, saved, record)
+    own = own_or_absent(folder, saved, record)
     task = _follow_shape(asked, own)
     known = _content(folder, own)
     name = f"task={asked.choice}" if asked.fresh else ", ".join(f"task.{key}" for key in sorted(asked.typed))
@@ -64,14 +65,13 @@ def other_data(
     mark = _mark(saved["task"], task, known, own.trained_on, other)
     if mark is None:
         task = _own_again(saved["task"], task)
-    return Other(task, asked.choice, Elsewhere(own, other), mark, _seen(own, other) if mark else None, known)
+    return Other(task, asked.choice, Elsewhere(own, other), mark, seen_before(own, other) if mark else None, known)
 
 
-def _own(folder: Path, saved: dict[str, Any], record: dict[str, Any] | None) -> TaskFamily:
+def own_or_absent(folder: Path, saved: dict[str, Any], record: dict[str, Any] | None) -> TaskFamily:
     """The run's own family, or its placeholder if its data are not here or not those that it was trained on."""
     try:
-        with within_memory():
-            own: TaskFamily = instantiate(saved["task"], group="task", trusted=set(saved["trusted"]))
+        own = own_family(folder, saved)
         before = (record or {}).get("trained_on")
         if before is None or own.trained_on == before:
             return own
@@ -174,7 +174,7 @@ def _hint(own: TaskFamily, other: TaskFamily, task: dict[str, Any]) -> str:
     return ""
 
 
-def _seen(own: TaskFamily, other: TaskFamily) -> dict[str, Any] | None:
+def seen_before(own: TaskFamily, other: TaskFamily) -> dict[str, Any] | None:
     """Of how many test classes (or tasks) examples were trained on, and how many have the name of a training class:
     `classes`, `of`, `names`, and the names of the first, `which`. None if either is not known."""
     before, now = own.contents("train"), other.contents("test")

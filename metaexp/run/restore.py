@@ -51,7 +51,13 @@ def open_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
         what = "has no config.yaml, so it is no run folder" if folder.is_dir() else "no such run folder"
         raise CheckpointError(f"run={folder}: {what}")
     check_status(folder)
-    config = read_saved(folder) | {"callbacks": {}, "logger": {}, "trainer": {}}  # of training: a test needs none
+    return checked_config(read_saved(folder), folder, trust)
+
+
+def checked_config(saved: dict[str, Any], folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings that a run's folder holds, as `open_config` returns them; raises ConfigError for a class that is not
+    trusted."""
+    config = saved | {"callbacks": {}, "logger": {}, "trainer": {}}  # of training: a test needs none
     trusted = trusted_modules(config, trust)
     for path, target in targets(config):
         try:

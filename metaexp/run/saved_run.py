@@ -9,7 +9,11 @@ from metaexp.constraints import Misfit, fitted
 from metaexp.errors import CheckpointError, ConfigError, MetaexpError
 from metaexp.nested import at
 from metaexp.storage.saved_config import read_config
+from metaexp.system import cache
+from metaexp.tasks.base import TaskFamily
 from metaexp.training.build import Experiment
+from metaexp.training.parent import Parent, prepared_family
+from metaexp.training.sizes import within_memory
 
 # What the groups of every run's configuration contain since 0.1.0; single settings are in metaexp.config.declared.
 _GROUPS = dict.fromkeys(("algo", "task", "model", "optimizer"), ("_target_",)) | {"choices": ("algo", "task", "model")}
@@ -55,14 +59,29 @@ def check_form(config: dict[str, Any], file: Path) -> None:
                 raise CheckpointError(f"{file}: damaged, {key}={show(value)}: {fault}") from None
 
 
-def make_parts(folder: Path, config: dict[str, Any], *args: Any, **named: Any) -> Experiment:
+def own_family(folder: Path, config: dict[str, Any]) -> TaskFamily:
+    """The family that a run's settings describe; a run that another one started has raw data prepared as by that one.
+
+    Raises CheckpointError if what it keeps of the other one is damaged; DataError, ConfigError: as Experiment.
+    """
+    earlier = Parent.read(folder).own if config.get("parent") else None
+    with within_memory():
+        return prepared_family(config["task"], config.get("trusted", ()), earlier)
+
+
+def make_parts(
+    folder: Path, config: dict[str, Any], family: TaskFamily | None = None, *args: Any, **named: Any
+) -> Experiment:
     """The parts that saved settings describe.
 
     Raises CheckpointError for settings that no command line could have given, e.g. text where a class takes a number;
     otherwise what Experiment raises, with the run's name in the message.
     """
     try:
-        return Experiment(config, *args, **named)
+        if family is None and config.get("parent"):
+            cache.choose(config.get("cache"))
+            family = own_family(folder, config)
+        return Experiment(config, family, *args, **named)
     except ConfigError as error:
         raise ConfigError(f"{error} (settings of {folder})") from error
     except (MetaexpError, OSError, MemoryError):

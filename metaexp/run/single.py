@@ -25,6 +25,7 @@ from metaexp.errors import (
     TimeLimitError,
 )
 from metaexp.run.earlier import link_into_sweep
+from metaexp.run.parent import parts
 from metaexp.run.resume import (
     check_continuation,
     continued_config,
@@ -32,7 +33,6 @@ from metaexp.run.resume import (
     finished_result,
     joined_continuation,
 )
-from metaexp.run.saved_run import make_parts
 from metaexp.storage.checkpoints import Continuation
 from metaexp.storage.lock import read_status, state_of
 from metaexp.storage.run_folder import RunFolder
@@ -112,7 +112,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         typed, config, resumed = config.get("typed", ()), plan.config, plan.resumed
         ranks = ranks_of(config["device"], typed, child=folder is not None)
         config = config | {"device": config["device"] | {"devices": ranks.world // ranks.nodes}}
-        experiment = group.each(lambda: _parts(config, None if folder else resumed, ranks))
+        experiment = group.each(lambda: _parts(config, folder, None if folder else resumed, ranks))
         from metaexp.training.train_and_test import train_and_test
 
         run_folder = _open(config, folder, resumed, group)
@@ -145,11 +145,12 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         run_folder.close()
 
 
-def _parts(config: dict[str, Any], resumed: Continuation | None, ranks: Ranks) -> Experiment:
-    """The parts of the run; a run that goes on is checked before it is touched."""
+def _parts(config: dict[str, Any], folder: Path | None, resumed: Continuation | None, ranks: Ranks) -> Experiment:
+    """The parts of the run, whose folder another process may have claimed; a run that goes on is checked before it is
+    touched."""
     if resumed is None:
-        return Experiment(config, ranks=ranks, trial=True)
-    experiment = make_parts(resumed.folder, config, ranks=ranks, trial=True)
+        return parts(config, folder, ranks=ranks, trial=True)
+    experiment = parts(config, resumed.folder, ranks=ranks, trial=True)
     check_continuation(resumed, experiment)
     return experiment
 

@@ -73,7 +73,7 @@ class Source:
         learner, step = restored.parts.learner, load_weights(restored, weights or config["test"]["weights"])
         about: dict[str, Any] = {"folder": folder, "step": step, "choices": dict(config["choices"])}
         about |= {"device": restored.parts.device, "precision": str(config["device"]["precision"])}
-        about |= {"described": _described(folder, learner.family), "task": config["task"]}
+        about |= {"described": described(folder, learner.family), "task": config["task"]}
         about |= {"trusted": config["trusted"]}
         made = cls(learner, (folder, weights, device, trust), **about)
         with made.computing():
@@ -116,7 +116,7 @@ class Fitted(NamedTuple):
         return made
 
 
-def _described(folder: Path, family: Any) -> dict[str, Any]:
+def described(folder: Path, family: Any) -> dict[str, Any]:
     """The content of inputs.json; of a run older than that file what the family says.
 
     Raises CheckpointError if it is damaged.

@@ -35,7 +35,7 @@ def job_name(number: int, values: str) -> str:
 def names_by_difference(overrides: Overrides) -> str:
     """The setting that makes Hydra name a job only by the values that differ between jobs."""
     fixed = [o.key_or_group for o in overrides.fixed]
-    if "from" in fixed:  # the choices of the run that it names are no difference between jobs
+    if {"from", "start"} & set(fixed):  # the choices of the run that it names are no difference between jobs
         typed = {o.key_or_group for o in overrides.own}
         fixed += [group for group in GROUPS if group not in typed]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
@@ -98,7 +98,7 @@ def _example(override: Override) -> str:
 
 def check(jobs: Sequence[Job]) -> list[str]:
     """A line for each job whose parts cannot be made, e.g. a number out of range. Raises DataError for missing data."""
-    from metaexp.training.build import Experiment  # torch is imported here
+    from metaexp.run.parent import parts  # torch is imported here
 
     faults, seen = [], set()
     for job in jobs:
@@ -108,7 +108,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
             continue
         seen.add(settings)
         try:
-            Experiment(job.config)
+            parts(job.config)
         except ConfigError as error:
             faults.append(f"{job.name}: {error}")
     return faults

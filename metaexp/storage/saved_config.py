@@ -46,11 +46,13 @@ KEYS = {
     "jobs": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "from": Key(fixed=False, compared=False, shown=False),
+    "start": Key(fixed=False, compared=False, shown=False),  # where it lies; `parent` says which weights they were
     "trust": Key(fixed=False, compared=False, shown=False),
     "debug": Key(fixed=False),  # the sizes that it cuts are fixed
     "log": Key(compared=False),  # a run writes the same numbers, only more or less often
     "checkpoint": Key(compared=False),
     # Not typed by the user: written by the program.
+    "parent": Key(shown=False),  # the weights that the run started from
     "sweep": Key(fixed=False, compared=False, shown=False),
     "trusted": Key(fixed=False, compared=False, shown=False),
     "command": Key(fixed=False, compared=False, shown=False),

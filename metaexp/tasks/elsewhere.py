@@ -150,8 +150,14 @@ def check_fit(own: TaskFamily, other: TaskFamily) -> None:
         raise ValueError(f"a target has {other.y_dim} numbers, and this run predicts {own.y_dim}")
     if own.fixed_classes != other.fixed_classes:
         raise ValueError("classes that are the same in every task, and classes drawn anew for each, do not mix")
-    if own.fixed_classes and own.trained_on != other.trained_on:
+    if own.fixed_classes and own.trained_on != other.trained_on and not _same_columns(own, other):
         raise ValueError(
             "its columns would pass other transformers than those of the run, fitted to other training tasks; keep the "
             "file and what divides it, or learn its tasks one by one with metaexp.adapt"
         )
+
+
+def _same_columns(own: TaskFamily, other: TaskFamily) -> bool:
+    """Whether columns and target of two tables become numbers in the same way."""
+    one, two = own.raw_inputs().settings(), other.raw_inputs().settings()
+    return "columns" in one and all(one[key] == two.get(key) for key in ("_target_", "columns", "target"))

@@ -75,6 +75,7 @@ class Table(TaskFamily):
         class_file, fold: a JSON file with these three lists, or several such splits by the name of a fold.
         bucket: consecutive training tasks that share one size if sizes vary, a multiple of the meta-batch.
         test: those of shots and queries that differ at validation and test.
+        fitted: from Python: the `TableInputs` of a run, by which columns become numbers; nothing is fitted here.
 
     Raises:
         ValueError: a setting is out of range, or no task is large enough.
@@ -115,6 +116,7 @@ class Table(TaskFamily):
         test: Sizes | None = None,
         seed: int = 0,
         eval_seed: int = 0,
+        fitted: Any = None,
     ):
         for name, value, example in (("file", file, "table.csv"), ("by", by, "user"), ("target", target, "rating")):
             if not value:
@@ -135,7 +137,8 @@ class Table(TaskFamily):
         super().__init__(1, 1, None, None, seed, eval_seed)
         self._bucket, self.order, self.horizon = bucket, order, horizon
         self.ordered = order is not None
-        self.content = content = read_content(str(file), str(by), str(target), kind, order, wishes, division, eval_seed)
+        read = (str(file), str(by), str(target), kind, order, wishes, division, eval_seed, fitted)
+        self.content = content = read_content(*read)
         self._by, self.names, self._counts = str(by), content.names, content.counts
         self.x_shape, self.y_dim = tuple(content.x.shape[1:]), content.y.shape[1]
         self.classification = content.target["kind"] == "classification"

@@ -20,6 +20,7 @@ from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.playable import check_playable
 from metaexp.tasks.world import World
+from metaexp.training.parent import Parent
 from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
 
 THREADS = torch.get_num_threads()  # at the start of the process: another run of a sweep may have changed it since
@@ -42,6 +43,7 @@ class Experiment:
         ranks: this process among those of the run; None: the first, of as many as the configuration asks for.
         trial: try the learner on two training tasks, if it has parts from elsewhere: the mapping over tasks, and what
             depends on it, is then decided here and not at its first use.
+        parent: the run whose weights training starts from.
 
     Raises:
         ConfigError: a value out of range, naming its key.
@@ -54,10 +56,11 @@ class Experiment:
         family: TaskFamily | None = None,
         ranks: Ranks | None = None,
         trial: bool = False,
+        parent: Parent | None = None,
     ):
         check_ranges(config)
         spare_dynamo()
-        self.config = config
+        self.config, self.parent = config, parent
         self.ranks = ranks or Ranks.alone(config["device"])
         trusted = set(config.get("trusted", ()))
         device = config["device"]
@@ -92,6 +95,8 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             self.learner = learner_within_memory(learner, example)
         self.learner.to(self.dtype)
+        if parent is not None:
+            parent.check(self.learner)
         _check_queries(self.family, self.learner)
         _check_metric(config["stop"]["metric"], self.learner)
         check_learner(config, self.learner, example)

@@ -56,14 +56,7 @@ def check_weights(data: Mapping[str, Any], path: Path, learner: Any, config: Map
     found, wanted = data.get("state_dict"), learner.state_dict()
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{path}: damaged, its state_dict does not hold tensors")
-    other = [f"{name} is missing" for name in wanted if name not in found]
-    other += [f"{name} is not there" for name in found if name not in wanted]
-    other += [
-        f"{name} is {list(found[name].shape)}, here {list(value.shape)}"
-        for name, value in wanted.items()
-        if name in found and found[name].shape != value.shape
-    ]
-    if other:
+    if other := unfit(found, wanted):
         raise CheckpointError(f"{path}: its weights are not those of this configuration ({'; '.join(other)[:200]})")
     for name, _ in learner.named_parameters():
         if not found[name].isfinite().all():
@@ -74,6 +67,17 @@ def check_weights(data: Mapping[str, Any], path: Path, learner: Any, config: Map
             f"{path}: written under other settings than those of {path.parent.parent / 'config.yaml'}, which was "
             "changed since; put the old settings back, or train again with the new ones"
         )
+
+
+def unfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Why a state does not fit one that is wanted, weight by weight; [] if it does."""
+    other = [f"{name} is missing" for name in wanted if name not in found]
+    other += [f"{name} is not there" for name in found if name not in wanted]
+    return other + [
+        f"{name} is {list(found[name].shape)}, here {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
 
 
 def check_record(data: Mapping[str, Any], path: Path) -> None:

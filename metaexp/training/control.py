@@ -54,7 +54,8 @@ class Control(L.Callback):
         self.config, self.training, self.record, self.rule = config, training, record, rule
         self.folder, self.loggers, self.checkpoints = folder, loggers, checkpoints
         self.progress, self.flag = progress, flag
-        self.validation = Validation(training.learner, config["val"]["tasks"], loggers)
+        before = "parent" if config.get("parent") else "scratch"
+        self.validation = Validation(training.learner, config["val"]["tasks"], loggers, before)
         self.over_time = False
         self._settings = learned_sha256(config)
         self._left_out: set[str] = set()  # callbacks whose state cannot be kept

@@ -6,10 +6,12 @@ from typing import Any
 from metaexp.metric_names import forms, near, split_name
 
 BEFORE = "the untrained network"
+PARENT = "the weights that it started from"
 NAMES = {
     "mean": "predicting the mean of the support targets (chance, for classes)",
     "random": "acting at random",
     "scratch": BEFORE,
+    "parent": PARENT,
 }
 FALLEN = 0.02  # share by which an outer loss must fall to count as fallen
 
@@ -42,7 +44,9 @@ def doubt(
 
 def _untrained(validations: Sequence[dict[str, Any]], metrics: dict[str, bool | None], judged: str | None) -> str:
     """That the weights before training are tested, with the validations that say so."""
-    line = "the tested weights are those of step 0, before any meta-training: no later validation was better"
+    started = "parent" in validations[0]["floors"]
+    before = "those it started from" if started else "before any meta-training"
+    line = f"the tested weights are those of step 0, {before}: no later validation was better"
     name = judged or next(iter(metrics), "")
     name = name if name in validations[0] else next(iter(forms(name, validations[0])), "")
     means = [row[name]["mean"] for row in validations if name in row and not row[name]["diverged"]]
@@ -105,11 +109,13 @@ def _cause(rows: Sequence[dict[str, Any]], found: dict[str, Any], floors: dict[s
             f"the outer loss has not fallen ({first:.4g} to {last:.4g}); try another algo.inner_lr, more "
             "algo.inner_steps, another optimizer.lr, or more steps"
         )
-    before = floors.get("scratch")
+    before, what = floors.get("scratch"), BEFORE
+    if before is None:
+        before, what = floors.get("parent"), PARENT
     if before is not None and sign * (found["mean"] - before) < -(found["ci95"] or 0.0):
         return (
             f"the outer loss has fallen ({first:.4g} to {last:.4g}) and validation tasks got worse: training loses "
-            "what the untrained network can do; lower optimizer.lr, or take more training tasks"
+            f"what {what} can do; lower optimizer.lr, or take more training tasks"
         )
     return (
         f"the outer loss has fallen ({first:.4g} to {last:.4g}) without reaching validation tasks; raise steps, or "

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 from metaexp.errors import Interrupted, Terminated
@@ -21,6 +22,7 @@ from metaexp.system.output import say
 from metaexp.system.signals import StopFlag
 from metaexp.training.build import Experiment
 from metaexp.training.figures import draw_episodes, draw_kinds, draw_test, show_views
+from metaexp.training.forgetting import against_parent
 from metaexp.training.predictions import write_predictions
 from metaexp.training.record import TrainingRecord
 from metaexp.training.result import adapted_parameters, make_result, score_arrays
@@ -68,13 +70,21 @@ def final_test(
             weights = {"kind": "best", "step": best["step"]}
     modes = config["test"]["normalise"]
     tasks = number_of_tasks(experiment.family, "test", config["test"]["tasks"])
+
+    def untrained(state: dict[str, torch.Tensor], wanted: list[str]) -> dict[str, np.ndarray]:
+        """Scores of weights before this training, which get a rate that suits them, too."""
+        learner.load_state_dict(state)
+        learner.finish(validator(learner, choosing, group))
+        return evaluate(learner, "test", tasks, wanted, tick=tick, group=group).arrays
+
     with trainer.precision_plugin.forward_context():
         choosing = _ticker(config, flag, "choosing for the test: {} validation tasks", group)
         chosen = learner.finish(validator(learner, choosing, group))
         tell = say if group.rank == 0 else _quiet
         tell(f"testing on {tasks} tasks ...")
         tick = _ticker(config, flag, f"tested {{}}/{tasks}", group)
-        scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True, group=group)
+        keep = bool(config["test"].get("predictions"))
+        scores = evaluate(learner, "test", tasks, modes, tick=tick, calibrate=True, group=group, keep=keep)
         beside = baselines(experiment.family, "test", tasks, tick=tick, group=group)
         adapted = adapted_parameters(learner)
         few = min(config["test"].get("curve_tasks", 200), tasks)
@@ -87,20 +97,25 @@ def final_test(
         if group.rank == 0 and loggers.draws:
             loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
             show_views(learner, "test", loggers, record.step)
-        if group.rank == 0 and config["test"].get("predictions"):
+        if group.rank == 0 and keep:
             report = _ticker(config, flag, f"predictions: {{}}/{tasks} tasks", ALONE)
-            write_predictions(learner, tasks, modes, folder, report, tell)
+            write_predictions(learner, scores.predictions, modes, folder, report, tell)
+        known: dict[str, Any] = {}
+        if experiment.parent is not None:
+            tested = {name: value.clone() for name, value in learner.state_dict().items()}
+            beside["parent"] = untrained(experiment.parent.weights, modes)
+            tell("testing on the tasks of the run that it started from ...")
+            known["parent"] = against_parent(experiment, tested, (beside["parent"], scores.arrays), tick, group)
         if learner.trains:
-            learner.load_state_dict(initial)
-            learner.finish(validator(learner, choosing, group))  # the untrained network gets a rate that suits it, too
-            beside["scratch"] = evaluate(learner, "test", tasks, modes[:1], tick=tick, group=group).arrays
+            beside["scratch"] = untrained(initial, modes[:1])
     if group.rank > 0:
         return {}
     folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
     kinds = kinds_of(experiment.family, "test", tasks)
     result = make_result(
-        experiment, record, rule, weights, scores, beside, by_shots, kinds, finish=chosen, adapted_parameters=adapted
-    )
+        experiment, record, rule, weights, scores, beside, by_shots, kinds, finish=chosen,
+        adapted_parameters=adapted, **known,
+    )  # fmt: skip
     if kinds is not None:
         loggers.scalars(kind_scalars(result["test"]), record.step)
     if loggers.draws:

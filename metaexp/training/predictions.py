@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from metaexp.evaluation.predictions import Predicted, predictions
+from metaexp.evaluation.scores import Chunk
 from metaexp.storage.run_folder import RunFolder
 
 FILE = "predictions.csv"
@@ -13,13 +14,13 @@ FILE = "predictions.csv"
 
 def write_predictions(
     learner: Any,
-    tasks: int,
+    kept: Sequence[Chunk],
     modes: list[str],
     folder: RunFolder,
     tick: Callable[[int], None],
     tell: Callable[[str], Any],
 ) -> None:
-    """Predicts the test tasks again and writes every prediction; the file is there whole or not at all.
+    """Writes every prediction that the test has kept; the file is there whole or not at all.
 
     Columns: `task`; `part` and `name` where there are some; `query`, its place in the task's query set; `mode`, how
     batch statistics are taken, where that matters; for regression `y` and `prediction` (numbered if there are several
@@ -33,7 +34,7 @@ def write_predictions(
     def fill(file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         writer, head = csv.writer(text, lineterminator="\n"), None
-        for done, task in enumerate(predictions(learner, tasks, modes)):
+        for done, task in enumerate(predictions(learner, kept, modes)):
             for columns in rows(task, several):
                 if head is None:
                     head = list(columns)
@@ -43,7 +44,7 @@ def write_predictions(
         text.flush()
         text.detach()
 
-    tell(f"writing {FILE} of {tasks} tasks ...")
+    tell(f"writing {FILE} of {sum(len(chunk.indices) for chunk in kept)} tasks ...")
     folder.write(FILE, fill)
 
 

@@ -33,6 +33,7 @@ from metaexp.training.doubt import doubt
 from metaexp.training.expectation import expectation
 from metaexp.training.figures import shape_of
 from metaexp.training.final_test import final_test
+from metaexp.training.parent import Parent
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names, told_settings
 from metaexp.training.stopping import StopRule
@@ -70,6 +71,8 @@ def train_and_test(
         folder.write_config({key: value for key, value in config.items() if key != "typed"})
         if folder.writes:
             folder.write_json("inputs.json", {"format": raw.FORMAT, **experiment.family.raw_inputs().settings()})
+            if experiment.parent is not None and not found:
+                experiment.parent.save(folder.path)
         with _progress(experiment, record.step) as progress:
             progress.note(f"run folder: {folder.path}")
             progress.note(choices_line(choices_of(experiment)))
@@ -79,6 +82,9 @@ def train_and_test(
                 folder.metrics.cut(record.step, record.pending)
                 folder.status("running", step=record.step, exit_code=None, error=None)
                 progress.note(f"resumed at step {record.step} of {config['steps']}")
+            elif experiment.parent is not None:
+                learner.load_state_dict(experiment.parent.weights)
+                progress.note(_started(experiment.parent))
             rule = StopRule.of(config, learner)
             control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)
             trainer = make_trainer(experiment, [control, *experiment.callbacks], loggers.others, folder.path)
@@ -121,6 +127,11 @@ def train_and_test(
     folder.status("finished", step=record.step, exit_code=0)
     print_result(result, str(folder.path), str(Path(config["out"])))
     return result
+
+
+def _started(parent: Parent) -> str:
+    told = parent.told
+    return f"starts from {told['folder']} ({told['checkpoint']}, step {told['step']}), with a fresh optimiser"
 
 
 def _fenced(text: str) -> str:

@@ -22,16 +22,17 @@ class Validation:
         learner: the learner that is scored.
         tasks: number of validation tasks.
         loggers: where scalars and pictures go.
+        before: the baseline's name that the weights of step 0 are: scratch, or parent if they come from another run.
     """
 
-    def __init__(self, learner: Any, tasks: int, loggers: RunLoggers):
-        self.learner, self.tasks, self.loggers = learner, tasks, loggers
+    def __init__(self, learner: Any, tasks: int, loggers: RunLoggers, before: str = "scratch"):
+        self.learner, self.tasks, self.loggers, self.before = learner, tasks, loggers, before
         self.metric = next(iter(learner.metrics))
         self._floors: dict[str, dict[str, float | None]] | None = None
         self._drawn = time.monotonic()  # no picture before the first step, which it would delay
 
     def row(self, scores: Scores, step: int, best: dict[str, Any]) -> dict[str, Any]:
-        """The row of metrics.jsonl. At step 0 the scores become the baseline `scratch`, kept in `best`."""
+        """The row of metrics.jsonl. At step 0 the scores become the baseline `before`, kept in `best` as scratch."""
         row: dict[str, Any] = {"kind": "val", "step": step}
         for name, values in scores.arrays.items():
             found = summary(values)
@@ -45,7 +46,7 @@ class Validation:
             }
         if step == 0:
             best["scratch"] = {name: summary(values)["mean"] for name, values in self._judged(scores)}
-        row["floors"] = {**self._floors, "scratch": best.get("scratch", {})}
+        row["floors"] = {**self._floors, self.before: best.get("scratch", {})}
         return row
 
     def scalars(self, scores: Scores, row: dict[str, Any]) -> dict[str, float]:
@@ -77,7 +78,7 @@ class Validation:
 
         self.loggers.figure("val/episodes", draw_episodes(self.learner, "val", 4), step)
         for name, values in self._judged(scores):
-            lines = {"scratch": scratch[name]} if scratch.get(name) is not None else None
+            lines = {self.before: scratch[name]} if scratch.get(name) is not None else None
             better = direction(declared(self.learner), name)
             method = type(self.learner).__name__
             figure = adaptation_curve(name, values, lines, larger_is_better=better, method=method)

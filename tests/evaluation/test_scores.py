@@ -224,3 +224,22 @@ def test_mean_predictor_on_classes_is_chance(ways):
 def test_mean_predictor_without_queries():
     for family in (pictures(queries=0), Sine(5, 0).to("cpu", F64)):
         assert all((values == 0).all() for values in mean_floor(family, 3).values())
+
+
+# --- predictions that the test keeps
+
+
+def test_predictions_are_those_of_the_scored_pass_and_move_no_bit():
+    family = Sine(shots=3, queries=5).to("cpu", F64)
+    learner = new(lambda f: MAML(f, partial(MLP, hidden=[6]), inner_lr=0.01, inner_steps=2), family)
+    plain, kept = (evaluate(learner, "test", 230, ["queries"], chunk=100, keep=keep) for keep in (False, True))
+    assert plain.predictions == ()
+    assert np.array_equal(plain.arrays["mse"], kept.arrays["mse"])
+    assert plain.query_sha256 == kept.query_sha256
+    assert [len(chunk.indices) for chunk in kept.predictions] == [100, 100, 30]
+    (suffix,) = kept.predictions[0].values
+    found = np.concatenate([chunk.values[suffix] for chunk in kept.predictions])
+    episode = learner.family.sample("test", torch.arange(230))
+    assert found.shape == (230, 5, 1)
+    errors = ((found - episode.query.y.double().numpy()) ** 2).mean((1, 2))
+    assert np.allclose(errors, kept.arrays["mse"][:, -1], rtol=1e-5)

@@ -8,7 +8,7 @@ from metaexp.storage.saved_config import KEYS, Key, config_sha256, key_of
 
 
 def test_the_table_names_keys_that_exist() -> None:
-    written = {"sweep", "trusted", "typed", "command"}
+    written = {"sweep", "trusted", "typed", "command", "parent"}
     assert set(KEYS) <= set(load([])) | written
     assert not written & set(yaml.safe_load((config_dir() / "train.yaml").read_text()))
     assert key_of("algo.inner_lr") == key_of("seed") == key_of("choices.algo") == Key()
@@ -26,13 +26,13 @@ def test_what_may_change_on_resume_what_a_report_compares_and_what_hparams_show(
     assert {key for key in KEYS if not KEYS[key].fixed} == {
         "steps", "device", "out", "name", "resume", "time_limit", "sweep", "test", "trust", "trusted", "typed",
         "logger", "callbacks", "trainer", "watchdog", "jobs", "encoder", "cache",
-        "figures", "from", "debug", "command",
+        "figures", "from", "start", "debug", "command",
     }  # fmt: skip
     assert {key for key in KEYS if not KEYS[key].compared} == {
         "out", "name", "resume", "time_limit", "watchdog", "sweep", "trust", "trusted", "typed", "log", "checkpoint",
-        "logger", "callbacks", "trainer", "jobs", "cache", "figures", "from", "command",
+        "logger", "callbacks", "trainer", "jobs", "cache", "figures", "from", "start", "command",
     }  # fmt: skip
     assert {key for key in KEYS if not KEYS[key].shown} == {
         "typed", "sweep", "trust", "trusted", "out", "resume", "logger", "callbacks", "trainer", "watchdog", "jobs",
-        "cache", "figures", "from", "command",
+        "cache", "figures", "from", "start", "command", "parent",
     }  # fmt: skip

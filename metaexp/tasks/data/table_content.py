@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaexp.errors import DataError
 from metaexp.tasks.data.splits import digest
 from metaexp.tasks.data.table import read_table
-from metaexp.tasks.data.table_fit import Wishes, check_leak, fit_columns, fit_target, input_names
+from metaexp.tasks.data.table_fit import Wishes, check_leak, fit_columns, fit_target, input_names, known_names
 from metaexp.tasks.data.table_inputs import Spec, TableInputs, encoded
 from metaexp.tasks.data.table_tasks import Division, divide, group
 
@@ -43,9 +44,20 @@ class Content(NamedTuple):
 
 
 def read_content(
-    file: str, by: str, target: str, kind: str, order: str | None, wishes: Wishes, division: Division, seed: int
+    file: str,
+    by: str,
+    target: str,
+    kind: str,
+    order: str | None,
+    wishes: Wishes,
+    division: Division,
+    seed: int,
+    fitted: TableInputs | None = None,
 ) -> Content:
-    """See `Table` for the arguments. Raises DataError and ValueError, see there."""
+    """See `Table` for the arguments. Raises DataError and ValueError, see there.
+
+    With `fitted`, columns and target are those of another table, and become numbers as there.
+    """
     frame = read_table(file, (("by", by), ("target", target)))
     if by == target:
         raise ValueError(f"target={target}: is task.by, too; the target must be another column")
@@ -54,18 +66,25 @@ def read_content(
         used[str(division.column)] = "split_column"
     else:
         division = division._replace(column=None)
-    names = input_names(frame, wishes, used)
+    names = input_names(frame, wishes, used) if fitted is None else known_names(frame, fitted, target, kind, used)
     tasks, rows = group(frame, by, order, wishes.words)
     splits = divide(frame, tasks, rows, division, seed)
-    train = np.sort(np.concatenate([rows[task] for task in splits["train"]]))
-    spec, why = fit_target(frame, target, kind, train, wishes.words)
-    check_leak(frame, names, target)
-    columns = fit_columns(frame, names, train, wishes)
-    inputs = TableInputs(
-        columns, spec, sorted(wishes.words), [name for name in frame.columns if name not in names and name != target]
-    )
+    others = [name for name in frame.columns if name not in names and name != target]
+    if fitted is None:
+        train = np.sort(np.concatenate([rows[task] for task in splits["train"]]))
+        spec, why = fit_target(frame, target, kind, train, wishes.words)
+        check_leak(frame, names, target)
+        inputs = TableInputs(fit_columns(frame, names, train, wishes), spec, sorted(wishes.words), others)
+    else:
+        spec, why = fitted.target, ""
+        inputs = TableInputs(fitted.columns, spec, sorted(fitted.missing), others)
     place = np.concatenate(rows)
-    x = np.concatenate([encoded(one, frame.columns[str(one["name"])], wishes.words) for one in columns], axis=1)[place]
-    y = inputs.read_targets(frame.columns[target], str(frame.path))[place]
+    words = inputs.missing
+    try:
+        parts = [encoded(one, frame.columns[str(one["name"])], words) for one in inputs.columns]
+    except ValueError as error:  # only a table whose columns were not looked at before it was fitted
+        raise DataError(f"{frame.path}: {str(error).removeprefix('x: ')}") from error
+    x = np.concatenate(parts, axis=1)[place]
+    y = inputs.read_targets(frame.columns[target], f"target={target}: {frame.path}")[place]
     counts = [len(one) for one in rows]
     return Content(torch.from_numpy(x), torch.from_numpy(y), counts, tasks, splits, inputs, spec, why)

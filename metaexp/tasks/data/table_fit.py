@@ -1,5 +1,6 @@
 """What a table's columns are turned into, fitted by scikit-learn's transformers to the rows of the training tasks."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from metaexp.tasks.data.table_columns import (
     read_column,
     word_of,
 )
-from metaexp.tasks.data.table_inputs import Spec
+from metaexp.tasks.data.table_inputs import Spec, TableInputs
+
+log = logging.getLogger(__name__)
 
 
 class Wishes(NamedTuple):
@@ -65,6 +68,26 @@ def input_names(frame: Frame, wishes: Wishes, used: dict[str, str]) -> list[str]
         for name in getattr(wishes, setting):
             if name not in names:
                 raise ValueError(f"{setting}: {name} is no input{nearest(name, names)}")
+    return names
+
+
+def known_names(frame: Frame, fitted: TableInputs, target: str, kind: str, used: dict[str, str]) -> list[str]:
+    """The input columns of another table, all of which must be here; columns that it did not have are not read, which
+    is said.
+
+    Raises ValueError if the target, its kind or a column is another one.
+    """
+    known, names = fitted.target, list(fitted.names or [])
+    if target != known["name"] or kind not in ("auto", known["kind"]):
+        raise ValueError(f"target={target}: the run learned {known['name']} ({known['kind']}); it must stay so")
+    for name in names:
+        if name not in frame.columns:
+            raise ValueError(
+                f"file: {frame.path} has no column {name}{nearest(name, frame.columns)}, an input of the run"
+            )
+    foreign = [name for name in frame.columns if name not in {*names, *fitted.others, *used}]
+    if foreign:
+        log.warning("columns that the run does not know are not read: %s", ", ".join(foreign[:20]))
     return names
 
 
