@@ -87,6 +87,18 @@ def normal(key: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtype 
     return torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
 
 
+def exponential(key: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """Exponential numbers with mean 1: float [*key.shape, *shape]."""
+    return -torch.log1p(-uniform(key, stream, shape, dtype=dtype))
+
+
+def dirichlet(key: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """Probabilities from Dirichlet(1, ..., 1), uniform on the simplex: float [*key.shape, *shape], last dimension sums
+    to 1 (normalised exponential numbers; Devroye 1986, "Non-uniform random variate generation", chapter XI)."""
+    drawn = exponential(key, stream, shape, dtype)
+    return drawn / drawn.sum(-1, keepdim=True)
+
+
 def integers(key: Tensor, stream: int, shape: tuple[int, ...], high: int | Tensor) -> Tensor:
     """Integers in [0, high), high <= 2^31: int64 [*key.shape, *shape] (multiply and shift, bias below high / 2^32).
 

@@ -1,4 +1,4 @@
-"""Which form the outer step takes: one compiled graph, a compiled meta-gradient, or eager operations."""
+"""Which form the outer step takes: one compiled graph, a compiled meta-gradient, eager operations, or rollouts."""
 
 import logging
 from typing import Any
@@ -10,12 +10,13 @@ from metaexp.outer.compiled_step import CompiledStep
 from metaexp.outer.eager_step import EagerStep, first_task
 from metaexp.outer.optimisers import flatten
 from metaexp.outer.outer_step import OuterStep
+from metaexp.outer.rollout_step import RolloutStep
 
 log = logging.getLogger(__name__)
 
 
 def choose_step(training: Any, index: int) -> OuterStep:
-    """The compiled step if it is wanted and possible, otherwise the eager one.
+    """The compiled step if it is wanted and possible, otherwise the eager one; rollouts for a learner that collects.
 
     Any failure of the compiler is reported, and training continues with the eager step, which is just as correct;
     `training.compiled` is False then.
@@ -24,6 +25,9 @@ def choose_step(training: Any, index: int) -> OuterStep:
         training: a `MetaTraining`, whose learner is on its device.
         index: number of the next outer step.
     """
+    if getattr(training.learner, "collect", None) is not None:
+        t = training
+        return RolloutStep(t.learner, t.optimizer, t.clip, t.finite, t.meta_batch)
     if not training.compiled:
         return _eager(training)
     log.info("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")

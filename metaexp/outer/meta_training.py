@@ -20,6 +20,7 @@ from metaexp.outer.clip import Clip
 from metaexp.outer.loaders import Span, Spans, Stops, TaskIndices, stops
 from metaexp.outer.outer_step import FiniteCheck, OuterStep, Step, Sums, as_step
 from metaexp.outer.progress import OuterProgress
+from metaexp.outer.rollout_step import check_alone
 from metaexp.system.group import Group
 
 
@@ -81,13 +82,16 @@ class MetaTraining(L.LightningModule):
                 raise ValueError(f"{name}={value}: must be at least 0")
         if meta_batch % world:
             raise ValueError(f"meta_batch={meta_batch}: must be a multiple of the {world} processes")
+        if collects := getattr(learner, "collect", None) is not None:
+            check_alone(learner, meta_batch, accumulate, world)
         self.automatic_optimization = False
         self.learner, self.optimizer, self.schedule, self.steps = learner, optimizer, schedule, steps
         self.meta_batch, self.accumulate, self.clip = meta_batch, accumulate, Clip(clip_norm, clip_value)
-        self.compiled, self.rank, self.world = compiled, rank, world
+        self.compiled, self.rank, self.world = compiled and not collects, rank, world
         self.finite = FiniteCheck(skips, getattr(learner, "inner_lr", None))
         self.every, self.val_every, self.val_tasks, self.modes = list(every), val_every, val_tasks, list(modes)
-        self.compile_reason: str | None = None  # why a step that was to be compiled is not
+        # Why a step that was to be compiled is not.
+        self.compile_reason = "several updates for each meta-batch of trials" if compiled and collects else None
         self.stopped = False  # once True, no further outer step is made
         self.stops = Stops(steps, self.every)
         self._step: OuterStep | None = None

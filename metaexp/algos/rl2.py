@@ -1,0 +1,194 @@
+"""RL^2: a recurrent policy whose memory is what it learns within a task, trained by proximal policy optimisation."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from metaexp.algos.acting import ADAPT
+from metaexp.algos.base import ModelFactory
+from metaexp.algos.features import feature_size, remove_head
+from metaexp.algos.policy import draw, entropy, log_prob
+from metaexp.algos.rollouts import RolloutLearner
+from metaexp.constraints import Count, NonNegative, Positive, Share, checked
+from metaexp.mapping import map_tasks
+from metaexp.models.gru import GRU
+from metaexp.random import fold
+from metaexp.tasks.world import TimeStep, World
+from metaexp.types import Episode
+
+
+class Trials(NamedTuple):
+    """Trials to learn from, [tasks, steps, ...] each; of ONE task without the first dimension."""
+
+    key: Tensor  # int64 [tasks]
+    seen: TimeStep
+    action: Tensor  # what was done
+    log_prob: Tensor  # its log-probability then
+    advantage: Tensor
+    target: Tensor  # what the critic should have said
+    weight: Tensor  # of a step: 0 where idle; mean over the tasks of the sum over steps: 1
+    unit: Tensor  # [tasks] of the critic's squared error: the targets' variance over the meta-batch
+
+
+class RL2(RolloutLearner):
+    """A GRU sees observation, last action, last reward and whether an episode begins, over the whole trial.
+
+    "RL^2: Fast Reinforcement Learning via Slow Reinforcement Learning", Duan, Schulman, Chen, Bartlett, Sutskever,
+    Abbeel, 2016: the memory is kept from episode to episode of a trial, and the policy is trained to maximise the sum
+    of rewards over the trial. Differs from the paper in the optimiser: clipped policy gradients ("Proximal Policy
+    Optimization Algorithms", Schulman et al. 2017, equations 7 and 9) in place of TRPO, with a critic on the same
+    memory, generalised advantage estimation (Schulman et al. 2016, equation 16) over the whole trial, advantages with
+    mean 0 and deviation 1 over the meta-batch, and a value loss in units of the returns' variance. Observations first
+    pass `model` without its head. Idle steps count in neither loss.
+
+    Args:
+        hidden: length of the memory.
+        discount, smoothing: gamma and lambda of the advantages.
+        ratio: PPO's epsilon: how far the probability of an action may move with a gradient.
+        entropy: weight of the policy's entropy in the objective.
+        critic: weight of the critic's loss.
+        epochs, minibatches: of each outer step: times that every trial is used, and shares of the tasks for an update.
+
+    Raises:
+        ValueError: a setting out of range, or a network without `features` and `head`.
+    """
+
+    @checked
+    def __init__(
+        self,
+        family: Any,
+        model: ModelFactory | nn.Module,
+        hidden: Count = 64,
+        discount: Share = 0.99,
+        smoothing: Share = 0.9,
+        ratio: Positive = 0.2,
+        entropy: NonNegative = 0.01,
+        critic: NonNegative = 0.5,
+        epochs: Count = 4,
+        minibatches: Count = 4,
+        loss: Any = None,
+        mapping: str | int = "auto",
+    ):
+        super().__init__(family, model, loss, mapping)
+        world: World = self.family
+        remove_head(self.model, "RL2")
+        self.hidden, self.discount, self.smoothing, self.ratio = hidden, discount, smoothing, ratio
+        self.entropy, self.critic, self.epochs, self.minibatches = entropy, critic, epochs, minibatches
+        self.memory = GRU(feature_size(self.model, world.x_shape) + world.y_dim + 2, hidden)
+        self.policy, self.value = nn.Linear(hidden, world.y_dim), nn.Linear(hidden, 1)
+        self.log_std = nn.Parameter(torch.full((world.y_dim,), -0.5)) if world.actions is None else None
+        with torch.no_grad():
+            self.policy.weight.mul_(0.1)  # all actions begin nearly alike
+            self.policy.bias.zero_()
+            self.value.bias.zero_()
+
+    # -- one step of ONE task ------------------------------------------------------------------------------------------
+
+    def begin(self, adapted: Any) -> Tensor:
+        """An empty memory, [hidden]."""
+        return torch.zeros(self.hidden, dtype=self.family.dtype, device=self.family.device)
+
+    def act(self, adapted: Any, memory: Tensor, seen: TimeStep, key: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """(action, memory [hidden], (log-probability of the action [], value [])) of ONE step of ONE task."""
+        memory = self.memory(self.inputs(seen), memory)
+        out = self.policy(memory)
+        action = draw(out, self.log_std, key)
+        return action, memory, (log_prob(out, self.log_std, action), self.value(memory)[0])
+
+    def inputs(self, seen: TimeStep) -> Tensor:
+        """What the GRU is told, for any leading dimensions: [*, features + actions + 2]."""
+        leading = seen.reward.shape
+        observation = seen.observation.reshape(-1, *self.family.x_shape)
+        features: Tensor = self.model.features(observation)  # type: ignore[operator]
+        features = features.unflatten(0, leading) if leading else features[0]
+        action = seen.action
+        if self.family.actions is not None:
+            action = (action[..., None] == torch.arange(self.family.actions, device=action.device)).to(features.dtype)
+        told = torch.stack((seen.reward.to(features.dtype), seen.first.to(features.dtype)), -1)
+        return torch.cat((features, action.to(features.dtype), told), -1)
+
+    # -- learning from trials ----------------------------------------------------------------------------------------
+
+    def collect(self, episode: Episode) -> tuple[Trials, dict[str, Tensor]]:
+        """One trial in every task of the meta-batch, with advantages and the critic's targets."""
+
+        def one(task: Episode) -> Any:
+            return self.trial(None, self.family.draw(task.key), fold(task.key, ADAPT))
+
+        made = map_tasks(one, episode, self.mapping)
+        log_p, value = made.more  # [tasks, steps] each
+        advantage = self.advantages(made.reward, value, made.alive)
+        alive = made.alive.to(value.dtype)
+        weight = alive / alive.sum(1).mean()  # mean over tasks of the sum over steps: 1
+        share = weight / len(weight)
+        centred = advantage - (share * advantage).sum()
+        target = advantage + value
+        error, spread = (share * advantage**2).sum(), _variance(share, target)
+        seen = {
+            "return": made.reward.sum(1).mean(),
+            "explained": 1 - error / spread.clamp(min=1e-8),
+        }
+        advantage = centred / (share * centred**2).sum().sqrt().clamp(min=1e-8)
+        unit = spread.clamp(min=1e-8).expand(len(weight))
+        return Trials(episode.key, made.seen, made.action, log_p, advantage, target, weight, unit), seen
+
+    def advantages(self, reward: Tensor, value: Tensor, alive: Tensor) -> Tensor:
+        """Generalised advantage estimates over whole trials, [tasks, steps] each; idle steps are passed over."""
+        following, advantage = torch.zeros_like(value[:, 0]), torch.zeros_like(value[:, 0])
+        rows = []
+        for t in reversed(range(reward.shape[1])):
+            error = reward[:, t] + self.discount * following - value[:, t]
+            made = error + self.discount * self.smoothing * advantage
+            advantage = torch.where(alive[:, t], made, advantage)
+            following = torch.where(alive[:, t], value[:, t], following)
+            rows.append(torch.where(alive[:, t], made, torch.zeros_like(made)))
+        return torch.stack(rows[::-1], 1)
+
+    def update_loss(self, trial: Trials) -> tuple[Tensor, dict[str, Any]]:
+        """PPO's loss for ONE task's trial, with the memory run through its steps one by one."""
+        inputs, memory, memories = self.inputs(trial.seen), self.begin(None), []
+        for row in inputs.unbind(0):
+            memory = self.memory(row, memory)
+            memories.append(memory)
+        return self.objective(torch.stack(memories), trial)
+
+    def objective(self, memories: Tensor, trial: Trials) -> tuple[Tensor, dict[str, Any]]:
+        """The loss [*] and logs of trials [*, steps, ...] with these memories [*, steps, hidden]."""
+        out, value = self.policy(memories), self.value(memories)[..., 0]  # [*, steps, actions], [*, steps]
+        change = log_prob(out, self.log_std, trial.action) - trial.log_prob
+        moved = change.exp()
+        kept = moved.clamp(1 - self.ratio, 1 + self.ratio)
+        gain = torch.minimum(moved * trial.advantage, kept * trial.advantage)
+        spread = entropy(out, self.log_std)
+        error = (value - trial.target) ** 2 / trial.unit[..., None]
+        told = {
+            "policy_gain": gain,
+            "critic_error": error,
+            "entropy": spread,
+            "kl": moved - 1 - change,
+            "clipped": (moved - kept).ne(0).to(error.dtype),
+        }
+        means = {name: (trial.weight * term).sum(-1) for name, term in told.items()}
+        loss = self.critic * means["critic_error"] - means["policy_gain"] - self.entropy * means["entropy"]
+        return loss, {name: mean.detach() for name, mean in means.items()}
+
+    def update_gradient(
+        self, params: dict[str, Tensor], trials: Trials, buffers: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor, Any]:
+        """The same numbers with the memories of all tasks computed at once, by `GRU.sequence`."""
+        own = self.meta_parameters()
+        with torch.enable_grad():
+            inputs = self.inputs(tree_map(lambda t: t.transpose(0, 1), trials.seen))  # [steps, tasks, ...]
+            first = self.begin(None).expand(inputs.shape[1], -1)
+            memories = self.memory.sequence(inputs, first).transpose(0, 1)
+            losses, logs = self.objective(memories, trials)
+            loss = losses.mean()
+            grads = torch.autograd.grad(loss, list(own.values()))
+        return dict(zip(own, grads, strict=True)), loss.detach(), {name: log.mean(0) for name, log in logs.items()}
+
+
+def _variance(share: Tensor, values: Tensor) -> Tensor:
+    """Variance [] of values with shares that sum to 1."""
+    return (share * (values - (share * values).sum()) ** 2).sum()

@@ -1,0 +1,155 @@
+"""RL^2: what it is told, its advantages, PPO's loss, and the fast form of the update against the definition."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from metaexp.algos.rl2 import RL2, Trials
+from metaexp.algos.rollouts import RolloutLearner
+from metaexp.models.identity import Identity
+from metaexp.models.mlp import MLP
+from metaexp.outer.clip import Clip
+from metaexp.outer.outer_step import FiniteCheck
+from metaexp.outer.rollout_step import RolloutStep
+from metaexp.random import normal, uniform
+from metaexp.tasks.mdp import MDP
+from metaexp.tasks.world import State, Task, TimeStep, World
+
+F64 = torch.float64
+
+
+class Walk(World):
+    """A continuous world whose episodes may end early: a step of an action vector, and the end with probability 1/4."""
+
+    x_shape, action_dim = (2,), 2
+
+    def draw(self, key: Tensor) -> Task:
+        return {"goal": normal(key, 0, (2,), dtype=self.dtype)}
+
+    def reset(self, task: Task, key: Tensor) -> tuple[State, Tensor]:
+        start = torch.zeros(2, dtype=self.dtype)
+        return start, start
+
+    def step(self, task: Task, state: Tensor, action: Tensor, key: Tensor) -> tuple[State, Tensor, Tensor, Tensor]:
+        state = state + action.clamp(-1, 1)
+        done = uniform(key, 0, (), dtype=self.dtype) < 0.25
+        return state, state, -((state - task["goal"]) ** 2).sum(), done
+
+
+def learner(world: World, model: Any = Identity, **settings: Any) -> RL2:
+    torch.manual_seed(0)
+    made = RL2(world.to("cpu", F64), model, hidden=6, **settings).to(F64)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return made
+
+
+def worlds() -> list[tuple[World, Any]]:
+    return [(MDP(3, 2, 4, 2), Identity), (Walk(5, 2), partial(MLP, hidden=[4]))]
+
+
+def collected(made: RL2, tasks: int = 6) -> tuple[Trials, dict[str, Tensor]]:
+    with torch.no_grad():
+        return made.collect(made.train_batch(torch.arange(tasks))._replace(info={}))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_update_of_a_batch_is_the_mean_over_tasks_of_the_definition(place: int) -> None:
+    """Also after the weights have moved, where the clipping of ratios matters."""
+    world, model = worlds()[place]
+    made = learner(world, model)
+    trials, _ = collected(made)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.4 * torch.randn_like(p))
+    params = {name: p.detach() for name, p in made.meta_parameters().items()}
+    fast, slow = (f(made, params, trials, {}) for f in (RL2.update_gradient, RolloutLearner.update_gradient))
+    assert fast[2]["clipped"] > 0
+    assert set(fast[0]) == set(slow[0]) == set(params)
+    for a, b in zip(tree_leaves(fast), tree_leaves(slow), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_policy_is_told() -> None:
+    made = learner(MDP(3, 2, 4, 2))
+    seen = TimeStep(torch.tensor([0.0, 1.0, 0.0]), torch.tensor(1), torch.tensor(0.5), torch.tensor(True))
+    assert made.inputs(seen).tolist() == [0, 1, 0, 0, 1, 0.5, 1]
+    trials, _ = collected(made)
+    first = trials.seen.first[0]
+    assert first.tolist() == [True, False, False, False, True, False, False, False]
+    assert torch.equal(trials.seen.action[:, 1:], trials.action[:, :-1])  # over the border of episodes, too
+    assert trials.seen.reward[:, 4].abs().min() > 0
+
+
+def test_advantages_are_the_sums_of_the_paper_and_pass_over_idle_steps() -> None:
+    """Equation 16 of Schulman et al. 2016 over the steps that are not idle, as if the others were not there."""
+    made = learner(Walk(5, 2), partial(MLP, hidden=[4]), discount=0.9, smoothing=0.7)
+    gen = torch.Generator().manual_seed(0)
+    reward, value = (torch.randn(20, 10, dtype=F64, generator=gen) for _ in range(2))
+    alive = torch.rand(20, 10, generator=gen) < 0.7
+    found = made.advantages(reward, value, alive)
+    assert (found[~alive] == 0).all()
+    for i in range(20):
+        r, v = reward[i, alive[i]], value[i, alive[i]]
+        after = torch.cat((v[1:], v.new_zeros(1)))
+        errors = r + 0.9 * after - v
+        n = len(r)
+        expected = [sum((0.9 * 0.7) ** (s - t) * errors[s] for s in range(t, n)) for t in range(n)]
+        torch.testing.assert_close(found[i, alive[i]], torch.stack([torch.as_tensor(e) for e in expected]))
+
+
+def test_collected_advantages_are_standardised_over_the_steps_that_count() -> None:
+    made = learner(*worlds()[1])
+    trials, seen = collected(made, 50)
+    counted = trials.weight > 0
+    assert 0 < counted.double().mean() < 1
+    kept = trials.advantage[counted]
+    torch.testing.assert_close(kept.mean(), torch.zeros((), dtype=F64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(kept.var(correction=0), torch.ones((), dtype=F64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(trials.weight.sum(1).mean(), torch.ones((), dtype=F64))
+    assert seen["explained"] < 1
+
+
+def test_before_any_update_the_gradient_is_the_policy_gradient() -> None:
+    """Ratios are 1, so that the loss's gradient is that of -A log p, the entropy and the critic's error."""
+    made = learner(MDP(3, 2, 4, 2), entropy=0.3, critic=0.7)
+    trials, _ = collected(made)
+    params = {name: p.detach() for name, p in made.meta_parameters().items()}
+    grads, _, logs = made.update_gradient(params, trials, {})
+    expected = torch.zeros((), dtype=F64)
+    for i in range(6):
+        memory = made.begin(None)
+        for t in range(8):
+            seen = tree_map(lambda leaf, i=i, t=t: leaf[i, t], trials.seen)
+            memory = made.memory(made.inputs(seen), memory)
+            chosen = torch.distributions.Categorical(logits=made.policy(memory))
+            log_p, value = chosen.log_prob(trials.action[i, t]), made.value(memory)[0]
+            error = (value - trials.target[i, t]) ** 2 / trials.unit[i]
+            expected = expected - trials.advantage[i, t] * log_p - 0.3 * chosen.entropy() + 0.7 * error
+    own = torch.autograd.grad(expected / 48, list(made.meta_parameters().values()))
+    for a, b in zip(grads.values(), own, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert abs(logs["kl"]) < 1e-12
+    assert logs["clipped"] == 0
+
+
+def test_it_learns_which_arm_pays() -> None:
+    """One state, two actions that pay N(1, 1) means without much noise: from 1 per step towards the larger mean."""
+    torch.manual_seed(0)
+    world = MDP(states=1, actions=2, horizon=6, episodes=1, noise=0.1)
+    made = RL2(world, Identity, hidden=16, discount=1.0, epochs=3, minibatches=2)
+    step = RolloutStep(made, torch.optim.Adam(made.parameters(), lr=0.02), Clip(norm=1.0), FiniteCheck(), 300)
+    for index in range(60):
+        step(index)
+    episode = world.sample("val", torch.arange(3000))
+    made_, best = (
+        torch.vmap(lambda e: made.trial(None, e.info, e.key).reward.sum())(episode).mean(),
+        torch.vmap(world.best)(episode.info).mean(),
+    )
+    assert best == pytest.approx(6 * (1 + 0.5642), abs=0.3)  # the mean of the larger of two N(1, 1)
+    assert made_ > 6 + 0.7 * (best - 6), (made_, best)
