@@ -19,6 +19,8 @@ from metaexp.training.build import Experiment
 ACTORS: dict[str, list[str]] = {
     "random": [],
     "informed": [],
+    "psrl": [],
+    "rl2": ["algo.hidden=4", "algo.epochs=2", "algo.minibatches=2", "meta_batch=4"],
     "maml_pg": ["algo.trials=3", "algo.outer_trials=2", "algo.test_steps=2"],
     "greedy": [],
     "epsilon_greedy": [],
@@ -29,6 +31,7 @@ ACTORS: dict[str, list[str]] = {
 }
 WORLDS: dict[str, list[str]] = {
     "bandit": ["task.arms=3", "task.pulls=4"],
+    "mdp": ["task.states=3", "task.actions=2", "task.horizon=3", "task.episodes=2"],
     "navigation": ["task.horizon=5", "task.episodes=2"],
     "grid": ["task.size=3", "task.walls=2", "task.horizon=5", "task.episodes=2"],
 }

@@ -367,7 +367,8 @@ def test_the_tables_of_parts_are_conf() -> None:
     needs = {"all": {}, "classification": {"kind": ["classification"]}, "with an oracle": {"oracle": "known"},
              "pictures": {"input": ["image"]}, "worlds": {"kind": "world"},
              "worlds with an oracle": {"kind": "world", "oracle": "known"},
-             "bandits": {"kind": "world", "world": "bandit"}}  # fmt: skip
+             "bandits": {"kind": "world", "world": "bandit"},
+             "tabular MDPs": {"kind": "world", "world": "mdp"}}  # fmt: skip
     for algo, wanted, _ in algos:
         assert yaml.safe_load((ROOT / f"conf/algo/{algo}.yaml").read_text()).get("needs", {}) == needs[wanted], algo
     for task, kind, oracle, _ in tasks:

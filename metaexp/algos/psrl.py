@@ -30,8 +30,9 @@ class PSRL(ActingLearner):
 
     "(More) Efficient Reinforcement Learning via Posterior Sampling", Osband, Russo, Van Roy, 2013, algorithm 1, with
     the prior from which the tasks are drawn: N(1, 1) for the means of rewards whose noise is known, and
-    Dirichlet(1, ..., 1) for the transitions. The next state after an episode's last step is not seen. With `planned: mean` the best policy
-    for the posterior's means is followed instead, which never explores on purpose. No network, nothing to meta-train.
+    Dirichlet(1, ..., 1) for the transitions. The next state after the last step of an episode is not seen. With
+    `planned: mean` the best policy for the posterior's means is followed instead, which never explores on purpose. No
+    network, nothing to meta-train.
 
     Args:
         planned: "sample", an MDP drawn from the posterior, or "mean", that of the posterior's means.

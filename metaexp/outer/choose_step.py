@@ -25,7 +25,7 @@ def choose_step(training: Any, index: int) -> OuterStep:
         training: a `MetaTraining`, whose learner is on its device.
         index: number of the next outer step.
     """
-    if getattr(training.learner, "collect", None) is not None:
+    if hasattr(training.learner, "update_gradient"):
         t = training
         return RolloutStep(t.learner, t.optimizer, t.clip, t.finite, t.meta_batch)
     if not training.compiled:

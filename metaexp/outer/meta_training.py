@@ -82,7 +82,7 @@ class MetaTraining(L.LightningModule):
                 raise ValueError(f"{name}={value}: must be at least 0")
         if meta_batch % world:
             raise ValueError(f"meta_batch={meta_batch}: must be a multiple of the {world} processes")
-        if collects := getattr(learner, "collect", None) is not None:
+        if collects := hasattr(learner, "update_gradient"):
             check_alone(learner, meta_batch, accumulate, world)
         self.automatic_optimization = False
         self.learner, self.optimizer, self.schedule, self.steps = learner, optimizer, schedule, steps
