@@ -36,7 +36,7 @@ def check_alone(learner: Any, meta_batch: int, accumulate: int, world: int) -> N
 
 
 class RolloutStep:
-    """An `OuterStep` for learners with `update_gradient`: trials in a meta-batch of tasks, then `epochs` of `minibatches`.
+    """An `OuterStep` for learners with `update_gradient`: trials in a meta-batch, then `epochs` of `minibatches`.
 
     The trials are made with the parameters as they are, without gradient, one step of all tasks after the other: no
     graph holds a whole trial. Each minibatch is a share of the TASKS, in an order drawn from the step's first task, and
