@@ -3,7 +3,11 @@
 A new file in conf/algo or conf/task for worlds needs a row here.
 """
 
+import atexit
 from functools import cache
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -34,13 +38,25 @@ WORLDS: dict[str, list[str]] = {
     "mdp": ["task.states=3", "task.actions=2", "task.horizon=3", "task.episodes=2"],
     "navigation": ["task.horizon=5", "task.episodes=2"],
     "grid": ["task.size=3", "task.walls=2", "task.horizon=5", "task.episodes=2"],
+    "gymnasium": ["experiment=small_envs"],
 }
 SMALL = ["meta_batch=2", "compile=false", "device=cpu", "device.threads=1"]
 
 
+OWN_ENVIRONMENTS = """# @package _global_
+task: {make: {_target_: small_envs.reach, _partial_: true}, horizon: 4, episodes: 2}
+"""
+
+
 @cache
 def settings() -> Settings:
-    return Settings([])
+    folder = Path(mkdtemp())  # a user's own groups
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "small_envs.yaml").write_text(OWN_ENVIRONMENTS)
+    try:
+        return Settings([], str(folder))
+    finally:
+        atexit.register(rmtree, folder, ignore_errors=True)
 
 
 def fits(algo: str, task: str) -> bool:
@@ -79,7 +95,7 @@ def test_a_pair_takes_two_outer_steps(pair: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_world(world: str) -> None:
-    check_world(made("random", world).family)
+    check_world(made("random", world).learner.family)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])

@@ -23,7 +23,7 @@ def check_world(world: World, tasks: int = 20) -> None:
     Raises AssertionError, or ValueError as `metaexp.tasks.playable.check_playable`.
     """
     world.to("cpu", torch.float64)
-    check_playable(world, tasks, min(world.steps, 50))
+    check_playable(world, tasks, min(world.horizon, 50))
     index = torch.arange(tasks)
     keys: set[int] = set()
     for split in ("train", "val", "test"):
