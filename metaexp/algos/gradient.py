@@ -1,6 +1,7 @@
 """What methods share that learn a task by gradient steps on the loss of its support set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -63,6 +64,20 @@ class GradientLearner(MetaLearner):
     def inner_loop(self) -> InnerLoop:
         """The inner loop of this moment."""
         return self.inner
+
+    @property
+    def plain_rate(self) -> float | None:
+        """The inner rate of training if it is a plain number."""
+        return float(self.inner.lr) if isinstance(self.inner.lr, int | float) else None
+
+    @contextmanager
+    def at_rate(self, rate: Tensor) -> Iterator[None]:
+        """Inside, training takes the inner rate [] from a tensor: a compiled graph then serves every rate."""
+        own, self.inner = self.inner, self.inner._replace(lr=rate)
+        try:
+            yield
+        finally:
+            self.inner = own
 
     def inner_loss(self, adapted: Tree, seen: Examples) -> Tensor:
         """The support loss [], which the inner loop descends; `seen` has features instead of inputs."""

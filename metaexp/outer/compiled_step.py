@@ -1,5 +1,6 @@
 """The whole outer step as one compiled graph: inner loops, meta-gradient, clipping, finite check and optimiser."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -59,6 +60,8 @@ class CompiledStep:
         self.first = torch.tensor(index, device=device)  # the block's first step
         self._next, self._end = index, index + self.steps
         self.lr = torch.zeros((), dtype=dtype, device=device)
+        plain = getattr(learner, "plain_rate", None)  # of the inner loop: an input, so that one graph serves all rates
+        self.rate = None if plain is None else torch.tensor(plain, dtype=dtype, device=device)
         self.alive = torch.ones((), dtype=torch.bool, device=device)
         self.skipped = torch.tensor(finite.skipped, device=device)
         self.form = self._form()
@@ -66,10 +69,10 @@ class CompiledStep:
         self.last = torch.full_like(self.sums, torch.nan)  # loss, norm, logs of the last step
         args = (
             flat.theta, flat.slots, flat.counts, self.buffers, self.lr, self.alive, self.skipped, self.last, self.sums,
-            self.first, self.block,
+            self.first, self.block, self.rate,
         )  # fmt: skip
         self._args = tree_flatten(args)[0]
-        self._graph = compiled(self._step, *args).flat  # type: ignore[attr-defined]
+        self._graph = compiled(self._step, *args, one_thread=True).flat  # type: ignore[attr-defined]
 
     def __call__(self, index: int) -> None:
         """Outer step number `index` (from 0)."""
@@ -125,12 +128,13 @@ class CompiledStep:
 
     def _step(
         self, theta: Tensor, slots: dict[str, Tensor], counts: Tensor, buffers: dict[str, Tensor], lr: Tensor,
-        alive: Tensor, skipped: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any,
+        alive: Tensor, skipped: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any, rate: Tensor | None,
     ) -> list[Tensor]:  # fmt: skip
         clock = buffers["meta_step"]
         place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stops after too many skips
         episode = tree_map(lambda t: t.index_select(0, place.view(1))[0], block)
-        grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
+        with self.learner.at_rate(rate) if rate is not None else nullcontext():
+            grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
         logs, absorbed = self._absorb(logs, buffers)
         norm, (gradient,) = self.clip([torch.cat([grads[name].reshape(-1) for name in self.names])])
         finite = torch.isfinite(loss) & torch.isfinite(norm)

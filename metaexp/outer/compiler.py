@@ -1,5 +1,7 @@
 """Compiled graphs: when to compile, and how a function of trees of tensors becomes one graph."""
 
+import copy
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from metaexp.outer.graph_cache import ahead
+
 aten = torch.ops.aten
+log = logging.getLogger(__name__)
 
 # Number of outer steps from which a compiled graph repays its compile time (15-60 s cold on two cores), by device and
 # by whether tasks are mapped by a loop (the graph then covers one task: a convolutional step takes 0.4 of its eager
@@ -47,16 +52,17 @@ def decide_compile(
     return bool(wanted)
 
 
-def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *example: Any, one_thread: bool = False) -> Callable[..., Any]:
     """Compile a function of trees of tensors, without gradients, into one graph for arguments of the example's shapes.
 
     The function is first traced to plain tensor operations (make_fx), so it may use any Python, torch.func and in-place
     changes of its arguments. Tensors that are not among its arguments (a family's data) become constants of the graph.
     Raises whatever the compiler raises.
-    """
-    from torch._inductor import compile as inductor
-    from torch.fx.experimental.proxy_tensor import make_fx
 
+    Args:
+        one_thread: it will be called from one thread at a time. On a CPU, a graph without convolutions then becomes a
+            library of its own, which later processes load without the compiler (`graph_cache`).
+    """
     leaves, form = tree_flatten(example)
     result: list[Any] = []
 
@@ -66,18 +72,13 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         return made
 
     with torch.no_grad():
-        # Traced on fake tensors: nothing is computed, so tracing takes no memory for a step's intermediate values.
-        table: dict[Any, Callable[..., Any]] = {aten.addmm.default: _addmm, aten.mm.default: _mm}
-        graph = make_fx(flat, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
-        # Images are kept channels-last; where products are small, the calls between them are made from C++.
-        options = (
-            {"force_layout_optimization": _on_cpu(leaves)} if _convolves(graph) else {"cpp_wrapper": _on_cpu(leaves)}
-        )
+        graph = _traced(flat, leaves)
         orient(graph)
         for node in graph.graph.nodes:
             node.meta.clear()  # the compiler makes its own
         with torch.autocast(leaves[0].device.type, enabled=False):  # the graph already contains its casts
-            call = inductor(graph, leaves, options=options)
+            call = _ahead(graph, leaves) if one_thread and _on_cpu(leaves) and not _convolves(graph) else None
+            call = call or _inductor(graph, leaves)
 
     def run(*args: Any) -> Any:
         with torch.no_grad():
@@ -88,6 +89,33 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
     run.flat = run_flat  # type: ignore[attr-defined]
     return run
+
+
+def _traced(function: Callable[..., Any], leaves: list[Tensor]) -> GraphModule:
+    """The plain operations of a function of tensors, found on fake tensors: nothing is computed, so tracing takes no
+    memory for intermediate values.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    table: dict[Any, Callable[..., Any]] = {aten.addmm.default: _addmm, aten.mm.default: _mm}
+    return make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+
+
+def _ahead(graph: GraphModule, leaves: list[Tensor]) -> Callable[..., Any] | None:
+    try:
+        return ahead(copy.deepcopy(graph), leaves)
+    except Exception:
+        log.debug("no library of its own", exc_info=True)
+        return None
+
+
+def _inductor(graph: GraphModule, leaves: list[Tensor]) -> Callable[..., Any]:
+    from torch._inductor import compile as inductor
+
+    # Images are kept channels-last; where products are small, the calls between them are made from C++.
+    options = {"force_layout_optimization": _on_cpu(leaves)} if _convolves(graph) else {"cpp_wrapper": _on_cpu(leaves)}
+    made: Callable[..., Any] = inductor(graph, [*leaves], options=options)
+    return made
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:

@@ -37,7 +37,7 @@ def spare_dynamo() -> None:
     """
     import torch
 
-    if DYNAMO in sys.modules:
+    if _loaded():
         return
     torch.__dict__.setdefault("_dynamo", _Dynamo(DYNAMO))  # importing the real one replaces it
     optimiser = torch.optim.Optimizer
@@ -60,6 +60,10 @@ def stepping(optimizer: Any) -> Iterator[None]:
         yield
 
 
+def _loaded() -> bool:
+    return not isinstance(sys.modules.get(DYNAMO), _Dynamo | None)
+
+
 def _hidden(function: Callable[..., Any], recursive: bool = True, **more: Any) -> Callable[..., Any]:
     """The function, hidden from Dynamo once that is loaded."""
     made: list[Callable[..., Any]] = []
@@ -67,7 +71,7 @@ def _hidden(function: Callable[..., Any], recursive: bool = True, **more: Any) -
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not made:
-            if DYNAMO not in sys.modules:
+            if not _loaded():
                 return function(*args, **kwargs)
             made.append(sys.modules[DYNAMO].disable(function, recursive, **more))
         return made[0](*args, **kwargs)
@@ -107,6 +111,8 @@ class _Dynamo(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if sys.modules.get(DYNAMO) is self:
+            del sys.modules[DYNAMO]
         return getattr(importlib.import_module(DYNAMO), name)
 
 

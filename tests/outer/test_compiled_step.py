@@ -268,13 +268,15 @@ def test_what_cannot_be_compiled_goes_on_without():
     assert largest_difference(parameters(learners[1]), parameters(learners[0])) == 0
 
 
-def test_where_the_compiler_fails_nothing_has_changed(monkeypatch):
+def test_where_the_compiler_fails_nothing_has_changed(monkeypatch, tmp_path):
     """Tracing runs the step once; the previous state is restored, and the eager step continues from there."""
 
     def fails(*args, **options):
         raise RuntimeError("no compiler")
 
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.compile", fails)
+    monkeypatch.setattr("torch._inductor.aot_compile", fails)
     eager, failed, told = loops("carried", "adam", meta_batch=4)
     for loop in (eager, failed):
         loop.run(Span(0, 2))
