@@ -14,10 +14,10 @@ from metaexp.errors import CheckpointError, ConfigError, MetaexpError
 from metaexp.evaluation.scores import validator
 from metaexp.random import task_keys
 from metaexp.run.restore import load_weights, open_config, restore
+from metaexp.system.lean import import_lightning
 from metaexp.tasks.data import raw
 from metaexp.tasks.data.raw import RawInputs
 from metaexp.tasks.placeholder import absent, keep
-from metaexp.training.trainer import quiet
 from metaexp.types import Examples
 
 INPUTS = "inputs.json"
@@ -56,6 +56,9 @@ class Source:
     def read(cls, run: str | Path, weights: str | None, device: str, trust: Sequence[str]) -> "Source":
         """Read a run folder; arguments and errors as of `metaexp.load`."""
         one_of("weights", weights, (None, "best", "last"))
+        import_lightning()
+        from metaexp.training.trainer import quiet
+
         quiet()
         folder = Path(run).expanduser().absolute()
         config = open_config(folder, [trust] if isinstance(trust, str) else trust)
