@@ -28,6 +28,7 @@ STEP, VALIDATION, REPLACE, ROW = (
     "os:replace",
     "metaexp.storage.metrics_log:MetricsLog.append",
 )
+UPDATE = "metaexp.outer.rollout_step:RolloutStep._update"  # in the middle of an outer step
 TEST = "metaexp.training.final_test:evaluate"
 OF_THE_MACHINE = ("rates", "seconds", "times", "peak_mb")
 LIGHTNING = "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers"
@@ -91,6 +92,11 @@ KINDS = {
         "optimizer.schedule={_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:60}",
     ],
     "carried": [*CARRIED, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13", "accumulate=2"],
+    "rollouts": [
+        *"algo=rl2 task=mdp task.states=2 task.actions=2 task.horizon=3 task.episodes=2 device=cpu".split(),
+        *"algo.hidden=4 algo.epochs=2 algo.minibatches=2 meta_batch=4 val.tasks=5 test.tasks=5".split(),
+        *("steps=60", "log.every=7", "val.every=11", "checkpoint.every=13"),
+    ],
     "compiled": [*MAML, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13", "compile=true"],
 }
 

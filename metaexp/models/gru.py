@@ -79,7 +79,7 @@ class _Sequence(torch.autograd.Function):
         return h[1:]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h, gates, kept, new, weight = ctx.saved_tensors
         steps, tasks, hidden = new.shape

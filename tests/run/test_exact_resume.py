@@ -25,6 +25,7 @@ from stopped_runs import (
     STEP,
     TERM,
     TEST,
+    UPDATE,
     VALIDATION,
     References,
     assert_same_run,
@@ -84,6 +85,7 @@ STOPS = {
     "with accumulation": ("accumulate", [Fault(STEP, 49, INT), Fault(STEP, 30, KILL), Fault(STEP, 53, TERM)]),
     "with a schedule": ("schedule", [Fault(STEP, 15, KILL), Fault(STEP, 23, INT), Fault(STEP, 18, KILL)]),
     "compiled": ("compiled", [Fault(STEP, 17, INT), Fault(STEP, 20, KILL)]),
+    "with several updates a step": ("rollouts", [Fault(STEP, 17, KILL), Fault(UPDATE, 9, KILL), Fault(STEP, 11, TERM)]),
     "with carried state": ("carried", [Fault(STEP, 17, INT), Fault(STEP, 20, KILL), Fault(STEP, 11, TERM)]),
 }
 
