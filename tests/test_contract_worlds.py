@@ -24,6 +24,7 @@ ACTORS: dict[str, list[str]] = {
     "random": [],
     "informed": [],
     "psrl": [],
+    "dpt": ["algo.width=8", "algo.layers=2", "meta_batch=4"],
     "rl2": ["algo.hidden=4", "algo.epochs=2", "algo.minibatches=2", "meta_batch=4"],
     "maml_pg": ["algo.trials=3", "algo.outer_trials=2", "algo.test_steps=2"],
     "greedy": [],

@@ -48,17 +48,21 @@ class Block(nn.Module):
         t = self.norm(tokens)
         return self._split(self.key(t)), self._split(self.value(t))
 
-    def attention(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """Attention weights of tokens [m, width] over the memory: [heads, m, n], rows sum to 1."""
-        queries = self._split(self.query(self.norm(tokens)))
-        return torch.softmax(queries @ memory[0].mT / math.sqrt(queries.shape[-1]), dim=-1)
+    def attention(self, tokens: Tensor, memory: Memory, hidden: Tensor | None = None) -> Tensor:
+        """Attention weights of tokens [m, width] over the memory: [heads, m, n], rows sum to 1.
 
-    def forward(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """[m, width] -> [m, width]; with an empty memory, attention gives 0."""
-        found = (self.attention(tokens, memory) @ memory[1]).transpose(-2, -3).flatten(-2)  # [m, width]
+        `hidden`, bool [m, n]: what a token does not see; it must see something.
+        """
+        queries = self._split(self.query(self.norm(tokens)))
+        fit = queries @ memory[0].mT / math.sqrt(queries.shape[-1])
+        return torch.softmax(fit if hidden is None else fit.masked_fill(hidden, -torch.inf), dim=-1)
+
+    def forward(self, tokens: Tensor, memory: Memory, hidden: Tensor | None = None) -> Tensor:
+        """[m, width] -> [m, width]; with an empty memory, attention gives 0. `hidden` as for `attention`."""
+        found = (self.attention(tokens, memory, hidden) @ memory[1]).transpose(-2, -3).flatten(-2)  # [m, width]
         tokens = tokens + self.out(found)
-        hidden: Tensor = self.up(self.norm_mlp(tokens))
-        return tokens + self.down(F.gelu(hidden))
+        wide: Tensor = self.up(self.norm_mlp(tokens))
+        return tokens + self.down(F.gelu(wide))
 
 
 class Transformer(nn.Module):
