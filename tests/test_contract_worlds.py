@@ -23,6 +23,7 @@ from metaexp.training.build import Experiment
 ACTORS: dict[str, list[str]] = {
     "random": [],
     "informed": [],
+    "nominal": [],
     "psrl": [],
     "dpt": ["algo.width=8", "algo.layers=2", "meta_batch=4"],
     "rl2": ["algo.hidden=4", "algo.epochs=2", "algo.minibatches=2", "meta_batch=4"],
@@ -38,6 +39,8 @@ WORLDS: dict[str, list[str]] = {
     "bandit": ["task.arms=3", "task.pulls=4"],
     "mdp": ["task.states=3", "task.actions=2", "task.horizon=3", "task.episodes=2"],
     "navigation": ["task.horizon=5", "task.episodes=2"],
+    "pendulum": ["task.horizon=5"],
+    "driving": ["task.horizon=5"],
     "grid": ["task.size=3", "task.walls=2", "task.horizon=5", "task.episodes=2"],
     "gymnasium": ["experiment=small_envs"],
 }

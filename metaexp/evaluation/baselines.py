@@ -1,5 +1,6 @@
 """The baselines of every result, on the same tasks: mean, nearest neighbour; of trajectories the last value and drift;
-and, where the family has one, oracle. In worlds: random actions, and one who knows the task."""
+and, where the family has one, oracle. In worlds: random actions, one who takes
+every task for the average one, and one who knows it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from metaexp.algos.forecasts import Drift, Last
 from metaexp.algos.informed import Informed
 from metaexp.algos.mean import Mean
 from metaexp.algos.neighbour import Neighbour
+from metaexp.algos.nominal import Nominal
 from metaexp.algos.oracle import Oracle
 from metaexp.algos.random import Random
 from metaexp.evaluation.scores import by_task, chunk_size, chunks, score
@@ -28,6 +30,7 @@ BASELINES: dict[str, Any] = {
     "drift": Drift,
     "oracle": Oracle,
     "random": Random,
+    "nominal": Nominal,
     "informed": Informed,
 }
 VALIDATED = ("mean", "random", "informed")  # those that stand beside every validation

@@ -13,6 +13,7 @@ LOOKS: dict[str, tuple[str, Any]] = {  # colour and dashes, the same in every pi
     "neighbour": (PURPLE, (0, (2, 1.2))),
     "oracle": (ORANGE, (0, (1, 1.2))),
     "random": (VERMILION, (0, (6, 2))),
+    "nominal": (PURPLE, (0, (2, 1.2))),
     "informed": (ORANGE, (0, (1, 1.2))),
     "scratch": (GREEN, (0, (7, 1.5, 1.5, 1.5))),
     "parent": (SKY, (0, (3, 1.2, 1, 1.2))),

@@ -77,6 +77,8 @@ class World(TaskFamily):
     # is seen and t, int64 [], the step within the episode, and returns (action, memory).
     plan: Callable[[Task], tuple[Any, Any]] | None = None
     informed: Callable[[Task, Any, Any, TimeStep, Tensor], tuple[Tensor, Any]] | None = None
+    # ONE task with its hidden parameters replaced by the middle of their ranges; None: there is no middle.
+    nominal: Callable[[Task], Task] | None = None
 
     def __init__(self, horizon: int, episodes: int = 1, seed: int = 0, eval_seed: int = 0):
         whole("horizon", horizon, 1)

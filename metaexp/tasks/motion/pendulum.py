@@ -22,7 +22,7 @@ class Pendulum(System):
     """
 
     dt = 0.05
-    ranges = {"mass": (0.5, 1.5), "length": (0.6, 1.4), "friction": (0.0, 0.1), "strength": (0.25, 0.6)}
+    ranges = {"mass": (0.5, 1.5), "length": (0.6, 1.4), "friction": (0.0, 0.1), "strength": (0.3, 0.7)}
     state_names = ("angle from the upright [rad]", "speed [rad/s]")
     action_names = ("torque [gain]",)
     input_names = ("cos angle", "sin angle", "speed [5 rad/s]", "torque [gain]")
