@@ -65,7 +65,7 @@ class Joint(FineTuner):
 
     def train_batch(self, indices: Tensor) -> Episode:
         """Pooled minibatches, one per index, as support-less episodes."""
-        pooled = self.family.pool("train", indices, self.batch)
+        pooled = self.family.pooled(indices, self.batch)
         empty = Examples(pooled.x[:, :0], pooled.y[:, :0])
         return Episode(empty, pooled, self.family.keys("train", indices), {})
 

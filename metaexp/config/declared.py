@@ -86,6 +86,7 @@ class Train(TypedDict):
     seed: Annotated[int, Limit(least=-(2**63), most=2**63 - 1)]
     steps: Annotated[int, Limit(least=0), Limit(most=10**10)]
     meta_batch: Count
+    train_tasks: NotRequired[Literal["all"] | Count]
     accumulate: Annotated[int, Limit(least=1), Limit(most=10**6)]
     mapping: Literal["auto", "vmap", "loop"] | Count
     compile: Literal["auto", True, False]

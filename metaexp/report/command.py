@@ -22,7 +22,21 @@ def main() -> None:
     sys.exit(exit_code(lambda: report(sys.argv[1:])))
 
 
-OPTIONS = ("by", "over", "across", "where", "sort", "metric", "markdown", "csv", "latex", "html", "json", "plots")
+OPTIONS = (
+    "by",
+    "over",
+    "across",
+    "against",
+    "where",
+    "sort",
+    "metric",
+    "markdown",
+    "csv",
+    "latex",
+    "html",
+    "json",
+    "plots",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,6 +70,7 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--across", metavar="KEYS", help="ranks of methods, the values of these settings being the units, e.g. task"
     )
+    parser.add_argument("--against", metavar="KEY", help="a curve over the values of this setting, e.g. train_tasks")
     parser.add_argument("--metric", metavar="NAMES", help="only these, e.g. mse,accuracy")
     parser.add_argument(
         "--where", metavar="KEY=VALUE", action="append", default=[], help="only runs with this setting; repeatable"
@@ -137,6 +152,10 @@ def _parts(arguments: argparse.Namespace, runs: "list[Run]", metrics: list[str])
         from metaexp.report.across_part import across_parts
 
         made += across_parts(runs, _names(arguments.across), by, metrics, arguments.pairs)
+    if arguments.against:
+        from metaexp.report.against import against_parts
+
+        made += against_parts(runs, arguments.against, by, metrics)
     return made
 
 

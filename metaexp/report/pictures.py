@@ -73,10 +73,10 @@ def adaptation(block: Block) -> Figure | None:
         axes.plot([x[-1], last], [y[-1], y[-1]], color=colour, linestyle=":", linewidth=1)  # to its label
         ends.append((float(y[-1]), said, colour))
         levels.append(y)
-    _floors(axes, floors, levels, ends, block.larger)
+    draw_floors(axes, floors, levels, ends, block.larger)
     axes.set_xlim(0, last)
     whole_numbers(axes)
-    _finish(axes, np.concatenate(levels), ends, block.larger)
+    finish(axes, np.concatenate(levels), ends, block.larger)
     return figure
 
 
@@ -108,19 +108,20 @@ def against_seconds(block: Block) -> Figure | None:
         for place, values in finals.items()
     ]
     levels = [y for _, _, _, y, _ in found]
-    _floors(axes, floors, levels, ends, block.larger)
+    draw_floors(axes, floors, levels, ends, block.larger)
     axes.set_xlim(0, last)
-    _finish(axes, np.concatenate(levels), ends, block.larger)
+    finish(axes, np.concatenate(levels), ends, block.larger)
     return figure
 
 
-def _floors(
+def draw_floors(
     axes: Axes,
     floors: dict[str, float],
     levels: list[np.ndarray],
     ends: list[tuple[float, str, str]],
     larger: bool | None,
 ) -> None:
+    """A line for each baseline; `levels` (what is drawn) and `ends` (labels at the right) are extended."""
     drawn = np.concatenate(levels)
     wide = bool(not larger and (drawn > 0).all() and drawn.max() > 10 * drawn.min())
     for name, value in floors.items():
@@ -210,7 +211,7 @@ def _empty(block: Block, x: str, before: str = "") -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _finish(axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]], larger: bool | None) -> None:
+def finish(axes: Axes, levels: np.ndarray, ends: list[tuple[float, str, str]], larger: bool | None) -> None:
     """Sets the vertical axis, and labels each curve at the height of its end; labels are moved apart if they touch."""
     finite = levels[np.isfinite(levels)]
     if len(finite) and finite.min() < finite.max():

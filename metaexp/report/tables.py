@@ -95,7 +95,7 @@ def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] 
             known, larger = direction(metric, section.runs)
             sign = -1.0 if larger else 1.0
             groups = [group for group in section.groups if any(metric in r.result["test"] for r in group.runs)]
-            rows = {group.values: _row(group, metric, larger) for group in groups}
+            rows = {group.values: row_of(group, metric, larger) for group in groups}
             shares = {group.label: rows[group.values].worst_share for group in groups}
             by_median = any(map(heavy, shares.values())) and all(row.median is not None for row in rows.values())
             if known:
@@ -108,11 +108,12 @@ def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] 
                 note = "; ".join(filter(None, [note, f"batch statistics differ between rows: {', '.join(modes)}"]))
             if not known:
                 note = "; ".join(filter(None, [note, UNKNOWN_DIRECTION]))
-            made.append(Block(section, metric, larger, lines + _floors(section, metric, sign), found, note))
+            made.append(Block(section, metric, larger, lines + floors_of(section, metric, sign), found, note))
     return made
 
 
-def _row(group: Group, metric: str, larger: bool | None) -> Row:
+def row_of(group: Group, metric: str, larger: bool | None) -> Row:
+    """A group's numbers for one metric."""
     results = [run.result for run in group.runs if metric in run.result["test"]]
     told = [result["test"][metric] for result in results]
     finite = [one for one in told if one["mean"] is not None]
@@ -169,7 +170,8 @@ def _lost(told: Sequence[Any], finite: int) -> str:
     return f"{len(told) - finite} of {len(told)} runs without a finite score" if finite < len(told) else ""
 
 
-def _floors(section: Section, metric: str, sign: float) -> list[Row]:
+def floors_of(section: Section, metric: str, sign: float) -> list[Row]:
+    """The baselines beside a section's runs, best first; `sign`: -1 where larger is better."""
     rows = []
     for name in dict.fromkeys(name for run in section.runs for name in run.result["floors"]):
         told = [t for run in section.runs if (t := _floor_of(run.result["floors"].get(name), metric)) is not None]

@@ -68,7 +68,7 @@ def _found(config: dict[str, Any]) -> tuple[Parent, Any]:
         kept = kept._replace(inputs=described(folder, own))
     parent = Parent(told, checkpoint["state_dict"], saved, record["mapping"], kept, before)
     with within_memory():
-        family = prepared_family(config["task"], config.get("trusted", ()), parent.own)
+        family = prepared_family(config, config.get("trusted", ()), parent.own)
     check_same_encoder(parent, family)
     try:
         if not absent:

@@ -29,6 +29,7 @@ from metaexp.system.signals import StopFlag
 from metaexp.system.watcher import Watcher
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.doubt import doubt
+from metaexp.training.few_tasks import use_few
 from metaexp.training.figures import shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord
@@ -109,7 +110,7 @@ def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restor
         return
     now = getattr(restored.parts.family, "splits", None)
     if isinstance(now, dict):
-        family = instantiate(saved["task"], group="task", trusted=set(config["trusted"]))
+        family = use_few(instantiate(saved["task"], group="task", trusted=set(config["trusted"])), saved)
         if any(not torch.equal(part.cpu(), family.splits[split].cpu()) for split, part in now.items()):
             raise ConfigError(
                 f"task.eval_seed={config['task']['eval_seed']}: here it also decides what is for training and what for "

@@ -66,7 +66,7 @@ def own_family(folder: Path, config: dict[str, Any]) -> TaskFamily:
     """
     earlier = Parent.read(folder).own if config.get("parent") else None
     with within_memory():
-        return prepared_family(config["task"], config.get("trusted", ()), earlier)
+        return prepared_family(config, config.get("trusted", ()), earlier)
 
 
 def make_parts(

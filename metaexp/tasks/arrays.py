@@ -12,7 +12,7 @@ from metaexp.constraints import Count, Natural, checked
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.data.npz import Task, read_tasks
-from metaexp.tasks.data.splits import joined
+from metaexp.tasks.data.splits import first_of, joined
 from metaexp.types import Episode, Examples
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Arrays(TaskFamily):
         each = [hashlib.sha256(task.x.tobytes() + task.y.tobytes()).digest() for task in tasks]
         self.trained_on, self._sha256 = joined(each[i] for i in members["train"]), joined(each)
         self._read = (files, split, eval_seed)
+        self._units = standardise
         there = {split: part for split, part in members.items() if part}
         self._least = {split: min(part, key=counts.__getitem__) for split, part in there.items()}  # smallest task
         self._most = {split: max(counts[i] for i in part) for split, part in there.items()}
@@ -74,8 +75,7 @@ class Arrays(TaskFamily):
         self.rows = {split: torch.isin(place, part).nonzero().flatten() for split, part in self.splits.items()}
         for name in there:
             self._check(name, self.size(name, "shots", None), self.size(name, "queries", None))
-        self.x_mean, self.x_std, self._x = self._standardise(self._x, "x" in standardise and not self.test_only)
-        self.y_mean, self.y_std, self._y = self._standardise(self._y, "y" in standardise and not self.test_only)
+        self._fit(self._x, self._y)
         self.to("cpu")
         if members["val"] is members["test"]:
             log.warning("val and test use the same tasks: the weights chosen on val are chosen on the test tasks")
@@ -107,6 +107,30 @@ class Arrays(TaskFamily):
                 f"{prefix}shots={shots} and {prefix}queries={queries}: together more than the {rows} rows of "
                 f'{self.names[task]}, the smallest task of split "{split}"'
             )
+
+    def restrict(self, most: int) -> None:
+        """See TaskFamily.restrict; what is standardised is so by the rows of these tasks alone."""
+        members = first_of(self.splits["train"].tolist(), most, self.seed, "training tasks")
+        x = (self._x.double() * self.x_std.cpu() + self.x_mean.cpu()).to(self._x.dtype)
+        y = (self._y.double() * self.y_std.cpu() + self.y_mean.cpu()).to(self._y.dtype)
+        place = torch.repeat_interleave(torch.arange(len(self._counts)), torch.tensor(self._counts))
+        self.splits["train"] = torch.tensor(members)
+        self.rows["train"] = torch.isin(place, self.splits["train"]).nonzero().flatten()
+        self._least["train"] = min(members, key=self._counts.__getitem__)
+        self._most["train"] = max(self._counts[i] for i in members)
+        self._fit(x, y)
+        self.to(self.device, self.dtype)
+
+    @property
+    def train_count(self) -> int | None:
+        """See TaskFamily.train_count."""
+        return len(self.splits["train"])
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        """Keep these inputs and targets, in the units that are asked for."""
+        wanted = "" if self.test_only else self._units
+        self.x_mean, self.x_std, self._x = self._standardise(x, "x" in wanted)
+        self.y_mean, self.y_std, self._y = self._standardise(y, "y" in wanted)
 
     def _standardise(self, data: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation over the training rows (0 and 1 if not wanted), and the standardised data."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metaexp import losses, metrics
 from metaexp.checks import whole
-from metaexp.random import task_keys
+from metaexp.random import fold, integers, task_keys
 from metaexp.tasks.data.raw import ArrayInputs, RawInputs
 from metaexp.types import Episode, Examples
 
@@ -59,6 +59,7 @@ class TaskFamily(ABC):
     ordered: bool = False  # support and query examples are in the order of time
     target_name: str | None = None  # of rows of a table: the name of the target's column
     time: int | None = None  # which number of an input is the time, where examples are ordered
+    _first: int | None = None  # of generated tasks: how many of them are for training; None: all
     queries_in_support: bool = False  # the queries are not separate examples but rows of the support set
     kind_names: ClassVar[tuple[str, ...]] = ()  # of a family of several kinds: names of the numbers in info["kind"]
     # The best prediction for ONE task given full knowledge of the family: oracle(episode with info, x [m, *x_shape]) ->
@@ -123,6 +124,43 @@ class TaskFamily(ABC):
         """How the number of support examples varies between the tasks of a split; None if it does not."""
         return None
 
+    # -- fewer training tasks ------------------------------------------------------------------------------------------
+
+    def restrict(self, most: int) -> None:
+        """Use only `most` of the training tasks from now on: of classes drawn anew for each episode, so many classes.
+
+        Which ones depends on `seed`; those of a smaller number are among those of a larger one. Generated tasks are the
+        first ones, each with its own shots and queries, and no others are ever drawn. Called once, before training.
+
+        Raises ValueError, with a message that starts with "train_tasks", if there are fewer.
+        """
+        self._first = most
+
+    @property
+    def limited_by_key(self) -> bool:
+        """Whether only `keys` limits the number of training tasks."""
+        return self._first is not None
+
+    @property
+    def train_count(self) -> int | None:
+        """The number of different training tasks, or classes; None: there are always more."""
+        return self._first
+
+    def pooled(self, indices: Tensor, n: int) -> Examples:
+        """`pool` of the training tasks; of generated ones that are restricted, examples of these alone."""
+        if self._first is None:
+            return self.pool("train", indices, n)
+        tasks = torch.arange(self._first, device=indices.device)
+        support, query, *_ = self.sample("train", tasks, shots=self.sizes["train"]["shots"])
+        x, y = (torch.cat([a, b], 1) for a, b in zip(support, query, strict=True))  # [tasks, rows, ...]
+        rows = x.shape[1]
+        if self.classification:  # each task has classes of its own
+            own = torch.eye(self._first, dtype=y.dtype, device=y.device)[:, None, :, None] * y[:, :, None, :]
+            y = own.flatten(2)  # [tasks, rows, tasks * ways]
+        key = task_keys(self.seed, "train", indices)
+        drawn = integers(fold(key, 14), 0, (n,), self._first * rows)  # [batches, n]
+        return Examples(x.flatten(0, 1)[drawn], y.flatten(0, 1)[drawn])
+
     # -- families with a given number of tasks, which may differ in size -----------------------------------------------
 
     def limit(self, split: str) -> int | None:
@@ -159,7 +197,7 @@ class TaskFamily(ABC):
     @property
     def pool_dim(self) -> int:
         """Number of outputs of a network trained on the pooled data: the number of training classes, or y_dim."""
-        return self.y_dim
+        return self.y_dim * (self._first or 1) if self.classification else self.y_dim
 
     def raw_inputs(self) -> RawInputs:
         """What turns a user's own examples of a new task into this family's inputs; a run keeps its settings."""
@@ -176,7 +214,11 @@ class TaskFamily(ABC):
 
     def keys(self, split: str, indices: Tensor) -> Tensor:
         """Task indices, int64 [tasks] -> the tasks' keys, int64 [tasks]."""
-        return task_keys(self.seed if split == "train" else self.eval_seed, split, indices)
+        if split != "train":
+            return task_keys(self.eval_seed, split, indices)
+        if self._first is not None:  # numbers below 0 are no tasks
+            indices = torch.where(indices < 0, indices, indices % self._first)
+        return task_keys(self.seed, split, indices)
 
     @abstractmethod
     def sample(

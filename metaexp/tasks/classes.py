@@ -10,6 +10,7 @@ from torch import Tensor
 from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.random import SPLITS, ends, fold, integers, permutation
 from metaexp.tasks.base import TaskFamily
+from metaexp.tasks.data.splits import first_of
 from metaexp.types import Episode, Examples
 
 Rotation = Literal["none", "per_class", "as_classes"]
@@ -117,7 +118,7 @@ class Classes(TaskFamily):
         self.sources = torch.tensor(own)
         self._apart = {split: any(own[c] != c for c in members) for split, members in splits.items()}
         # Rows of the smallest and of the largest class of a split: (for the support, for the queries).
-        rows = {split: [(counts[own[c]], counts[c]) for c in members] or [(0, 0)] for split, members in splits.items()}
+        rows = {split: self._spans(members) for split, members in splits.items()}
         self._least = {split: tuple(map(min, zip(*pairs, strict=True))) for split, pairs in rows.items()}
         self._most = {split: tuple(map(max, zip(*pairs, strict=True))) for split, pairs in rows.items()}
         if groups is not None and "as_classes" in self.rotation.values():
@@ -133,6 +134,37 @@ class Classes(TaskFamily):
                 if split == "test" or splits[split] or not splits["test"]:
                     raise
                 self.test_only = self.test_only or str(error)  # all are for the test, of a run trained elsewhere
+
+    def _spans(self, members: Sequence[int]) -> list[tuple[int, int]]:
+        """Rows of each class: (for the support, for the queries)."""
+        return [(int(self.counts[self.sources[c]]), int(self.counts[c])) for c in members] or [(0, 0)]
+
+    def restrict(self, most: int) -> None:
+        """See TaskFamily.restrict: `most` training classes, not counting rotated copies; units of vectors follow."""
+        ways = self.sizes["train"]["ways"] or 2
+        if self._groups is not None:
+            raise ValueError(f"train_tasks={most}: the classes of an episode are of one group here; take all of them")
+        if most < ways:
+            raise ValueError(f"train_tasks={most}: these are classes, and an episode takes ways={ways} of them")
+        members = first_of(self.splits["train"].tolist(), most, self.seed, "training classes")
+        self.splits["train"] = torch.tensor(members, device=self.device)
+        pairs = list(zip(*self._spans(members), strict=True))
+        self._least["train"], self._most["train"] = (tuple(map(f, pairs)) for f in (min, max))
+        mean, std = (getattr(self, name, None) for name in ("x_mean", "x_std"))
+        if mean is None or std is None or not (mean != 0).any():
+            return  # no vectors of an encoder, or in units of their own
+        raw = self.data.cpu().double() * std.cpu() + mean.cpu()
+        place = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts.cpu())
+        rows = raw[torch.isin(place, torch.tensor(members))]
+        mean = rows.mean(0)
+        scale = (rows - mean).square().mean().sqrt()
+        self.x_mean, self.x_std = mean, torch.ones_like(mean) * (scale if scale > 0 else 1.0)
+        self.data = ((raw - self.x_mean) / self.x_std).to(self.data.dtype).to(self.data.device)
+
+    @property
+    def train_count(self) -> int | None:
+        """See TaskFamily.train_count: classes, not counting rotated copies."""
+        return len(self.splits["train"])
 
     def _check(self, split: str, shots: int, queries: int, ways: int) -> None:
         def name(setting: str) -> str:

@@ -56,7 +56,7 @@ class Clusters(TaskFamily):
     @property
     def pool_dim(self) -> int:
         """Number of classes in the pooled data."""
-        return self.pool_classes
+        return self.pool_classes if self._first is None else super().pool_dim
 
     def sample(
         self,

@@ -123,6 +123,15 @@ class Elsewhere(TaskFamily):
                 self.sizes["val"] = self.own.sizes["val"]
         return self.own.sample(split, indices, shots, queries, ways)
 
+    @property
+    def train_count(self) -> int | None:
+        """See TaskFamily.train_count: of the run's own family."""
+        return self.own.train_count
+
+    def pooled(self, indices: Tensor, n: int) -> Examples:
+        """See TaskFamily.pooled."""
+        return self.own.pooled(indices, n)
+
     def pool(self, split: str, indices: Tensor, n: int) -> Examples:
         """See TaskFamily.pool."""
         return self._of(split).pool(split, indices, n)

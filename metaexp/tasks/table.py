@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
@@ -11,7 +12,8 @@ from metaexp import metrics
 from metaexp.constraints import Count, Limit, Natural, Ordered, checked
 from metaexp.random import SPLITS, fold, integers, permutation, uniform
 from metaexp.tasks.base import TaskFamily, Varying
-from metaexp.tasks.data.table_content import read_content
+from metaexp.tasks.data.splits import first_of
+from metaexp.tasks.data.table_content import Content, read_content
 from metaexp.tasks.data.table_draw import arranged, following, stratified
 from metaexp.tasks.data.table_fit import Wishes
 from metaexp.tasks.data.table_inputs import TableInputs
@@ -21,7 +23,7 @@ from metaexp.tasks.data.table_tasks import Division
 from metaexp.tasks.data.table_usable import require, usable
 from metaexp.types import Episode, Examples
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Fraction = Annotated[float, Limit(above=0, below=1)]
 Shots = Natural | Fraction | Annotated[tuple[Natural, Natural], Ordered()]
@@ -96,7 +98,7 @@ class Table(TaskFamily):
         inputs: Sequence[str] | None = None,
         drop: Sequence[str] = (),
         categorical: Sequence[str] = (),
-        log: Sequence[str] = (),  # hides the logger inside this function
+        log: Sequence[str] = (),
         missing: Sequence[str] = (),
         most_categories: Count = 30,
         shots: Shots = 5,
@@ -137,28 +139,55 @@ class Table(TaskFamily):
         super().__init__(1, 1, None, None, seed, eval_seed)
         self._bucket, self.order, self.horizon = bucket, order, horizon
         self.ordered = order is not None
-        read = (str(file), str(by), str(target), kind, order, wishes, division, eval_seed, fitted)
-        self.content = content = read_content(*read)
-        self._by, self.names, self._counts = str(by), content.names, content.counts
+        self._read = partial(
+            read_content, str(file), str(by), str(target), kind, order, wishes, seed=eval_seed, fitted=fitted
+        )
+        self._by, self._first_metric, self._balanced = str(by), metric, class_weights == "balanced"
+        self._enough, self._typed = (min_rows, one_class == "leave_out"), set(changed)
+        self._take(self._read(division=division))
+        self.protocol = self._usable.protocol(self._asked["test"], order, horizon, self._by, str(target))
+        for line in self._usable.lines(self.content):
+            logger.warning(line)
+
+    def _take(self, content: Content) -> None:
+        """Everything that follows from the rows."""
+        self.content, self.names, self._counts = content, content.names, content.counts
         self.x_shape, self.y_dim = tuple(content.x.shape[1:]), content.y.shape[1]
         self.classification = content.target["kind"] == "classification"
         if not self.classification:
-            self.time, self.time_units = content.inputs.time(order)
-            self.target_name = target
+            self.time, self.time_units = content.inputs.time(self.order)
+            self.target_name = str(content.target["name"])
             self.y_mean, self.y_std = content.units()
         self.trained_on = content.digest()
         unit = None if self.classification else float(self.y_std)
-        self.kept_metrics = {"unit": unit, "ordered": self.ordered and self._wanted["test"].most > 1, "first": metric}
+        ordered = self.ordered and self._wanted["test"].most > 1
+        self.kept_metrics = {"unit": unit, "ordered": ordered, "first": self._first_metric}
         self._metrics = table_metrics(**self.kept_metrics)
-        self._usable = usable(content, self._wanted, min_rows, one_class == "leave_out")
+        self._usable = usable(content, self._wanted, *self._enough)
         self.able, self.left_out = self._usable
         for name in SPLITS:
-            require(name, self._usable, self._asked[name], set(changed))
+            require(name, self._usable, self._asked[name], self._typed)
         self._choose()
-        self.protocol = self._protocol()
-        self._weigh(class_weights == "balanced")
-        self.to("cpu")
-        self._tell()
+        if self._balanced and self.classification:
+            count = content.y[self._rows_of(torch.tensor(self.able["train"]))].sum(0)  # [classes]
+            self.class_weights = count.sum() / (len(count) * count.clamp(min=1))
+        self.to(self.device, self.dtype)
+
+    def restrict(self, most: int) -> None:
+        """See TaskFamily.restrict; columns and target are fitted to the rows of these tasks alone.
+
+        Raises DataError if there is nothing to fit in them.
+        """
+        parts = self.content.splits
+        used = {"train": first_of(self.able["train"], most, self.seed, "training tasks"), "test": parts["test"]}
+        used |= {} if parts["val"] is parts["test"] else {"val": parts["val"]}
+        lists = {split: [self.names[task] for task in tasks] for split, tasks in used.items()}
+        self._take(self._read(division=Division((1.0, 0.0, 0.0), lists=lists)))
+
+    @property
+    def train_count(self) -> int | None:
+        """See TaskFamily.train_count."""
+        return len(self.able["train"])
 
     # -- which tasks, of which sizes ---------------------------------------------------------------------------------
 
@@ -170,17 +199,6 @@ class Table(TaskFamily):
         self.sizes["train"] = self._size("train", max(limits), [max(limits) + 1])
         for split, units in self._units.items():
             self.sizes[split] = self._size(split, max(u.limit for u in units), [u.queries for u in units])
-
-    def _protocol(self) -> dict[str, Any]:
-        return {
-            **self._asked["test"],
-            "order": self.order,
-            **({"horizon": self.horizon, "queries": self.horizon} if self.horizon else {}),
-            "by": self._by,
-            "target": self.content.target["name"],
-            "tasks": {split: len(tasks) for split, tasks in self.able.items()},
-            "left_out": {split: len(out) for split, out in self.left_out.items()},
-        }
 
     def _size(self, split: str, shots: int, queries: list[int]) -> dict[str, int | None]:
         asked = self._wanted[split].queries
@@ -195,20 +213,9 @@ class Table(TaskFamily):
         order = permutation(key, 0, len(able)).tolist()
         return test_units([able[i] for i in order], self._counts, self._wanted[split], turn)
 
-    def _weigh(self, balanced: bool) -> None:
-        if not balanced or not self.classification:
-            return
-        train = torch.tensor(self.able["train"])
-        count = self.content.y[self._rows_of(train)].sum(0)  # [classes]
-        self.class_weights = count.sum() / (len(count) * count.clamp(min=1))
-
     def _rows_of(self, tasks: Tensor) -> Tensor:
         place = torch.repeat_interleave(torch.arange(len(self._counts)), torch.tensor(self._counts))
         return torch.isin(place, tasks).nonzero().flatten()
-
-    def _tell(self) -> None:
-        for line in self._usable.lines(self.content):
-            log.warning(line)
 
     # -- what the family is ------------------------------------------------------------------------------------------
 

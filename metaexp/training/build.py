@@ -20,6 +20,7 @@ from metaexp.system.ranks import Ranks
 from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.playable import check_playable
 from metaexp.tasks.world import World
+from metaexp.training.few_tasks import use_few
 from metaexp.training.parent import Parent
 from metaexp.training.sizes import check_learner, check_machine, check_tasks, learner_within_memory, within_memory
 
@@ -69,7 +70,7 @@ class Experiment:
         check_machine(device)
         cache.choose(config.get("cache"))
         with within_memory():
-            family = family or instantiate(config["task"], group="task", trusted=trusted)
+            family = family or use_few(instantiate(config["task"], group="task", trusted=trusted), config)
         if family.test_only:
             raise ConfigError(f"task.{family.test_only}")
         self.family = family.to(self.device, self.dtype)

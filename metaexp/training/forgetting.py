@@ -53,7 +53,7 @@ def _old(
     experiment: Experiment, parent: Parent, after: dict[str, Tensor], tick: Callable[[int], None], group: Group
 ) -> dict[str, Any]:
     config, trusted = experiment.config, {*experiment.config.get("trusted", ()), *parent.config["trusted"]}
-    family = prepared_family(parent.config["task"], trusted, parent.before)
+    family = prepared_family(parent.config, trusted, parent.before)
     same = {"task": parent.config["task"], "test": parent.config["test"]}  # the parent's test
     one = Experiment(parent.config | {"device": config["device"]} | QUIET, family, experiment.ranks)
     two = Experiment(config | same | {"trusted": sorted(trusted)} | QUIET, family, experiment.ranks)

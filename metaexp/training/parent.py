@@ -20,6 +20,7 @@ from metaexp.tasks.base import TaskFamily
 from metaexp.tasks.data.table_inputs import TableInputs
 from metaexp.tasks.placeholder import UNITS
 from metaexp.training.checkpoint_form import unfit
+from metaexp.training.few_tasks import use_few
 
 FILE = "parent.ckpt"
 
@@ -88,14 +89,14 @@ class Parent(NamedTuple):
             )
 
 
-def prepared_family(task: Mapping[str, Any], trusted: Collection[str], earlier: Preparation | None) -> TaskFamily:
-    """The family that settings describe; its raw data become inputs as `earlier` says, not as its own data would."""
-    node = dict(task)
+def prepared_family(config: Mapping[str, Any], trusted: Collection[str], earlier: Preparation | None) -> TaskFamily:
+    """The family that a configuration describes; its raw data become inputs as `earlier` says, not as its own data would."""
+    node = dict(config["task"])
     inputs = {key: value for key, value in (earlier.inputs if earlier else {}).items() if key != "format"}
     named = f"{TableInputs.__module__}.{TableInputs.__qualname__}"
     if inputs.get("_target_") == named and str(node["_target_"]).startswith("metaexp.tasks.table."):
         node["fitted"] = inputs  # of a table also which numbers a column becomes
-    family: TaskFamily = instantiate(node, group="task", trusted=set(trusted))
+    family = use_few(instantiate(node, group="task", trusted=set(trusted)), config)
     if earlier:
         family.prepare_as(SimpleNamespace(**earlier.units))  # type: ignore[arg-type]
     return family

@@ -85,6 +85,7 @@ def make_result(
         "mapping": learner.mapping,
         "compiled": experiment.training.compiled,
         "skipped_steps": experiment.training.skipped,
+        "train_tasks": family.train_count,
         "parameters": sum(p.numel() for p in learner.parameters()),
         "versions": versions(),
         "device": str(experiment.device),

@@ -343,8 +343,8 @@ def test_an_exact_oracle_neither_forces_a_linear_axis_nor_flattens_the_curves(
     figure = Figure()
     axes, levels, ends = figure.subplots(), [np.array([2.0, low])], [(low, "maml", "blue")]
     axes.plot([0, 1], levels[0])
-    pictures._floors(axes, {"oracle": exact, "mean": 4.0}, levels, ends, False)
-    pictures._finish(axes, np.concatenate(levels), ends, False)
+    pictures.draw_floors(axes, {"oracle": exact, "mean": 4.0}, levels, ends, False)
+    pictures.finish(axes, np.concatenate(levels), ends, False)
     assert axes.get_yscale() == scale
     at_the_foot = scale == "log" or exact > 0
     heights = [line.get_ydata()[0] for line in axes.lines[1:]]

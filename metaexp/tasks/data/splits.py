@@ -16,6 +16,16 @@ def by_counts(n: int, counts: Sequence[int], seed: int) -> dict[str, list[int]]:
     return {split: sorted(order[stop - count : stop]) for split, count, stop in zip(SPLITS, counts, stops, strict=True)}
 
 
+def first_of(members: Sequence[int], most: int, seed: int, what: str) -> list[int]:
+    """The first `most` of the members in an order drawn with `seed`, sorted: those of a smaller number are among them.
+
+    Raises ValueError if there are fewer.
+    """
+    if most > len(members):
+        raise ValueError(f"train_tasks={most}: more than the {len(members)} {what} that there are")
+    return sorted(members[i] for i in permutation(torch.tensor(seed), 1, len(members)).tolist()[:most])
+
+
 def by_fractions(n: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
     """0..n-1 shuffled with `seed` and cut by the fractions (train, val, test).
 

@@ -16,6 +16,20 @@ class Usable(NamedTuple):
     able: dict[str, list[int]]  # split -> task numbers
     left_out: dict[str, dict[str, str]]  # split -> name of a task -> why
 
+    def protocol(
+        self, asked: Mapping[str, Any], order: str | None, horizon: int | None, by: str, target: str
+    ) -> dict[str, Any]:
+        """What must be equal for numbers to be comparable; `asked`: the settings shots and queries of the test."""
+        return {
+            **asked,
+            "order": order,
+            **({"horizon": horizon, "queries": horizon} if horizon else {}),
+            "by": by,
+            "target": target,
+            "tasks": {split: len(tasks) for split, tasks in self.able.items()},
+            "left_out": {split: len(out) for split, out in self.left_out.items()},
+        }
+
     def lines(self, content: Content) -> list[str]:
         """What is said of the kind of task, of those that are left out, and of a split that stands for two."""
         target, shared = content.target, content.splits["val"] is content.splits["test"]
