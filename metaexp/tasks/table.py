@@ -14,7 +14,7 @@ from metaexp.random import SPLITS, fold, integers, permutation, uniform
 from metaexp.tasks.base import TaskFamily, Varying
 from metaexp.tasks.data.splits import first_of
 from metaexp.tasks.data.table_content import Content, read_content
-from metaexp.tasks.data.table_draw import arranged, following, stratified
+from metaexp.tasks.data.table_draw import arranged, drawn_bin, first_forecast, following, stratified
 from metaexp.tasks.data.table_fit import Wishes
 from metaexp.tasks.data.table_inputs import TableInputs
 from metaexp.tasks.data.table_metrics import table_metrics
@@ -139,9 +139,8 @@ class Table(TaskFamily):
         super().__init__(1, 1, None, None, seed, eval_seed)
         self._bucket, self.order, self.horizon = bucket, order, horizon
         self.ordered = order is not None
-        self._read = partial(
-            read_content, str(file), str(by), str(target), kind, order, wishes, seed=eval_seed, fitted=fitted
-        )
+        named = (str(file), str(by), str(target), kind, order)
+        self._read = partial(read_content, *named, wishes, seed=eval_seed, fitted=fitted)
         self._by, self._first_metric, self._balanced = str(by), metric, class_weights == "balanced"
         self._enough, self._typed = (min_rows, one_class == "leave_out"), set(changed)
         self._take(self._read(division=division))
@@ -326,7 +325,8 @@ class Table(TaskFamily):
                 rows = stratified(rows, counts, self.y[(begin + rows).clamp(max=len(self.y) - 1)])
         first = rows[:, :given]
         if self.horizon is not None:
-            origin = self._origin(split, indices, key, counts)
+            again = None if train else indices // len(self._units[split])
+            origin = first_forecast(key, counts, self._wanted[split].most, self._wanted[split].queries or 1, again)
             first, last = (origin + torch.arange(a, b, device=key.device) for a, b in ((-given, 0), (0, asked)))
         elif train and self.order is not None:
             last = following(key, counts, width, given, asked)
@@ -334,13 +334,6 @@ class Table(TaskFamily):
             last = rows.gather(1, (counts - asked).unsqueeze(-1) + torch.arange(asked, device=key.device))
         support, query = (Examples(self.x[begin + part], self.y[begin + part]) for part in (first, last))
         return Episode(support, query, key, {"task": task, "rows": torch.cat([first, last], -1)})
-
-    def _origin(self, split: str, indices: Tensor, key: Tensor, counts: Tensor) -> Tensor:
-        """The first row that is forecast, [tasks, 1]: in training drawn, at test one after the other."""
-        wanted = self._wanted[split]
-        origins = counts - wanted.most - (wanted.queries or 1) + 1
-        turn = integers(key, 2, (), origins) if split == "train" else indices // len(self._units[split]) % origins
-        return (wanted.most + turn).unsqueeze(-1)
 
     def merged(self, split: str, indices: Tensor) -> Tensor | None:
         """See TaskFamily.merged: all origins of a task."""
@@ -375,10 +368,7 @@ class Table(TaskFamily):
                 f"bucket={self._bucket}: training tasks {first} to {last} differ in size; draw at most {self._bucket} "
                 "at once, of one bucket, or pass shots and queries"
             )
-        key = fold(self.keys("train", torch.tensor([-1])), place)[0]  # -1: a key that no task has
-        tasks = torch.tensor([len(one.members) for one in self._bins])
-        drawn = int(integers(key, 0, (), int(tasks.sum())))
-        return self._bins[int((tasks.cumsum(0) <= drawn).sum())], float(uniform(key, 1, (), dtype=torch.float64))
+        return drawn_bin(self._bins, fold(self.keys("train", torch.tensor([-1])), place)[0])  # -1: no task has this key
 
     def _test_tasks(
         self, split: str, indices: Tensor, shots: int | None, queries: int | None

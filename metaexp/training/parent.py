@@ -90,7 +90,7 @@ class Parent(NamedTuple):
 
 
 def prepared_family(config: Mapping[str, Any], trusted: Collection[str], earlier: Preparation | None) -> TaskFamily:
-    """The family that a configuration describes; its raw data become inputs as `earlier` says, not as its own data would."""
+    """The family that settings describe; its raw data become inputs as `earlier` says, not as its own data would."""
     node = dict(config["task"])
     inputs = {key: value for key, value in (earlier.inputs if earlier else {}).items() if key != "format"}
     named = f"{TableInputs.__module__}.{TableInputs.__qualname__}"

@@ -1,9 +1,12 @@
 """Which rows of a task an episode takes, as functions of the task's key."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from metaexp.random import bits
+from metaexp.random import bits, integers, uniform
+from metaexp.tasks.data.table_sizes import Bin
 
 LAST = torch.iinfo(torch.int64).max
 
@@ -41,3 +44,23 @@ def following(key: Tensor, counts: Tensor, width: int, first: int, n: int) -> Te
     place = torch.arange(width, device=key.device)
     outside = (place < first) | (place >= counts.unsqueeze(-1))
     return torch.topk(bits(key, 3, (width,)).masked_fill(outside, -LAST - 1), n).indices
+
+
+def first_forecast(key: Tensor, counts: Tensor, given: int, asked: int, again: Tensor | None) -> Tensor:
+    """The first row that is forecast, [tasks, 1]: in training drawn, at test one after the other.
+
+    Args:
+        key, counts: keys and numbers of rows of the tasks, [tasks].
+        given, asked: rows before it that are known, and rows from it on.
+        again: how often each task was there before, [tasks]; None: in training.
+    """
+    origins = counts - given - asked + 1
+    turn = integers(key, 2, (), origins) if again is None else again % origins
+    return (given + turn).unsqueeze(-1)
+
+
+def drawn_bin(bins: Sequence[Bin], key: Tensor) -> tuple[Bin, float]:
+    """A bin, each as often as it has tasks, and a number in [0, 1) for the shots of its meta-batch; key: []."""
+    tasks = torch.tensor([len(one.members) for one in bins])
+    drawn = int(integers(key, 0, (), int(tasks.sum())))
+    return bins[int((tasks.cumsum(0) <= drawn).sum())], float(uniform(key, 1, (), dtype=torch.float64))
