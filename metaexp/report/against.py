@@ -142,7 +142,7 @@ def _part(runs: Sequence[Run], key: str, keys: Sequence[str], metric: str) -> Pa
 
     png = picture(title, key, metric, larger, [(c, points[c.names]) for c in curves], beside)
     tables = [_table(curves, points, key, beside)]
-    data = {"against": key, "task": section.task, "metric": metric, "larger_is_better": larger}
+    data: dict[str, Any] = {"against": key, "task": section.task, "metric": metric, "larger_is_better": larger}
     data |= {"curves": [_told(curve, keys) for curve in curves], "baselines": beside}
     name = f"against_{key.replace('.', '_')}_{section.task}_{metric}.png"
     return Part(title, tables, _notes(points, median, key, curves), data, [(name, png)])

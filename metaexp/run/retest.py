@@ -110,7 +110,7 @@ def _check_split(saved: dict[str, Any], config: dict[str, Any], restored: Restor
         return
     now = getattr(restored.parts.family, "splits", None)
     if isinstance(now, dict):
-        family = use_few(instantiate(saved["task"], group="task", trusted=set(config["trusted"])), saved)
+        family: Any = use_few(instantiate(saved["task"], group="task", trusted=set(config["trusted"])), saved)
         if any(not torch.equal(part.cpu(), family.splits[split].cpu()) for split, part in now.items()):
             raise ConfigError(
                 f"task.eval_seed={config['task']['eval_seed']}: here it also decides what is for training and what for "
