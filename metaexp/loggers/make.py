@@ -1,6 +1,7 @@
 """A run's loggers, from its settings."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ def make_loggers(
     resumed_at: int | None = None,
     rank: int = 0,
     shape: "Callable[[Figure], None] | None" = None,
+    board_form: "Callable[[Figure], AbstractContextManager[None]] | None" = None,
 ) -> RunLoggers:
     """TensorBoard and the loggers chosen by `logger=`, for this run folder.
 
@@ -29,12 +31,12 @@ def make_loggers(
         folder: the run's folder.
         resumed_at: the outer step of the checkpoint that the run continues from.
         rank: rank of this process; only rank 0 writes.
-        shape: see `TensorBoard`.
+        shape, board_form: see `TensorBoard`.
 
     Raises:
         ConfigError: a logger whose package is missing, or that refuses its settings.
     """
-    loggers = RunLoggers(board_of(config, folder, resumed_at, rank, shape), draws=not config.get("debug"))
+    loggers = RunLoggers(board_of(config, folder, resumed_at, rank, shape, board_form), draws=not config.get("debug"))
     trusted = set(config.get("trusted", ()))
     for key, node in nodes("logger", config.get("logger")) if rank == 0 else ():
         try:
@@ -56,10 +58,11 @@ def board_of(
     resumed_at: int | None = None,
     rank: int = 0,
     shape: "Callable[[Figure], None] | None" = None,
+    board_form: "Callable[[Figure], AbstractContextManager[None]] | None" = None,
 ) -> TensorBoard:
     """TensorBoard for a run folder, with the formats of pictures that the settings ask for."""
     formats = config.get("figures", {}).get("format", ())
-    return TensorBoard(folder, resumed_at=resumed_at, rank=rank, formats=formats, shape=shape)
+    return TensorBoard(folder, resumed_at, rank, formats, shape, board_form)
 
 
 def first_line(error: Exception) -> str:

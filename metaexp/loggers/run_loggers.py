@@ -5,6 +5,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from metaexp.loggers.tensorboard import TensorBoard
@@ -63,6 +64,15 @@ class RunLoggers:
             for logger in self.others:
                 logger.log_metrics({tag: float(value) for tag, value in values.items()}, step)
 
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
+        """Shows a distribution in TensorBoard."""
+        self.board.histogram(tag, values, step)
+
+    def constants(self, values: Mapping[str, float], step: int) -> None:
+        """Shows numbers that do not change in training as horizontal lines in TensorBoard, up to this outer step."""
+        for at in sorted({0, step}):
+            self.board.scalars(values, at)
+
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """Logs a picture: kept as figures/<tag>.png, shown by TensorBoard and by loggers that take pictures."""
         self.board.figure(tag, figure, step)
@@ -72,9 +82,11 @@ class RunLoggers:
                 if hasattr(logger, "picture"):
                     logger.picture(tag, path, step)
 
-    def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Logs labelled points for TensorBoard's projector."""
-        self.board.embedding(tag, points, columns)
+    def embedding(
+        self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]], marks: Sequence[tuple[Any, str]] = ()
+    ) -> None:
+        """Shows labelled points in TensorBoard's projector."""
+        self.board.embedding(tag, points, columns, marks)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Shows Markdown in TensorBoard."""

@@ -1,13 +1,6 @@
-"""What TensorBoard shows of a run: scalars, pictures, a layout that groups them, and the table of hyperparameters.
+"""What TensorBoard shows of a run: scalars, histograms, pictures, a layout that groups them, HParams, points.
 
-Tags, the same in metrics.jsonl:
-
-    train/outer_loss  train/meta_gradient_norm  train/learning_rate      speed/meta_steps_per_s
-    val/<metric>/before  val/<metric>/after  val/<metric>/after_low  val/<metric>/after_high  (95 % interval)
-    val/<metric>/step_00  step_01  ...       val/inner_gradient_norm
-    floor/<name>/<metric>                    test/<metric>  test/<metric>_by_kind/<kind>
-
-Points from a method's own views are shown under "Projector".
+Tags are in `metaexp.loggers.board_tags`.
 """
 
 import io
@@ -16,15 +9,18 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from metaexp.loggers.board_tags import charts_of, shown_tag
+from metaexp.loggers.projector import write_points
 from metaexp.storage.saved_config import key_of
 from metaexp.system.files import replace_file, space_error
 
@@ -84,7 +80,8 @@ class TensorBoard:
         resumed_at: the outer step of the checkpoint that a run continues from; TensorBoard drops later events.
         rank: rank of this process; default: Lightning's.
         formats: further formats in which pictures are kept beside PNG: pdf, svg.
-        shape: brings a figure into the form for print in which its files are kept; None: they are as TensorBoard shows.
+        shape: brings a figure into the form for print in which its files are kept; None: they are as drawn.
+        board_form: a context in which a figure has the form that TensorBoard shows; None: as drawn.
 
     Raises (every method):
         SpaceError: a file could not be written.
@@ -97,8 +94,10 @@ class TensorBoard:
         rank: int | None = None,
         formats: Sequence[str] = (),
         shape: "Callable[[Figure], None] | None" = None,
+        board_form: "Callable[[Figure], AbstractContextManager[None]] | None" = None,
     ):
         self.folder, self.formats, self.shape = Path(folder), [one for one in formats if one != "png"], shape
+        self.board_form = board_form
         self.active = (getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0
         self.logger = _Logger(
             str(self.folder.parent),
@@ -110,25 +109,34 @@ class TensorBoard:
         _mute_writer_threads()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes numbers under their tags (see the module) at an outer step."""
+        """Writes numbers at an outer step, under the tags that TensorBoard shows (`shown_tag`)."""
         if self.active:
             with self._guard():
                 for tag, value in values.items():
-                    self.logger.experiment.add_scalar(tag, float(value), step)
+                    self.logger.experiment.add_scalar(shown_tag(tag), float(value), step)
+
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
+        """Writes the distribution of numbers, those that are finite, at an outer step."""
+        finite = values[np.isfinite(values)]
+        if self.active and len(finite):
+            with self._guard():
+                self.logger.experiment.add_histogram(tag, finite, step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Shows a picture and keeps its newest version as `figures/<tag>.png` (`/` in the tag becomes `_`), and in
-        the other formats beside it."""
+        """Shows a picture, in the form that is readable there, and keeps its newest version as `figures/<tag>.png`
+        (`/` in the tag becomes `_`), and in the other formats beside it."""
         if not self.active:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        png = _drawn(figure, "png")
-        width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
-        kept = {"png": png}
-        if self.shape is not None:
+        with nullcontext() if self.board_form is None else self.board_form(figure):
+            png = _drawn(figure, "png")
+            width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+        if self.shape is None:
+            kept = {"png": _drawn(figure, "png")}
+        else:
             self.shape(figure)
-            kept["png"] = _drawn(figure, "png", dpi=PRINT_DPI)
+            kept = {"png": _drawn(figure, "png", dpi=PRINT_DPI)}
         kept |= {ending: _drawn(figure, ending) for ending in self.formats}
         with self._guard():
             path = self.figure_path(tag)
@@ -143,61 +151,19 @@ class TensorBoard:
         """The path where `figure` keeps the picture of this tag."""
         return self.folder / "figures" / f"{_file_name(tag)}.png"
 
-    def embedding(self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Shows points [n, d] with their labels in the dashboard "Projector": the newest version for each tag.
-
-        Args:
-            columns: name of a label -> its n values.
-
-        The files are not written by torch's writer, which knows only what it wrote itself, so that a resumed run would
-        lose earlier points, and which makes a folder per step.
-        """
-        if not self.active:
-            return
-        table = ["\t".join(columns), *("\t".join(map(_cell, row)) for row in zip(*columns.values(), strict=True))]
-        rows = ["\t".join(f"{value:.9g}" for value in point) for point in points.detach().cpu().tolist()]
-        folder, name = self.folder / "projector", _file_name(tag)
-        with self._guard():
-            folder.mkdir(parents=True, exist_ok=True)
-            for ending, lines in (("metadata", table), ("tensors", rows)):
-                _replace_text(folder / f"{name}.{ending}.tsv", lines)
-            lines = []
-            for path in sorted(folder.glob("*.tensors.tsv")):
-                here = path.name.removesuffix(".tensors.tsv")
-                lines += ["embeddings {", f'  tensor_name: "{here}"', f'  tensor_path: "projector/{path.name}"']
-                lines += [f'  metadata_path: "projector/{here}.metadata.tsv"', "}"]
-            _replace_text(self.folder / "projector_config.pbtxt", lines)
+    def embedding(
+        self, tag: str, points: Tensor, columns: Mapping[str, Sequence[Any]], marks: Sequence[tuple[Any, str]] = ()
+    ) -> None:
+        """Shows points [n, d] in the dashboard "Projector", the newest version for each tag; see `write_points`."""
+        if self.active:
+            with self._guard():
+                write_points(self.folder, _file_name(tag), points, columns, marks)
 
     def layout(self, metrics: Sequence[str]) -> None:
         """Groups the scalars for the dashboard "Custom scalars"; every chart of a metric also shows its baselines."""
-        if not self.active:
-            return
-        charts: dict[str, dict[str, list[Any]]] = {}
-        for metric in metrics:
-            root, name = f"val/{re.escape(metric)}", re.escape(metric)
-            floors = f"floor/[^/]+/{name}$"
-            charts[f"validation: {metric}"] = {
-                f"{metric} before and after adaptation": ["Multiline", [f"{root}/before$", f"{root}/after$", floors]],
-                # Fifty lines of one colour are unreadable; all steps are under "Scalars".
-                f"{metric} after 0, 1, 2, 5, 10, 20, ... inner steps": [
-                    "Multiline",
-                    [rf"{root}/step_(00|01|02|05|\d0)$", f"{root}/after$", floors],
-                ],
-                f"{metric} after adaptation, 95 % interval": [
-                    "Margin",
-                    [f"val/{metric}/after", f"val/{metric}/after_low", f"val/{metric}/after_high"],
-                ],
-            }
-        # The same categories in every run: TensorBoard merges the layouts of a tree by title.
-        charts["training"] = {
-            "outer loss": ["Multiline", ["train/outer_loss$"]],
-            "meta-gradient norm": ["Multiline", ["train/meta_gradient_norm$"]],
-            "inner gradient norm": ["Multiline", ["val/inner_gradient_norm$"]],
-            "rates": ["Multiline", ["train/.*rate$"]],
-            "outer steps per second": ["Multiline", ["speed/meta_steps_per_s$"]],
-        }
-        with self._guard():
-            self.logger.experiment.add_custom_scalars(charts)
+        if self.active:
+            with self._guard():
+                self.logger.experiment.add_custom_scalars(charts_of(metrics))
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Shows Markdown under "Text"."""
@@ -261,15 +227,6 @@ class TensorBoard:
 
 def _file_name(tag: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", tag)
-
-
-def _cell(value: Any) -> str:
-    return re.sub(r"\s+", " ", str(value))
-
-
-def _replace_text(path: Path, lines: Sequence[str]) -> None:
-    text = ("\n".join(lines) + "\n").encode()
-    replace_file(path, lambda file: file.write(text), needs=len(text))
 
 
 def _close(writer: Any) -> None:

@@ -4,11 +4,14 @@ Colours are those of Okabe and Ito 2008, "Color Universal Design".
 """
 
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -44,6 +47,9 @@ METHODS: dict[str, tuple[str, str]] = {  # colour and marker of each method, the
 }
 COLOURS, MARKERS = (BLUE, SKY, ORANGE, GREEN, PURPLE, VERMILION, BLACK), ("^", "v", "P", "X")  # of all others
 DPI = 130  # 9 inches wide: 1170 pixels, and text of 10 points is still clear at 900
+
+
+BOARD_WIDTH, BOARD_TEXT = 4.95, 0.82  # inches, and the size of text, of a figure as TensorBoard shows it
 
 
 def array(tensor: "Tensor") -> np.ndarray:
@@ -161,27 +167,67 @@ def resize(figure: Figure, width: float) -> None:
         return
     share = width / was
     size = min(max(share, 0.62), 1.0)  # of text, lines and markers: 11 points become at least 6.8
-    for text in figure.findobj(Text):
-        text.set_fontsize(text.get_fontsize() * size)
-    for line in figure.findobj(Line2D):
-        line.set_linewidth(line.get_linewidth() * size)
-        line.set_markersize(line.get_markersize() * size)
+    for artist, name, value in _sizes(figure):
+        getattr(artist, f"set_{name}")(value * size)
     figure.set_size_inches(width, high * max(share, size))
     for old in list(figure.legends):  # with as many columns as fit
-        handles, labels = old.legend_handles, [text.get_text() for text in old.get_texts()]
+        _legend_that_fits(figure, old, width, size)
         old.remove()
-        fits = max(1, int(width * 72 / (size * 11 * (0.55 * max(map(len, labels), default=1) + 3.2))))
-        figure.legend(
-            [handle for handle in handles if handle is not None],
-            labels,
-            loc="outside lower center",
-            ncols=min(len(labels), fits),
-            frameon=False,
-            fontsize=11 * size,
-            handlelength=1.6,
-            columnspacing=1.0,
-            handletextpad=0.5,
-        )
+
+
+@contextmanager
+def on_a_board(figure: Figure) -> Iterator[None]:
+    """Within this context the figure has the form in which TensorBoard shows it: readable 360 pixels wide.
+
+    There a figure of 9 inches is shown with 40 pixels to the inch, so that 12 points are 7 pixels. Half as wide, with
+    text that is nearly as large, the same letters have 11.
+    """
+    was, high = figure.get_size_inches()
+    sizes, old = _sizes(figure), list(figure.legends)
+    width, size = min(was, BOARD_WIDTH), BOARD_TEXT
+    for artist, name, value in sizes:
+        getattr(artist, f"set_{name}")(value * (size if isinstance(artist, Text) else 0.75))
+    figure.set_size_inches(width, high * min(1.0, 1.45 * width / was))
+    new = [_legend_that_fits(figure, one, width, size) for one in old]
+    for one in old:
+        one.set_visible(False)
+        one.set_in_layout(False)
+    yield
+    for one in new:
+        one.remove()
+    for one in old:
+        one.set_visible(True)
+        one.set_in_layout(True)
+    for artist, name, value in sizes:
+        getattr(artist, f"set_{name}")(value)
+    figure.set_size_inches(was, high)
+
+
+def _sizes(figure: Figure) -> list[tuple[Any, str, float]]:
+    """Text, lines and markers, each with the name of its size and the size."""
+    found: list[tuple[Any, str, float]] = []
+    for text in figure.findobj(Text):
+        found.append((text, "fontsize", float(text.get_fontsize())))
+    for line in figure.findobj(Line2D):
+        found += [(line, "linewidth", line.get_linewidth()), (line, "markersize", line.get_markersize())]
+    return found
+
+
+def _legend_that_fits(figure: Figure, old: Legend, width: float, size: float) -> Legend:
+    """A copy of a legend under the figure, with as many columns as fit into `width` inches."""
+    handles, labels = old.legend_handles, [text.get_text() for text in old.get_texts()]
+    fits = max(1, int(width * 72 / (size * 11 * (0.55 * max(map(len, labels), default=1) + 3.2))))
+    return figure.legend(
+        [handle for handle in handles if handle is not None],
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), fits),
+        frameon=False,
+        fontsize=11 * size,
+        handlelength=1.6,
+        columnspacing=1.0,
+        handletextpad=0.5,
+    )
 
 
 def whole_numbers(axes: Axes, most: int = 11) -> None:

@@ -1,11 +1,12 @@
 """Drawing a method's views of its internal state (`metaexp.algos.views`): points, tables, bars."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
@@ -66,7 +67,7 @@ def scatter(view: Scatter) -> Figure:
     axes = figure.subplots()
     if d > 2:
         points, share = principal(view.points)
-        names = [f"principal component {i + 1} of {d} dimensions ({share[i]:.0%} of the variance)" for i in range(2)]
+        names = [f"component {i + 1} of {d} ({share[i]:.0%} of the variance)" for i in range(2)]
     else:
         points = np.pad(array(view.points), ((0, 0), (0, 2 - d)))
         names = [f"dimension {i + 1}" if i < d else "" for i in range(2)]
@@ -88,6 +89,34 @@ def scatter(view: Scatter) -> Figure:
     shown = classes if whole and len(classes) <= len(CLASSES) else classes[:0]
     _scatter_legend(figure, kinds, shown, view.colour_name, view.class_names)
     return figure
+
+
+def point_columns(view: Scatter) -> dict[str, Sequence[Any]]:
+    """What TensorBoard's projector says of each point: its label, then what its colour and its marker mean."""
+    whole = not view.colour.is_floating_point()
+    name = view.colour_name or "colour"
+    values = view.colour.tolist()
+    words = [view.class_names.get(value, f"{name} {value}") if whole else f"{name} {value:.3g}" for value in values]
+    several = len(set(view.kind)) > 1
+    labels = view.labels or [
+        f"{kind}, {word}" if several else word for kind, word in zip(view.kind, words, strict=True)
+    ]
+    return {"label": labels, name: words if whole else values, "kind": view.kind}
+
+
+def point_marks(view: Scatter) -> list[tuple[str, str]]:
+    """Colour and shape of each point's mark in TensorBoard's projector, as in the picture; rare kinds are stars."""
+    values, classes = array(view.colour), np.unique(array(view.colour))
+    if view.colour.is_floating_point():
+        low, span = float(values.min()), float(np.ptp(values)) or 1.0
+        colours = [to_hex(colormaps["viridis"](round(99 * (value - low) / span) / 99)) for value in values]
+    else:
+        colours = [to_hex(one) for one in _class_colours(len(classes))[np.searchsorted(classes, values)]]
+    words = list(view.kind)
+    most = max(words.count(kind) for kind in set(words))
+    return [
+        (colour, "star" if words.count(kind) < most else "disc") for colour, kind in zip(colours, words, strict=True)
+    ]
 
 
 def _class_colours(count: int) -> np.ndarray:

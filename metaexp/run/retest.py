@@ -30,7 +30,7 @@ from metaexp.system.watcher import Watcher
 from metaexp.tasks.placeholder import check_data
 from metaexp.training.doubt import doubt
 from metaexp.training.few_tasks import use_few
-from metaexp.training.figures import shape_of
+from metaexp.training.figures import board_form, shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.record import TrainingRecord
 from metaexp.training.stopping import StopRule
@@ -138,7 +138,7 @@ def _result(restored: Restored, folder: RunFolder, flag: StopFlag) -> dict[str, 
             far = f"{restored.state} at step {record.step} of {config['steps']}"
             print(f"{far}: testing weights={kind}, of step {step}", file=sys.stderr)
     rule, trainer = StopRule.of(config, experiment.learner), make_trainer(experiment)
-    with RunLoggers(board_of(config, folder.path, shape=shape_of(config))) as loggers:
+    with RunLoggers(board_of(config, folder.path, shape=shape_of(config), board_form=board_form)) as loggers:
         result = final_test(
             experiment, record, rule, folder, restored.checkpoints, loggers, trainer, flag, restored.initial
         )

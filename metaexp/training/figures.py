@@ -1,7 +1,8 @@
 """The picture of a few episodes: support set, and predictions before and after adaptation; and a method's own views."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,15 @@ def shape_of(config: dict[str, Any]) -> "Callable[[Figure], None] | None":
         resize(figure, width)
 
     return None if width is None else shape
+
+
+@contextmanager
+def board_form(figure: "Figure") -> Iterator[None]:
+    """The form in which TensorBoard shows a figure."""
+    from metaexp.plots.style import on_a_board
+
+    with on_a_board(figure):
+        yield
 
 
 def draw_episodes(learner: Any, split: str, tasks: int) -> "Figure":
@@ -86,13 +96,11 @@ def show_views(learner: Any, split: str, loggers: RunLoggers, step: int) -> None
         return found
 
     def show(name: str, view: View) -> None:
-        from metaexp.plots.views import draw  # matplotlib takes half a second to import
+        from metaexp.plots.views import draw, point_columns, point_marks  # matplotlib takes half a second to import
 
         loggers.figure(f"{split}/view_{name}", draw(view), step)
         if isinstance(view, Scatter) and view.points.shape[1] > 2:
-            columns: dict[str, Sequence[Any]] = {"kind": view.kind, "colour": view.colour.tolist()}
-            columns |= {"label": view.labels} if view.labels else {}
-            loggers.embedding(f"{split}/view_{name}", view.points, columns)
+            loggers.embedding(f"{split}/view_{name}", view.points, point_columns(view), point_marks(view))
 
     def attempt(what: str, action: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -134,6 +142,8 @@ def draw_test(
         better = direction(metrics, name)
         figure = adaptation_curve(name, values, lines, title, better, method)
         loggers.figure(f"test/adaptation_{name}", figure, step)
+        if split_name(name).metric in learner.metrics:
+            loggers.histogram(f"test/{name}_per_task", values[:, -1], step)
     for name, values in by_shots.arrays.items():
         others = {floor: near(found, name) for floor, found in by_shots.floors.items()}
         others = {floor: other for floor, other in others.items() if other is not None}

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 
 from metaexp.errors import CheckpointError, ConfigError, Interrupted, TimeLimitError
+from metaexp.evaluation.scores import number_of_tasks
 from metaexp.loggers.html_page import page_of
 from metaexp.loggers.make import make_loggers
 from metaexp.loggers.progress import Progress
@@ -31,13 +32,14 @@ from metaexp.training.control import Control
 from metaexp.training.distributed import end_children, no_orphans, tell_lightning
 from metaexp.training.doubt import doubt
 from metaexp.training.expectation import expectation
-from metaexp.training.figures import shape_of
+from metaexp.training.figures import board_form, shape_of
 from metaexp.training.final_test import final_test
 from metaexp.training.parent import Parent
 from metaexp.training.record import TrainingRecord, restore_training
 from metaexp.training.result import flat_settings, metric_names, told_settings
 from metaexp.training.stopping import StopRule
 from metaexp.training.trainer import make_trainer
+from metaexp.training.validation import validation_floors
 
 
 def train_and_test(
@@ -67,8 +69,10 @@ def train_and_test(
     resumed_at = record.step if resumed else None
     rank = experiment.ranks.rank
     tell_lightning(experiment.ranks)
-    with group.each(lambda: make_loggers(config, folder.path, resumed_at, rank, shape_of(config))) as loggers:
-        folder.write_config({key: value for key, value in config.items() if key != "typed"})
+    with group.each(
+        lambda: make_loggers(config, folder.path, resumed_at, rank, shape_of(config), board_form)
+    ) as loggers:
+        folder.write_config(config | {"typed": list(config.get("typed") or ())})  # their keys: their values are above
         if folder.writes:
             folder.write_json("inputs.json", {"format": raw.FORMAT, **experiment.family.raw_inputs().settings()})
             if experiment.parent is not None and not found:
@@ -106,6 +110,10 @@ def train_and_test(
                 result = final_test(
                     experiment, record, rule, folder, checkpoints, loggers, trainer, flag, initial, group
                 )
+                if learner.trains and rank == 0:
+                    tasks = number_of_tasks(experiment.family, "val", config["val"]["tasks"])
+                    floors = validation_floors(learner, tasks, loggers, record.step, lambda done: flag.check())
+                    result["val"]["floors"] = floors
         except Interrupted as stop:
             raise type(stop)(f"{stop}, in the test; {folder.how_to_continue}") from None
         end_children(trainer, wait=True)

@@ -1,6 +1,7 @@
 """What a validation produces: a row of metrics with the baselines, scalars and pictures."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from metaexp.evaluation.baselines import VALIDATED, baselines
@@ -9,10 +10,38 @@ from metaexp.evaluation.scores import Scores
 from metaexp.loggers.run_loggers import RunLoggers
 from metaexp.loggers.tensorboard import validation_scalars
 from metaexp.metric_names import forms, near, split_name
-from metaexp.metrics import declared, direction
+from metaexp.metrics import declared, direction, score_names
 from metaexp.training.figures import draw_episodes, show_views
 
 PICTURES = 30.0  # least seconds between pictures of validation tasks
+
+
+def validation_floors(
+    learner: Any, tasks: int, loggers: RunLoggers, step: int, tick: Callable[[int], None]
+) -> dict[str, dict[str, float | None]]:
+    """Means of the baselines and upper bounds on the validation tasks, also as lines in TensorBoard's charts.
+
+    Args:
+        learner: the one that was validated.
+        tasks: number of validation tasks.
+        loggers: where the lines go.
+        step: the outer step that they end at.
+        tick: see `baselines`.
+
+    Returns:
+        baseline -> metric -> mean over the tasks; None where every task diverged.
+    """
+    found = baselines(learner.family, "val", tasks, tick=tick)
+    floors = {name: {metric: summary(values)["mean"] for metric, values in own.items()} for name, own in found.items()}
+    first, lines = next(iter(learner.metrics)), {}
+    for metric in score_names(learner.metrics, learner.modes(["queries"])):
+        for name, known in floors.items():
+            value = near(known, metric)
+            drawn = name == "mean" and split_name(metric).metric == first  # a line that grows with every validation
+            if value is not None and not drawn:
+                lines[f"floor/{name}/{metric}"] = value
+    loggers.constants(lines, step)
+    return floors
 
 
 class Validation:
@@ -62,7 +91,8 @@ class Validation:
                 values |= validation_scalars(name, found["per_step"])
             else:
                 values[f"val/{name}"] = found["mean"]
-        for metric, _ in self._judged(scores):
+        for metric, per_task in self._judged(scores):
+            self.loggers.histogram(f"val/{metric}_per_task", per_task[:, -1], row["step"])
             for baseline, known in row["floors"].items():
                 value = near(known, metric)
                 if value is not None:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
 from references import reported
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -20,7 +22,7 @@ from metaexp.contract import new, pictures
 from metaexp.errors import SpaceError
 from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.models.mlp import MLP
-from metaexp.plots.views import bars, draw, heatmap, principal, scatter
+from metaexp.plots.views import CLASSES, bars, draw, heatmap, principal, scatter
 from metaexp.tasks.sine import Sine
 from metaexp.training.figures import show_views
 
@@ -84,8 +86,8 @@ def test_scatter_of_many_dimensions_says_how_much_it_shows():
     x[:, 0], x[:, 1] = torch.tensor([-3.0, 3, -3, 3]), torch.tensor([-1.0, -1, 1, 1])
     figure = scatter(Scatter(x, torch.arange(4) / 4, ["context"] * 4, colour_name="amplitude"))
     axes, bar = figure.axes
-    assert axes.get_xlabel() == "principal component 1 of 3 dimensions (90% of the variance)"
-    assert axes.get_ylabel() == "principal component 2 of 3 dimensions (10% of the variance)"
+    assert axes.get_xlabel() == "component 1 of 3 (90% of the variance)"
+    assert axes.get_ylabel() == "component 2 of 3 (10% of the variance)"
     np.testing.assert_allclose(axes.collections[0].get_offsets(), x[:, :2], atol=1e-6)
     assert bar.get_ylabel() == "amplitude"
     assert not figure.legends
@@ -173,7 +175,7 @@ def test_a_full_disk_is_no_failed_view(tmp_path, monkeypatch):
     with pytest.raises(SpaceError):
         show_views(Shown(lambda episode: {"a": Bars(torch.ones(1), ["a"])}), "test", board, 1)
     real = TensorBoard(tmp_path / "run")
-    monkeypatch.setattr("metaexp.loggers.tensorboard.replace_file", lambda *a, **k: (_ for _ in ()).throw(_no_space()))
+    monkeypatch.setattr("metaexp.loggers.projector.replace_file", lambda *a, **k: (_ for _ in ()).throw(_no_space()))
     with pytest.raises(SpaceError):
         real.embedding("a", torch.ones(2, 3), {"kind": ["a", "b"]})
 
@@ -184,7 +186,7 @@ def _no_space() -> OSError:
 
 def test_points_come_back_from_tensorboards_projector(tmp_path):
     told, points = reported(), torch.randn(4, 5)
-    view = Scatter(points, torch.tensor([1, 2, 1, 2]), ["a", "a", "b c", "b c"])
+    view = Scatter(points, torch.tensor([1, 2, 1, 2]), ["a", "a", "b c", "b c"], class_names={2: "two"})
     for resumed_at in (None, 10):  # a resumed run knows nothing of the first process, and keeps its points
         board = TensorBoard(tmp_path / "tree" / "run", resumed_at)
         board.scalars({"x": 1.0}, 1)
@@ -204,7 +206,16 @@ def test_points_come_back_from_tensorboards_projector(tmp_path):
         tensor = _read_tensor_tsv_file(str(tmp_path / "tree" / "run" / one.tensor_path))
         np.testing.assert_array_equal(tensor, points.numpy())
         table = (tmp_path / "tree" / "run" / one.metadata_path).read_text()
-        assert table == "kind\tcolour\na\t1\na\t2\nb c\t1\nb c\t2\n"
+        words = ("label", "colour", "kind"), ("a, colour 1", "colour 1", "a"), ("a, two", "two", "a")
+        words += ("b c, colour 1", "colour 1", "b c"), ("b c, two", "two", "b c")
+        assert table == "".join("\t".join(row) + "\n" for row in words)
+        with Image.open(tmp_path / "tree" / "run" / one.sprite.image_path) as sheet:
+            assert sheet.size == tuple(2 * side for side in one.sprite.single_image_dim) == (48, 48)
+            centres = [sheet.convert("RGB").getpixel(place) for place in ((12, 12), (36, 12), (12, 36), (36, 36))]
+        assert (
+            centres[0] == centres[2] == tuple(round(255 * part) for part in to_rgb(CLASSES[0]))
+        )  # the colours of the picture
+        assert centres[1] == centres[3] == tuple(round(255 * part) for part in to_rgb(CLASSES[1]))
     board = TensorBoard(tmp_path / "other")
     board.embedding("odd", points[:1], {"kind": ["a\tb\nc"]})  # a tab or a line in a word would be a column or a row
     assert (tmp_path / "other" / "projector" / "odd.metadata.tsv").read_text() == "kind\na b c\n"

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from metaexp.commands import board, console
+from metaexp.commands.board_view import BoardView
 
 
 def test_the_script_is_installed_by_this_name() -> None:
@@ -67,11 +68,29 @@ def test_board_is_tensorboard_on_the_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     tensorboard = [sys.executable, "-m", "tensorboard.main"]
-    assert board.command([]) == [*tensorboard, "--logdir", "outputs"]
-    assert board.command(["--port", "7000"]) == [*tensorboard, "--logdir", "outputs", "--port", "7000"]
-    assert board.command([str(tmp_path), "--port=7000"]) == [*tensorboard, "--logdir", str(tmp_path), "--port=7000"]
-    assert board.command(["--logdir", "x"]) == [*tensorboard, "--logdir", "x"]
-    called: list[list[str]] = []
-    monkeypatch.setattr(board.os, "execv", lambda _program, words: called.append(words))
-    board.board(["outputs"])
-    assert called == [[*tensorboard, "--logdir", "outputs"]]
+    assert board.folder_of([]) == (Path("outputs"), [])
+    assert board.folder_of(["--bind_all"]) == (Path("outputs"), ["--bind_all"])
+    assert board.folder_of([str(tmp_path), "--port=7000"]) == (tmp_path, ["--port=7000"])
+    assert board.folder_of(["--logdir", "x"]) == (None, ["--logdir", "x"])
+    kept: list[BoardView] = []
+    monkeypatch.setattr(board, "_keep", kept.append)
+    monkeypatch.setattr(board.os, "execv", _raise)
+    for port in (["--port", "7000"], ["--port=7000"]):
+        with pytest.raises(_Called) as called:
+            board.board(["outputs", *port, "--bind_all"])
+        words = [*tensorboard, "--logdir", str(kept[-1].path), "--port", "7000", "--reload_multifile", "true"]
+        assert called.value.args[0] == [*words, "--bind_all"]
+    with pytest.raises(_Called) as called:
+        board.board(["--logdir", "x"])
+    assert called.value.args[0] == [*tensorboard, "--logdir", "x"]
+    for view in kept:
+        view.remove()
+        assert not view.path.exists()
+
+
+class _Called(Exception):
+    """Instead of another program."""
+
+
+def _raise(_program: str, words: list[str]) -> None:
+    raise _Called(words)

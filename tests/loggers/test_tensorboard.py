@@ -20,6 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metaexp.config.settings import load
 from metaexp.errors import SpaceError
+from metaexp.loggers.board_tags import shown_tag
 from metaexp.loggers.result_table import markdown
 from metaexp.loggers.tensorboard import TensorBoard, validation_scalars
 from metaexp.plots.curves import adaptation_curve
@@ -43,7 +44,7 @@ def test_scalars_come_back_with_their_steps(tmp_path):
     board.flush()
     events = read(tmp_path / "run 1")  # readable before the end
     assert points(events, "train/outer_loss") == [(100, 0.5), (200, 0.25)]
-    assert points(events, "speed/meta_steps_per_s") == [(100, 812.0)]
+    assert points(events, "train/outer_steps_per_s") == [(100, 812.0)]
     board.close()
     assert [path.name for path in tmp_path.iterdir()] == ["run 1"]
 
@@ -100,15 +101,44 @@ def test_the_layout_groups_the_tags(tmp_path):
     (event,) = read(tmp_path / "run").Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == ["validation: mse", "validation: acc+", "training"]
-    lines, steps, margin = layout.category[0].chart
-    assert list(lines.multiline.tag) == ["val/mse/before$", "val/mse/after$", "floor/[^/]+/mse$"]
-    assert list(steps.multiline.tag) == [r"val/mse/step_(00|01|02|05|\d0)$", "val/mse/after$", "floor/[^/]+/mse$"]
-    tags = [f"val/mse/step_{step:02d}" for step in range(33)]
-    shown = [tag for tag in tags if re.fullmatch(steps.multiline.tag[0], tag)]
-    assert [int(tag[-2:]) for tag in shown] == [0, 1, 2, 5, 10, 20, 30]
+    lines, margin, steps = layout.category[0].chart
+    floors = ("mean", "neighbour", "last", "drift", "scratch", "oracle")
+    given = [*(f"floor/{floor}/mse" for floor in floors), "val/mse/before", "val/mse_uniform/after"]
+    given += [*validation_scalars("mse", [{"mean": 1.0, "ci95": 0.1}] * 101), "val/inner_gradient_norm"]
+    tags = [shown_tag(tag) for tag in given]
+    assert _matched(lines, tags) == {
+        "val/mse/after",
+        "val/mse/before",
+        "val/mse/upper_bound_oracle",
+        *(f"val/mse/baseline_{floor}" for floor in floors[:-1]),
+    }
+    assert _matched(steps, tags) == {
+        "val/mse/after",
+        *(f"val_steps/mse/step_{step:02d}" for step in (0, 1, 2, 5, 10, 20, 50)),
+    }
+    assert len(_matched(lines, tags)) == len(_matched(steps, tags)) == 8
     (series,) = margin.margin.series
-    assert (series.value, series.lower, series.upper) == ("val/mse/after", "val/mse/after_low", "val/mse/after_high")
-    assert layout.category[1].chart[0].multiline.tag[0] == r"val/acc\+/before$"
+    assert (series.value, series.lower, series.upper) == ("val/mse/after", "val_steps/mse/low", "val_steps/mse/high")
+    assert {series.value, series.lower, series.upper} <= set(tags)
+    assert layout.category[1].chart[0].multiline.tag[0] == r"val/acc\+/(after|before)$"
+    assert shown_tag("speed/meta_steps_per_s") == "train/outer_steps_per_s"
+    assert all(re.match(chart.multiline.tag[0], "train/outer_loss") is None for chart in layout.category[2].chart[1:])
+
+
+def _matched(chart, tags):
+    return {tag for tag in tags if any(re.match(pattern, tag) for pattern in chart.multiline.tag)}
+
+
+def test_a_distribution_of_scores_comes_back_without_what_is_not_finite(tmp_path):
+    board = TensorBoard(tmp_path / "run")
+    board.histogram("val/mse_per_task", np.array([1.0, 2.0, np.inf, np.nan, 4.0]), 10)
+    board.histogram("val/mse_per_task", np.array([np.nan]), 20)
+    board.close()
+    (event,) = (
+        EventAccumulator(str(tmp_path / "run"), size_guidance={"histograms": 0}).Reload().Histograms("val/mse_per_task")
+    )
+    found = event.histogram_value
+    assert (event.step, found.num, found.min, found.max, found.sum) == (10, 3, 1.0, 4.0, 7.0)
 
 
 def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_path):
