@@ -103,7 +103,7 @@ class Baselines:
             first = key not in self._ends
             self._ends[key] = step
             lines = {f"test/{metric}": _number(entry) for metric, entry in floor.items()}
-            for metric, value in ((result.get("val") or {}).get("floors") or {}).get(name, {}).items():
+            for metric, value in (result.get("val_floors") or {}).get(name, {}).items():
                 # A band of no width: without it, charts of intervals would call the row incomplete.
                 for tag in (f"val/{metric}/after", f"val_steps/{metric}/low", f"val_steps/{metric}/high"):
                     lines[tag] = math.nan if value is None else float(value)

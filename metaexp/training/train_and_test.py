@@ -113,7 +113,7 @@ def train_and_test(
                 if learner.trains and rank == 0:
                     tasks = number_of_tasks(experiment.family, "val", config["val"]["tasks"])
                     floors = validation_floors(learner, tasks, loggers, record.step, lambda done: flag.check())
-                    result["val"]["floors"] = floors
+                    result["val_floors"] = floors
         except Interrupted as stop:
             raise type(stop)(f"{stop}, in the test; {folder.how_to_continue}") from None
         end_children(trainer, wait=True)

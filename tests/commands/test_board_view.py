@@ -32,7 +32,7 @@ def run(folder: Path, algo: str, mse: float | None, seed: int = 0, **algo_settin
         floors = {"mean": {"mse": {"mean": 4.5}}, "oracle": {"mse": {"mean": 0.0}}, "scratch": {"mse": {"mean": 4.0}}}
         test = {"mse": {"mean": mse}} | ({"log_likelihood": {"mean": -1.0}} if algo == "cnp" else {})
         result = {"task": "sine", "steps": 300, "test": test, "floors": floors, "protocol": {"query_sha256": "ab"}}
-        result |= {"val": {"floors": {"mean": {"mse": 4.25}, "oracle": {"mse": 0.125}}}}
+        result |= {"val_floors": {"mean": {"mse": 4.25}, "oracle": {"mse": 0.125}}}
         (folder / "result.json").write_text(json.dumps(result))
     return folder
 

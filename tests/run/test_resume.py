@@ -28,6 +28,8 @@ from stopped_runs import (
     rows,
     status,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from metaexp.config.settings import load as load_config
 from metaexp.run.resume import continued_config, find_resumable
@@ -124,6 +126,16 @@ def test_damaged_checkpoint_is_set_aside(forks: Forks, references: References, c
     assert "set aside as step=000000030.ckpt.corrupt, step=000000026.ckpt is used" in line
     assert "resumed at step 26 of 60" in ended.err
     assert_same_run(copy, references["7/11/13"])
+    assert hparams(copy) == hparams(references["7/11/13"])
+    assert {"algo", "task", "seed", "steps", "meta_batch"} <= hparams(copy).keys()
+
+
+def hparams(run: Path) -> dict[str, Any]:
+    """The run's row in TensorBoard's HParams."""
+    tag = "_hparams_/session_start_info"
+    content = EventAccumulator(str(run / "test")).Reload().SummaryMetadata(tag).plugin_data.content
+    start = metadata.parse_session_start_info_plugin_data(content)
+    return {key: value.number_value or value.string_value for key, value in start.hparams.items()}
 
 
 def test_all_checkpoints_damaged(forks: Forks, copy: Path, tmp_path: Path) -> None:
