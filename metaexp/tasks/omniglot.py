@@ -2,10 +2,13 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from metaexp.constraints import Count, Limit, Natural, checked
 from metaexp.errors import DataError
@@ -114,7 +117,52 @@ def find_root(root: str | None, download: bool) -> Path:
     )
 
 
-class Omniglot(Classes):
+class Characters(Classes):
+    """Abstract: the classes are the characters of a folder of Omniglot, drawn in ink on an empty background.
+
+    Args:
+        root, download, verify, resize, size, invert: see `Omniglot`.
+        split: makes the class numbers of each split from the characters' names.
+        by_alphabet: the classes of an episode are of one alphabet.
+        rest: further arguments of `Classes`.
+
+    Raises:
+        DataError: the data are missing, incomplete or damaged.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        download: bool,
+        verify: bool,
+        resize: str,
+        size: int,
+        invert: bool,
+        split: Callable[[dict[str, list[str]], Path], dict[str, list[int]]],
+        by_alphabet: bool = False,
+        **rest: Any,
+    ):
+        self.folder = find_root(root, download)
+        names, images = files.read(self.folder, resize, size, verify)
+        self.resize, self.invert = resize, invert
+        self.names = [name for part in names.values() for name in part]  # of the classes, "Alphabet/characterNN"
+        parts = split(names, self.folder)
+        self.trained_on = digest(self.names[i] for i in parts["train"])
+        alphabets = [name.split("/")[0] for name in self.names]
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(alphabets))}
+        groups = [numbers[name] for name in alphabets] if by_alphabet else None
+        super().__init__(self.drawn(images), [files.DRAWERS] * len(self.names), parts, groups=groups, **rest)
+
+    def drawn(self, images: np.ndarray) -> Tensor:
+        """Drawings uint8 [..., size, size], bright ink on 0 -> pictures [n, 1, size, size], inverted if asked for."""
+        return torch.from_numpy(images if self.invert else 255 - images).view(-1, 1, *images.shape[-2:])
+
+    def raw_inputs(self) -> DrawingInputs:
+        """See TaskFamily.raw_inputs: drawings, black on white."""
+        return DrawingInputs(ArrayInputs(self.x_shape, *self.units()), self.x_shape[-1], self.resize, self.invert)
+
+
+class Omniglot(Characters):
     """Episodes of handwritten characters, x [1, size, size] in [0, 1]; characters are disjoint between the splits.
 
     "One shot learning of simple visual concepts", Lake, Salakhutdinov, Gross, Tenenbaum, 2011.
@@ -153,16 +201,8 @@ class Omniglot(Classes):
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        folder = find_root(root, download)
-        names, images = files.read(folder, resize, size, verify)
-        self.split, self.resize, self.invert = split, resize, invert
-        self.names = [name for part in names.values() for name in part]  # of the classes, "Alphabet/characterNN"
-        data = torch.from_numpy(images if invert else 255 - images).view(-1, 1, size, size)
-        counts = [files.DRAWERS] * len(self.names)
-        parts = SPLITTERS[split](names, folder)
-        self.trained_on = digest(self.names[i] for i in parts["train"])
-        super().__init__(data, counts, parts, shots, queries, ways, rotation, test, seed, eval_seed)
-
-    def raw_inputs(self) -> DrawingInputs:
-        """See TaskFamily.raw_inputs: drawings, black on white."""
-        return DrawingInputs(ArrayInputs(self.x_shape, *self.units()), self.x_shape[-1], self.resize, self.invert)
+        self.split = split
+        rest: dict[str, Any] = {"ways": ways, "rotation": rotation, "test": test, "seed": seed, "eval_seed": eval_seed}
+        super().__init__(
+            root, download, verify, resize, size, invert, SPLITTERS[split], shots=shots, queries=queries, **rest
+        )

@@ -6,17 +6,13 @@ import torch
 from torch import Tensor
 
 from metaexp.constraints import Count, Limit, checked
-from metaexp.tasks.classes import Classes, Rotation, Sizes
-from metaexp.tasks.data import omniglot as files
+from metaexp.tasks.classes import Rotation, Sizes
 from metaexp.tasks.data.lake_runs import ITEMS, RUNS, read_runs
-from metaexp.tasks.data.raw import ArrayInputs
-from metaexp.tasks.data.raw_pictures import DrawingInputs
-from metaexp.tasks.data.splits import digest
-from metaexp.tasks.omniglot import find_root, lake
+from metaexp.tasks.omniglot import Characters, lake
 from metaexp.types import Episode, Examples
 
 
-class OmniglotLake(Classes):
+class OmniglotLake(Characters):
     """Trains on Omniglot's background set; test task i is the authors' run i: 20 ways, 1 shot, 1 query per class.
 
     "Human-level concept learning through probabilistic program induction", Lake, Salakhutdinov, Tenenbaum, 2015. The 20
@@ -50,24 +46,14 @@ class OmniglotLake(Classes):
         seed: int = 0,
         eval_seed: int = 0,
     ):
-        folder = find_root(root, download)
-        names, images = files.read(folder, resize, size, verify)
-        drawn = read_runs(folder, resize, size, download, verify)
-        self.resize, self.invert = resize, invert
-        self.names = [name for part in names.values() for name in part]
-        parts = lake(names, folder)
-        alphabets = [name.split("/")[0] for name in self.names]
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(alphabets))}
-        self.trained_on = digest(self.names[i] for i in parts["train"])
         self.protocol = {"split": "lake, 20 runs", "within_alphabet": within_alphabet, "size": size}
-        data = torch.from_numpy(images if invert else 255 - images).view(-1, 1, size, size)
         test: Sizes = {"ways": ITEMS, "shots": 1, "queries": 1, "rotation": "none"}
+        rest = {"ways": ways, "rotation": rotation, "test": test, "seed": seed, "eval_seed": eval_seed}
         super().__init__(
-            data, [files.DRAWERS] * len(self.names), parts, shots, queries, ways, rotation, test, seed, eval_seed,
-            [numbers[name] for name in alphabets] if within_alphabet else None,
-        )  # fmt: skip
-        both = (torch.from_numpy(part if invert else 255 - part) for part in drawn)
-        self.runs_train, self.runs_test = (part.view(RUNS, ITEMS, 1, size, size) for part in both)
+            root, download, verify, resize, size, invert, lake, within_alphabet, shots=shots, queries=queries, **rest
+        )
+        both = read_runs(self.folder, resize, size, download, verify)
+        self.runs_train, self.runs_test = (self.drawn(part).view(RUNS, ITEMS, *self.x_shape) for part in both)
 
     def limit(self, split: str) -> int | None:
         """See TaskFamily.limit: 20 test tasks."""
@@ -109,10 +95,6 @@ class OmniglotLake(Classes):
             for part, count in ((self.runs_train, ways), (self.runs_test, ways * queries))
         )
         return Episode(support, query, self.keys(split, indices), {"run": which})
-
-    def raw_inputs(self) -> DrawingInputs:
-        """See TaskFamily.raw_inputs: drawings, black on white."""
-        return DrawingInputs(ArrayInputs(self.x_shape, *self.units()), self.x_shape[-1], self.resize, self.invert)
 
 
 def _check(shots: int, queries: int, ways: int) -> None:

@@ -80,3 +80,12 @@ def test_differences_are_named() -> None:
         ("algo.name", "(not set)", "x"),
     ]
     assert differences(CONFIG, {"steps": 1, "algo": {"inner_lr": 9}}, partial=True) == [("algo.inner_lr", 0.01, 9)]
+
+
+def test_the_command_is_a_text_and_may_hold_what_the_shell_was_given(tmp_path: Path) -> None:
+    """optimizer.schedule={...,steps:${steps}} as it was typed: nothing resolves it, and the run can be read."""
+    (tmp_path / "config.yaml").write_text("command: 'train steps=3 x=${steps}'\nsteps: 3\n")
+    assert read_config(tmp_path)["command"] == "train steps=3 x=${steps}"
+    (tmp_path / "config.yaml").write_text("command: {x: '${steps}'}\n")
+    with pytest.raises(CheckpointError, match=r"command\.x holds an interpolation"):
+        read_config(tmp_path)

@@ -1,5 +1,6 @@
 """Lake's one-shot runs: the authors' baseline, which picture is which trial, what training sees, damage."""
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ import pytest
 import torch
 from fake_omniglot import write_packed, write_runs
 from PIL import Image
+from small_runs import train
 
 from metaexp.algos.hausdorff import Hausdorff, modified_hausdorff
 from metaexp.algos.neighbour import Neighbour
 from metaexp.contract import check_family
-from metaexp.errors import DataError
+from metaexp.errors import ConfigError, DataError
+from metaexp.evaluate import evaluate as evaluate_run
 from metaexp.evaluation.scores import evaluate
+from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.tasks.data.lake_runs import read_runs
 from metaexp.tasks.omniglot_lake import OmniglotLake
 
@@ -99,6 +103,36 @@ def test_all_400_trials_of_the_authors_baseline(data_folder: Path) -> None:
     family = OmniglotLake(root=str(data_folder / "omniglot"), size=105, resize="nearest")
     learner = Hausdorff(family)
     assert sum(errors(learner, family, run) for run in range(20)) == 155  # of 400: 38.75 %, printed as 38.8
+
+
+def test_a_run_trained_on_omniglot_is_tested_on_the_runs(
+    fake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prototypes of 5-way training take 20 ways; the scores are those of the family itself."""
+    words = ["task=omniglot", f"task.root={fake}", "task.verify=false", "task.split=lake", "task.queries=3"]
+    words += ["model.filters=4", "meta_batch=2", "test.tasks=4", "test.curve_shots=[]", "test.normalise=[single]"]
+    run = train(tmp_path, "algo=protonet", *words)
+    runs = ["task=omniglot_lake", f"task.root={fake}", "task.verify=false"]
+    assert evaluate_run([f"run={run}", *runs, "test.tasks=1000"]) == 0
+    result = json.loads((run / "evaluations/1/result.json").read_text())
+    assert (result["evaluation"]["mark"], result["evaluation"]["seen"]["classes"]) == ("cross-domain", 0)
+    assert {key: result["protocol"][key] for key in ("ways", "shots", "queries")} == {
+        "ways": 20, "shots": 1, "queries": 1,
+    }  # fmt: skip
+    (name,) = result["test"]
+    assert result["test"][name]["tasks"] == 20
+    restored = restore(run, open_config(run))
+    load_weights(restored, "best")
+    learner = restored.parts.learner
+    learner.family = OmniglotLake(root=str(fake), verify=False)
+    direct = evaluate(learner, "test", 20, ["single"])
+    with np.load(run / "evaluations/1/test_scores.npz") as file:
+        assert np.array_equal(file[name], direct.arrays[name])
+    assert "cross-domain trained on omniglot, tested on omniglot_lake" in capsys.readouterr().out
+    outputs = train(tmp_path / "maml", "algo=maml", *words, "algo.inner_steps=1", "algo.test_steps=1")
+    with pytest.raises(ConfigError) as caught:  # five outputs cannot name twenty classes
+        evaluate_run([f"run={outputs}", *runs])
+    assert "ways" in str(caught.value)
 
 
 def test_damage(fake: Path, tmp_path: Path) -> None:
