@@ -22,6 +22,10 @@ CARRIED = [
     "task.test.queries=10",
 ]
 CARRIED += ["algo.inner={_target_:metaexp.inner.Adam,beta1:0.0,beta2:0.999}", "algo.inner_lr=0.002", "meta_batch=2"]
+MAML_PG = [
+    *("task=navigation", "task.horizon=5", "device=cpu", "model.hidden=[8]", "meta_batch=2", "val.tasks=5"),
+    *("test.tasks=5", "algo=maml_pg", "algo.trials=3", "algo.outer_trials=2", "algo.test_steps=2"),
+]
 STEP, VALIDATION, REPLACE, ROW = (
     "metaexp.outer.meta_training:MetaTraining.advance",
     "metaexp.outer.meta_training:MetaTraining.validation_step",
@@ -97,6 +101,7 @@ KINDS = {
         *"algo.hidden=4 algo.epochs=2 algo.minibatches=2 meta_batch=4 val.tasks=5 test.tasks=5".split(),
         *("steps=60", "log.every=7", "val.every=11", "checkpoint.every=13"),
     ],
+    "maml_pg": [*MAML_PG, "steps=8", "log.every=3", "val.every=4", "checkpoint.every=3"],
     "compiled": [*MAML, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13", "compile=true"],
 }
 

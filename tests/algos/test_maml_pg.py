@@ -2,10 +2,14 @@
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks
+from run_folders import only_run
+from stopped_runs import MAML_PG, state, status
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -198,3 +202,18 @@ def test_expected_gradient(name: str, baseline: str) -> None:
     case.learner.score_before = False
     if baseline == "none" or inner[0] > 1:  # one trial alone, against its own mean, changes nothing
         assert apart(case.expected_gradient(), right) > 1e-3 * scale
+
+
+def test_a_policy_that_becomes_nan(forks: Forks, tmp_path: Path) -> None:
+    """Exit code 5 and one line; what is kept are the last finite weights."""
+    ended = forks(*MAML_PG, "steps=50", "checkpoint.every=1", "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
+    assert ended.code == 5
+    run = only_run(tmp_path)
+    assert status(run)[1] == 5
+    last = ended.err.strip().splitlines()[-1]
+    assert "non-finite" in last
+    assert "last finite checkpoint" in last
+    assert "Traceback" not in ended.err
+    kept = [value for value in state(run)["weights"].values() if value.is_floating_point()]
+    assert all(bool(value.isfinite().all()) for value in kept)
+    assert max(float(value.abs().max()) for value in kept) > 1e20, "the step before was kept"

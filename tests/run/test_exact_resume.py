@@ -58,6 +58,7 @@ def stop_and_go(forks: Forks, cwd: Path, argv: list[str], faults: list[Fault]) -
 
 
 STOPS = {
+    "in a world": ("maml_pg", [Fault(STEP, 3, KILL, after=True), Fault(STEP, 4, KILL)]),
     "by Ctrl-C": ("7/11/13", [Fault(STEP, 1, INT), Fault(STEP, 20, INT)]),
     "by SIGTERM": ("7/11/13", [Fault(STEP, 26, TERM), Fault(STEP, 7, TERM, after=True)]),
     "by kill -9": ("7/11/13", [Fault(STEP, 12, KILL), Fault(STEP, 2, KILL, after=True), Fault(STEP, 41, KILL)]),
