@@ -15,7 +15,7 @@ from metaexp.constraints import Count, Natural, Positive, Share, checked
 from metaexp.inner import SGD, InnerOptimiser, Tree, descend
 from metaexp.models.functional import predicted
 from metaexp.random import fold
-from metaexp.tasks.world import Task, TimeStep, Trajectory
+from metaexp.tasks.world import ACTION, Task, TimeStep, Trajectory, play
 from metaexp.types import Episode
 
 AFTER = 1 << 20  # folded into a batch's key: the trials after all inner steps
@@ -142,8 +142,22 @@ class MAMLPG(ActingLearner):
     def collect(self, params: Tree, task: Task, key: Tensor, trials: int) -> Trajectory:
         """Trials of ONE task, [trials, steps, ...], acted with the parameters; without a graph."""
         fixed = {name: p.detach() for name, p in params.items()}
+        log_std, discrete = fixed.get("log_std"), self.log_std is None
+        times = torch.arange(self.family.steps, device=key.device)
+
+        def one(key: Tensor) -> Trajectory:
+            # As `trial` does, but what is random in its actions is drawn for all steps at once.
+            drawn = policy.noise(fold(fold(key, ACTION), times), self.family.y_dim, discrete, self.family.dtype)
+            steps = iter(drawn.unbind(0))
+
+            def act(memory: Any, seen: TimeStep, _: Tensor) -> tuple[Tensor, Any, Any]:
+                out = self.output(fixed, seen.observation[None])[0]
+                return policy.chosen(out, log_std, next(steps)), (), ()
+
+            return play(self.family, task, key, act, ())
+
         with torch.no_grad():
-            return vmap(lambda k: self.trial(fixed, task, k))(fold(key, torch.arange(trials, device=key.device)))
+            return vmap(one)(fold(key, torch.arange(trials, device=key.device)))
 
     # -- the inner loop ----------------------------------------------------------------------------------------------
 

@@ -29,12 +29,23 @@ def draw(out: Tensor, log_std: Tensor | None, key: Tensor) -> Tensor:
     Returns:
         int64 [*], or float [*, action_dim].
     """
+    return chosen(out, log_std, noise(key, out.shape[-1], log_std is None, out.dtype))
+
+
+def noise(key: Tensor, size: int, discrete: bool, dtype: torch.dtype) -> Tensor:
+    """All that is random in `draw`: [*, size] for keys int64 [*], so that many steps' can be drawn at once."""
+    if not discrete:
+        return normal(key, 0, (size,), dtype=dtype)
+    u = uniform(key, 0, (size,), dtype=dtype)  # u = 0 gives -inf: never chosen
+    return -torch.log(-torch.log(u))
+
+
+def chosen(out: Tensor, log_std: Tensor | None, noise: Tensor) -> Tensor:
+    """The action that `draw` makes of its `noise` [*, actions] or [*, action_dim]."""
     out = out.detach()
-    shape = (out.shape[-1],)
     if log_std is None:
-        u = uniform(key, 0, shape, dtype=out.dtype)  # [*, actions]; u = 0 gives -inf: never chosen
-        return torch.argmax(out - torch.log(-torch.log(u)), -1)
-    return out + torch.exp(log_std.detach().clamp(*LOG_STD)) * normal(key, 0, shape, dtype=out.dtype)
+        return torch.argmax(out + noise, -1)
+    return out + torch.exp(log_std.detach().clamp(*LOG_STD)) * noise
 
 
 def log_prob(out: Tensor, log_std: Tensor | None, action: Tensor) -> Tensor:

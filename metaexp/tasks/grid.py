@@ -197,7 +197,7 @@ class Grid(World):
         for name, marker, colour in places:
             for cell in task[name].reshape(-1).tolist():
                 row, column = divmod(cell, side)
-                axes.plot(column, row, marker=marker, color=colour, markersize=13, markeredgecolor="#FFFFFF", zorder=2)
+                axes.plot(column, row, marker=marker, color=colour, markersize=16, markeredgecolor="#FFFFFF", zorder=4)
         for episode in range(self.episodes):
             rows = slice(episode * self.horizon, (episode + 1) * self.horizon)
             cells = [task["start"]]

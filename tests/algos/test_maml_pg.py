@@ -12,10 +12,14 @@ from run_folders import only_run
 from stopped_runs import MAML_PG, state, status
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.utils._pytree import tree_leaves
 
 from metaexp.algos.credit import RIDGE
 from metaexp.algos.maml_pg import MAMLPG, Attempt
 from metaexp.models.mlp import MLP
+from metaexp.random import fold
+from metaexp.tasks.grid import Grid
+from metaexp.tasks.navigation import Navigation
 from metaexp.tasks.world import TimeStep, Trajectory, World
 
 ARMS = (0.3, 0.8)  # mean rewards
@@ -202,6 +206,21 @@ def test_expected_gradient(name: str, baseline: str) -> None:
     case.learner.score_before = False
     if baseline == "none" or inner[0] > 1:  # one trial alone, against its own mean, changes nothing
         assert apart(case.expected_gradient(), right) > 1e-3 * scale
+
+
+@pytest.mark.parametrize("family", [Navigation(horizon=6), Grid(size=3, walls=2, horizon=6, episodes=2)])
+def test_collected_trials_are_trials(family: World) -> None:
+    """What is drawn for all steps at once is what a trial draws step by step, to the last bit."""
+    torch.manual_seed(1)
+    learner = MAMLPG(family, partial(MLP, hidden=(5,)))
+    task = {name: value[0] for name, value in family.draw(torch.tensor([7])).items()}
+    params = {name: p.detach() for name, p in learner.initial().items()}
+    keys = fold(torch.tensor(9), torch.arange(4))
+    together = learner.collect(params, task, torch.tensor(9), 4)
+    one_by_one = vmap(lambda key: learner.trial(params, task, key))(keys)
+    for a, b in zip(tree_leaves(together), tree_leaves(one_by_one), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(together.action[0], together.action[1])
 
 
 def test_a_policy_that_becomes_nan(forks: Forks, tmp_path: Path) -> None:

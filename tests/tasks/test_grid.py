@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from metaexp.tasks.grid import Grid
@@ -133,6 +134,24 @@ def test_every_task_can_be_solved(settings: dict[str, Any]) -> None:
         n = shortest(world.side, hidden)
         right = 2 * (1 + 0.2 * len(hidden["keys"]) - 0.02 * n)
         assert float(best[i]) == pytest.approx(right, abs=1e-12)
+
+
+def test_sketch() -> None:
+    """Every episode's way is drawn through the cells that it went through, beside the others."""
+    world = grid(size=3, walls=2, horizon=8, episodes=2)
+    task = task_of(MAP)
+    moves = iter([1, 1, 3, 3, 0, 0, 0, 0, 3, 3, 1, 1, 2, 1, 3, 3])  # ddrru, then idle; r, a wall, ...
+
+    def act(memory: Any, seen: Any, key: Tensor) -> tuple[Tensor, Any, Any]:
+        return torch.tensor(next(moves)), (), ()
+
+    axes = Figure().subplots()
+    world.sketch(axes, task, play(world, task, torch.tensor(0), act, ()))
+    ways = [line for line in axes.lines if len(line.get_xdata()) > 2]
+    found = [[3 * round(y) + round(x) for x, y in zip(*way.get_data(), strict=True)] for way in ways]
+    assert found == [[0, 3, 6, 7, 8, 5], [0, 1, 1, 1, 1, 0, 3, 3, 3]]
+    assert ways[0].get_alpha() < ways[1].get_alpha()
+    assert len(axes.patches) == 2  # walls
 
 
 def test_short_horizon() -> None:

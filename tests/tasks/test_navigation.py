@@ -5,7 +5,9 @@ from typing import Literal
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metaexp.tasks.navigation import Navigation
 from metaexp.tasks.world import Trajectory, play
@@ -105,3 +107,18 @@ def test_goals() -> None:
     assert goal.abs().max() < 0.5
     assert goal.mean(0).abs().max() < 4 * math.sqrt(1 / 12 / 40000)
     assert torch.allclose(torch.cov(goal.T), torch.eye(2) / 12, atol=0.002)
+
+
+def test_sketch() -> None:
+    """The way of each episode starts at the origin and ends, after its last step, at the goal."""
+    world = Navigation(episodes=2, horizon=30).to("cpu", torch.float64)
+    task, trials = informed(world, 1)
+    axes = Figure().subplots()
+    world.sketch(axes, {"goal": task["goal"][0]}, tree_map(lambda t: t[0], trials))
+    steps = int(trials.alive[0, :30].sum())
+    ways = [line for line in axes.lines if len(line.get_xdata()) == steps + 1]
+    assert len(ways) == 2
+    for way in ways:
+        x, y = way.get_data()
+        assert (float(x[0]), float(y[0])) == (0, 0)
+        assert torch.allclose(torch.tensor([x[-1], y[-1]], dtype=torch.float64), task["goal"][0], atol=0.01)
