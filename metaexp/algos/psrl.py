@@ -53,9 +53,14 @@ class PSRL(ActingLearner):
         mapping: str | int = "auto",
     ):
         super().__init__(family, nn.Identity(), loss, mapping)
-        if not hasattr(family, "solve"):
+        if not self.is_floor_of(family):
             raise ValueError(f"family: {type(self).__name__} plans in tabular MDPs (task=mdp), not in this world")
         self.planned = planned
+
+    @staticmethod
+    def is_floor_of(family: Any) -> bool:
+        """Whether the world is a tabular MDP."""
+        return hasattr(family, "solve")
 
     def begin(self, adapted: Any) -> Memory:
         """Nothing seen."""

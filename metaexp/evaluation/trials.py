@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metaexp.algos.acting import TEST
+from metaexp.algos.gittins import Gittins
+from metaexp.algos.informed import Informed
+from metaexp.algos.psrl import PSRL
+from metaexp.algos.random import Random
+from metaexp.algos.thompson import Thompson
 from metaexp.algos.trial import at_test
 from metaexp.evaluation.intervals import over_tasks
 from metaexp.evaluation.scores import chunk_size, chunks
@@ -16,6 +21,8 @@ from metaexp.mapping import map_tasks
 from metaexp.random import fold
 from metaexp.tasks.world import Task, Trajectory
 from metaexp.types import Episode
+
+MOST_INDICES = 100  # pulls up to which Gittins indices take a second
 
 
 def trials(learner: Any, split: str, tasks: int) -> Iterator[tuple[Tensor, Task, list[Trajectory]]]:
@@ -34,6 +41,20 @@ def trials(learner: Any, split: str, tasks: int) -> Iterator[tuple[Tensor, Task,
             episode = learner.family.sample(split, indices)
             found = map_tasks(one, episode, learner.mapping)
         yield tree_map(lambda t: t.cpu(), (indices, episode.info, found))
+
+
+def heuristics(world: Any) -> dict[str, Any]:
+    """What needs no training in a world: random actions, planners that know the prior, and one who knows the task."""
+    found: dict[str, Any] = {"random": Random(world)}
+    if Thompson.is_floor_of(world):
+        found["thompson"] = Thompson(world)
+    if Gittins.is_floor_of(world) and world.steps <= MOST_INDICES:
+        found["gittins"] = Gittins(world)
+    if PSRL.is_floor_of(world):
+        found["psrl"] = PSRL(world)
+    if Informed.is_floor_of(world):
+        found["informed"] = Informed(world)
+    return found
 
 
 def few(learner: Any, split: str, tasks: int) -> tuple[list[Task], list[list[Trajectory]]]:

@@ -10,7 +10,7 @@ from metaexp.plots.baselines import LOOKS
 from metaexp.plots.style import BLUE, GREY, SKY, legend, new_figure, new_panels, step_name, tidy, whole_numbers
 from metaexp.tasks.world import Task, Trajectory
 
-OWN = {"after": BLUE, "before adaptation": SKY, "before meta-training": GREY}  # colours of a method's own curves
+OWN = {"before adaptation": SKY, "before meta-training": GREY}  # colours of a method's own curves; the rest are BLUE
 
 
 def trials_picture(world: Any, tasks: Sequence[Task], trials: Sequence[Sequence[Trajectory]]) -> Figure:

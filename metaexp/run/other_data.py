@@ -65,7 +65,8 @@ def other_data(
     mark = _mark(saved["task"], task, known, own.trained_on, other)
     if mark is None:
         task = _own_again(saved["task"], task)
-    return Other(task, asked.choice, Elsewhere(own, other), mark, seen_before(own, other) if mark else None, known)
+    family = other if other.acts else Elsewhere(own, other)  # what is known of a world does not come from training
+    return Other(task, asked.choice, family, mark, seen_before(own, other) if mark else None, known)
 
 
 def own_or_absent(folder: Path, saved: dict[str, Any], record: dict[str, Any] | None) -> TaskFamily:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metaexp.constraints import Limit, Positive, checked
 from metaexp.random import fold, normal, uniform
-from metaexp.tasks.world import Task, TimeStep, World
+from metaexp.tasks.world import Task, TimeStep, Trajectory, World
 
 Kind = Literal["bernoulli", "gaussian"]
 MEANS, REWARD = 0, 0  # streams of a task's key, and of a step's
@@ -87,6 +87,19 @@ class Bandit(World):
             reward = (uniform(fold(key, action), REWARD, (), dtype=self.dtype) < mean).to(self.dtype)
         never = torch.zeros((), dtype=torch.bool, device=self.device)
         return state, torch.zeros(1, dtype=self.dtype, device=self.device), reward, never
+
+    def sketch(self, axes: Any, task: Task, trajectory: Trajectory) -> None:
+        """Which arm was pulled when, dark where it paid most; the arms' means beside them."""
+        low, high = float(trajectory.reward.min()), float(trajectory.reward.max())
+        shade = ((trajectory.reward - low) / max(high - low, 1e-9)).tolist()
+        step = range(1, len(shade) + 1)
+        look = {"cmap": "Blues", "vmin": -0.3, "vmax": 1, "s": 20, "edgecolors": "grey"}
+        axes.scatter(step, trajectory.action.tolist(), c=shade, **look)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_ylim(self.arms - 0.4, -0.6)
+        axes.set_yticks(range(self.arms), [f"{mean:.2f}" for mean in task["mean"].tolist()])
+        axes.set_xlabel("pull")
+        axes.set_ylabel("arm, by its mean")
 
     def best(self, task: Task) -> Tensor:
         """The best arm at every pull."""

@@ -151,6 +151,11 @@ class Elsewhere(TaskFamily):
 def check_fit(own: TaskFamily, other: TaskFamily) -> None:
     """Raises ValueError, with the reason, if a learner of one family cannot be tested on the other."""
     kinds = ["regression", "classification"]
+    if own.acts != other.acts:
+        what = ["gives examples", "answers to actions"]
+        raise ValueError(f"{what[other.acts]}, and this run learned from a family that {what[own.acts]}")
+    if own.acts and own.y_dim != other.y_dim:
+        raise ValueError(f"has {other.y_dim} actions, and this run chooses among {own.y_dim}")
     if own.classification != other.classification:
         raise ValueError(f"is {kinds[other.classification]}, and this run learned {kinds[own.classification]}")
     if tuple(own.x_shape) != tuple(other.x_shape):

@@ -27,6 +27,7 @@ from metaexp.training.predictions import write_predictions
 from metaexp.training.record import TrainingRecord
 from metaexp.training.result import adapted_parameters, make_result, score_arrays
 from metaexp.training.stopping import StopRule
+from metaexp.training.within import Within
 
 
 def final_test(
@@ -97,6 +98,9 @@ def final_test(
         if group.rank == 0 and loggers.draws:
             loggers.figure("test/episodes", draw_episodes(learner, "test", 4), record.step)
             show_views(learner, "test", loggers, record.step)
+        within = None
+        if group.rank == 0 and learner.acts:
+            within = Within(learner, tasks, _ticker(config, flag, "within the task: {} tasks", ALONE))
         if group.rank == 0 and keep:
             report = _ticker(config, flag, f"predictions: {{}}/{tasks} tasks", ALONE)
             write_predictions(learner, scores.predictions, modes, folder, report, tell)
@@ -108,9 +112,12 @@ def final_test(
             known["parent"] = against_parent(experiment, tested, (beside["parent"], scores.arrays), tick, group)
         if learner.trains:
             beside["scratch"] = untrained(initial, modes[:1])
+            if within is not None:
+                within.before()
     if group.rank > 0:
         return {}
-    folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots))
+    curves = within.arrays() if within is not None else {}
+    folder.write_arrays("test_scores.npz", **score_arrays(scores, beside, by_shots), **curves)
     kinds = kinds_of(experiment.family, "test", tasks)
     result = make_result(
         experiment, record, rule, weights, scores, beside, by_shots, kinds, finish=chosen,
@@ -121,6 +128,9 @@ def final_test(
     if loggers.draws:
         draw_test(learner, folder, loggers, scores, beside, by_shots, record.step, config)
         draw_kinds(learner, loggers, result, record.step)
+        if within is not None:
+            title = f"{config['choices']['algo']} on {config['choices']['task']}, within a task"
+            loggers.figure("test/within", within.picture(title), record.step)
     return result
 
 

@@ -25,7 +25,8 @@ def write_predictions(
     Columns: `task`; `part` and `name` where there are some; `query`, its place in the task's query set; `mode`, how
     batch statistics are taken, where that matters; for regression `y` and `prediction` (numbered if there are several
     targets) and `std` if predictions are Gaussian, in the target's own units; for classification `true`, `predicted`,
-    and for each of the task's classes its name, `class_0`, and its probability, `p_0`.
+    and for each of the task's classes its name, `class_0`, and its probability, `p_0`. In worlds: `task`, `step` of the
+    trial from 1 on, and its `reward`.
 
     Raises SpaceError; whatever `tick` raises.
     """
@@ -35,7 +36,7 @@ def write_predictions(
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         writer, head = csv.writer(text, lineterminator="\n"), None
         for done, task in enumerate(predictions(learner, kept, modes)):
-            for columns in rows(task, several):
+            for columns in steps(task) if learner.acts else rows(task, several):
                 if head is None:
                     head = list(columns)
                     writer.writerow(head)
@@ -46,6 +47,13 @@ def write_predictions(
 
     tell(f"writing {FILE} of {sum(len(chunk.indices) for chunk in kept)} tasks ...")
     folder.write(FILE, fill)
+
+
+def steps(task: Predicted) -> Iterator[dict[str, Any]]:
+    """The lines of a trial in a world, whose prediction is its rewards."""
+    for rewards in task.values.values():
+        for step, reward in enumerate(rewards[:, 0]):
+            yield {"task": task.task, "step": step + 1, "reward": f"{reward:.9g}"}
 
 
 def rows(task: Predicted, several: bool) -> Iterator[dict[str, Any]]:
