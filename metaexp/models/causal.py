@@ -47,9 +47,10 @@ class CausalTransformer(nn.Module):
         """Token number t (int64 []), [width] -> (its output [width], the memories with it)."""
         place = torch.arange(memories[0][0].shape[1], device=token.device)
         here, later = (place == t)[:, None], (place > t)[None]
-        tokens, made = token[None], []
+        tokens = token[None]
+        made: list[Memory] = []
         for block, memory in zip(self.blocks, memories, strict=True):
             own = block.memory(tokens)  # type: ignore[operator]
-            made.append(tuple(torch.where(here, new, old) for new, old in zip(own, memory, strict=True)))
+            made.append((torch.where(here, own[0], memory[0]), torch.where(here, own[1], memory[1])))
             tokens = block(tokens, made[-1], later)
         return self.norm(tokens)[0], made

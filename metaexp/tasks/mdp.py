@@ -31,6 +31,7 @@ class MDP(World):
         ValueError: a number out of range.
     """
 
+    actions: int
     prior = (1.0, 1.0)  # mean and standard deviation of the rewards' means
 
     @checked
@@ -47,7 +48,7 @@ class MDP(World):
         self.states, self.actions, self.noise = states, actions, noise
         self.x_shape = (states,)
         super().__init__(horizon, episodes, seed, eval_seed)
-        self.protocol |= {"states": states, "actions": actions, "noise": noise}
+        self.protocol = {**self.protocol, "states": states, "actions": actions, "noise": noise}
 
     def draw(self, key: Tensor) -> Task:
         """`mean` [tasks, states, actions], the rewards'; `transition` [tasks, states, actions, states]."""

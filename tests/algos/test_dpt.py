@@ -19,8 +19,8 @@ def test_labels_are_the_optimal_actions_and_tokens_the_transitions() -> None:
     world = MDP(3, 2, 4, 2).to("cpu", F64)
     learner = DPT(world, width=8, layers=1, behaviour="uniform")
     batch = learner.train_batch(torch.arange(30))
-    task = world.draw(batch.key)  # type: ignore[attr-defined]
-    plan, _ = world.solve(task["mean"], task["transition"])  # type: ignore[attr-defined]
+    task = world.draw(batch.key)
+    plan, _ = world.solve(task["mean"], task["transition"])
     before, action, state, reward, first, over = batch.query.x.split((3, 2, 3, 1, 1, 1), -1)
     assert batch.query.x.shape == (30, 8, 11)
     assert first[0, :, 0].tolist() == [1, 0, 0, 0, 1, 0, 0, 0]

@@ -1,5 +1,7 @@
 """The causal transformer: whole sequences, single steps, and torch's own layers with a causal mask."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,7 @@ def test_a_token_does_not_see_later_ones() -> None:
 def test_it_is_torchs_encoder_with_a_causal_mask() -> None:
     net, tokens = made(), torch.randn(7, 8, dtype=F64, generator=torch.Generator().manual_seed(1))
     x = tokens[None]
+    block: Any
     for block in net.blocks:
         layer = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True, dtype=F64)
         attention = layer.self_attn
