@@ -74,7 +74,7 @@ def scores(run: Path, metric: str = "return") -> np.ndarray:
         return np.asarray(file[metric])
 
 
-def line(values: np.ndarray) -> list[dict[str, float]]:
+def line(values: np.ndarray) -> list[dict[str, float | None]]:
     """Mean and 95 % interval of each column."""
     return [{"mean": i.mean, "ci95": i.half} for i in map(over_tasks, values.T)]
 
@@ -110,7 +110,7 @@ def write(found: dict[str, Path], out: Path) -> None:
     (out / "navigation.md").write_text(page(kept))
 
 
-def cells(points: list[dict[str, float]]) -> str:
+def cells(points: list[dict[str, float | None]]) -> str:
     return " | ".join(f"{p['mean']:.2f} +- {p['ci95']:.2f}" for p in points)
 
 

@@ -145,7 +145,7 @@ def test_sketch() -> None:
     def act(memory: Any, seen: Any, key: Tensor) -> tuple[Tensor, Any, Any]:
         return torch.tensor(next(moves)), (), ()
 
-    axes = Figure().subplots()
+    axes: Any = Figure().subplots()
     world.sketch(axes, task, play(world, task, torch.tensor(0), act, ()))
     ways = [line for line in axes.lines if len(line.get_xdata()) > 2]
     found = [[3 * round(y) + round(x) for x, y in zip(*way.get_data(), strict=True)] for way in ways]

@@ -1,7 +1,7 @@
 """MAML's point in the plane: its rules, and the best return."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_sketch() -> None:
     """The way of each episode starts at the origin and ends, after its last step, at the goal."""
     world = Navigation(episodes=2, horizon=30).to("cpu", torch.float64)
     task, trials = informed(world, 1)
-    axes = Figure().subplots()
+    axes: Any = Figure().subplots()
     world.sketch(axes, {"goal": task["goal"][0]}, tree_map(lambda t: t[0], trials))
     steps = int(trials.alive[0, :30].sum())
     ways = [line for line in axes.lines if len(line.get_xdata()) == steps + 1]
