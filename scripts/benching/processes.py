@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ class Done(NamedTuple):
     err: str
     seconds: float  # wall clock
     load: float  # load average of the last minute when it began
+    cpu: float | None = None  # CPU seconds of it and what it started (a compiler, say)
 
     def reason(self) -> str:
         """The last line of its output, for messages."""
@@ -59,7 +61,7 @@ def run(
     command: Sequence[str | Path], threads: int | None = None, timeout: float = 600, pinned: bool = True, **env: str
 ) -> Done:
     """Runs a command to its end or the time limit; `threads` None: neither pinned nor limited."""
-    load, start = os.getloadavg()[0], time.monotonic()
+    load, start, before = os.getloadavg()[0], time.monotonic(), _spent()
     try:
         done = subprocess.run(
             [str(word) for word in command],
@@ -73,7 +75,13 @@ def run(
         code, out, err = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired:
         code, out, err = None, "", ""
-    return Done(code, out, err, time.monotonic() - start, round(load, 2))
+    return Done(code, out, err, time.monotonic() - start, round(load, 2), round(_spent() - before, 2))
+
+
+def _spent() -> float:
+    """CPU seconds of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def metaexp(*arguments: str) -> list[str]:

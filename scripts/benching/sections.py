@@ -126,25 +126,36 @@ def framework(o: Options) -> Iterator[Point]:
 
 
 def start(o: Options) -> Iterator[Point]:
-    """Seconds from the command to the first outer step, to a configuration error, and to the result; also of JAX."""
+    """Seconds from the command to the first outer step, to a configuration error, and to the result; also of JAX.
+
+    `cpu_seconds` counts the processor's time, compilers included: on a shared machine it says more than the clock.
+    """
     for _ in range(o.repeats):
         yield {"what": "command to first outer step, eager", "seconds": first_step()}
         error = run(metaexp("algo.iner_lr=1"))
-        yield {"what": "configuration error", "seconds": error.seconds, "code": error.code}
+        yield {"what": "configuration error", "seconds": error.seconds, "cpu_seconds": error.cpu, "code": error.code}
     if o.quick:
         return
     with tempfile.TemporaryDirectory(prefix="metaexp-bench-") as folder:
-        for cache in ("cold", "warm"):
-            words = metaexp("algo=maml", "task=sine", f'out="{folder}/{cache}"')
-            done = run(words, timeout=LONG, TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor")
-            what = f"whole command algo=maml task=sine, {cache} compile cache"
-            yield {"what": what, "seconds": done.seconds, "code": done.code, "load": done.load}
-    if o.peers and o.jax:
-        words = [o.jax, "-W", "ignore", str(o.peers / "bench_jax.py"), "--work", "sine-maml", "--variant", "vmap"]
-        more = ["--steps", "10000", "--warmup", "2", "--max-seconds", str(LONG), "--threads", "1", "--no-pin"]
-        done = run([*words, *more], timeout=LONG)
-        what = "JAX: the same 10,000 steps, import and compile included (no test)"
-        yield {"what": what, "seconds": done.seconds, "code": done.code, "load": done.load}
+        cold, *warm = ["cold"] + ["warm"] * o.repeats
+        for cache in (cold, *warm):  # JAX beside each: the machine's speed drifts
+            words = metaexp("algo=maml", "task=sine", "compile=true", f'out="{folder}/runs"')
+            done = run(words, o.threads, LONG, pinned=False, TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor")
+            yield _whole(f"whole command algo=maml task=sine compile=true, {cache} compile cache", done)
+            if o.jax:
+                script = Path(__file__).with_name("plain_jax.py")
+                one = "--xla_cpu_multi_thread_eigen=false"
+                done = run([o.jax, script], o.threads, LONG, pinned=False, XLA_FLAGS=one if o.threads == 1 else "")
+                yield _whole("plain JAX script of the same steps, validations and test", done)
+        words = metaexp(
+            "algo=maml", "task=sine", "compile=true", "algo.inner_lr=0.02", "seed=1", f'out="{folder}/runs"'
+        )
+        done = run(words, o.threads, LONG, pinned=False, TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor")
+        yield _whole("the same with another inner rate and seed, warm compile cache", done)
+
+
+def _whole(what: str, done: Done) -> Point:
+    return {"what": what, "seconds": done.seconds, "cpu_seconds": done.cpu, "code": done.code, "load": done.load}
 
 
 def first_step(timeout: float = 120) -> float | None:

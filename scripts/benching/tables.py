@@ -134,11 +134,29 @@ LEGEND = (
 )
 
 
+START_LEGEND = (
+    "From the command to its end, start-up, compiler, validations and test included (`--start`): medians over rounds. "
+    "CPU seconds are those of the command and of what it starts, such as a compiler; on a busy machine (see the load) "
+    "they say more than the clock.\n"
+)
+
+
 def summary(data: Row, link: str) -> str:
     """The content of docs/speed.md: the best peers. `link` leads from there to the page with all of them."""
     table = rows(data.get("runs", []))
     every = f"All peers, and the date, commit, machine, versions and command of each measurement: [bench.md]({link}).\n"
-    return "\n".join([LEGEND, works_table(best(table), data.get("checks", {})), every])
+    start = [START_LEGEND, start_table(data["start"])] if data.get("start") else []
+    return "\n".join([LEGEND, works_table(best(table), data.get("checks", {})), *start, every])
+
+
+def start_table(points: list[Row]) -> str:
+    """Medians over rounds of what `--start` measured, and the load under which it did."""
+    body = []
+    for what in dict.fromkeys(point["what"] for point in points):
+        own = [point for point in points if point["what"] == what]
+        values = [median(own, key) for key in ("seconds", "cpu_seconds", "load")]
+        body.append([what, *("-" if value is None else number(value) for value in values), str(len(own))])
+    return markdown(["what", "seconds", "CPU seconds", "load", "rounds"], body)
 
 
 def details(data: Row) -> str:

@@ -351,3 +351,20 @@ def test_pictures_and_tables_are_made_from_the_file(tmp_path: Path) -> None:
     assert "| tasks | 4 | eager | 0.4 | 300 |" in (tmp_path / "bench.md").read_text()
     for name in ("works", "scaling"):
         assert (tmp_path / f"bench_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_of_whole_commands_has_medians_and_what_was_not_measured():
+    points = [
+        {"what": "run", "seconds": s, "cpu_seconds": c, "load": 2.0} for s, c in ((9.0, 4.0), (3.0, 2.0), (4.0, 8.0))
+    ]
+    table = tables.start_table([*points, {"what": "first step", "seconds": 2.5}]).splitlines()
+    assert table[2:] == ["| run | 4 | 4 | 2 | 3 |", "| first step | 2.5 | - | - | 1 |"]
+    page = tables.summary({"runs": measured(), "start": points}, "x.md")
+    assert "| run | 4 | 4 | 2 | 3 |" in page
+
+
+def test_seconds_of_the_processor_are_those_of_the_command_and_what_it_starts():
+    code = "import subprocess, sys, time; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
+    done = processes.run([sys.executable, "-c", code])
+    assert done.code == 0
+    assert 0.02 < done.cpu <= 2 * done.seconds + 0.1
