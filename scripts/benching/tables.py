@@ -1,5 +1,6 @@
 """Turns single measurements into rows, Markdown and the page docs/speed.md."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,6 +160,21 @@ def start_table(points: list[Row]) -> str:
     return markdown(["what", "seconds", "CPU seconds", "load", "rounds"], body)
 
 
+def exponents(points: list[Row]) -> str:
+    """How time and memory grow at the upper end of each axis: the exponent between its two largest values."""
+    body = []
+    for axis, how in dict.fromkeys((point["axis"], point["how"]) for point in points):
+        own = [p for p in points if (p["axis"], p["how"]) == (axis, how) and p.get("ms") and p.get("mb") and p["value"]]
+        own = sorted(own, key=lambda point: point["value"])[-2:]
+        if len(own) < 2:
+            continue
+        low, high = own
+        growth = math.log(high["value"] / low["value"])
+        grown = [f"{math.log(high[key] / low[key]) / growth:.2f}" for key in ("ms", "mb")]
+        body.append([axis, how, f"{low['value']} to {high['value']}", *grown])
+    return markdown(["axis", "how", "values", "exponent of ms", "exponent of MB"], body)
+
+
 def details(data: Row) -> str:
     """bench.md: every peer, and the other measurements."""
     text = ["# Speed\n", "Made by `scripts/bench.py`; `bench.json` holds every single measurement.\n", LEGEND]
@@ -169,6 +185,7 @@ def details(data: Row) -> str:
             names = list(dict.fromkeys(key for point in found for key in point if key not in ("load", "round")))
             body = [[_cell(point.get(name)) for name in names] for point in found]
             text += [f"## {section}\n", markdown(names, body)]
+            text += [exponents(found)] if section == "scaling" else []
     return "\n".join([*text, "## Where and when\n", provenance(data)])
 
 

@@ -368,3 +368,9 @@ def test_seconds_of_the_processor_are_those_of_the_command_and_what_it_starts():
     done = processes.run([sys.executable, "-c", code])
     assert done.code == 0
     assert 0.02 < done.cpu <= 2 * done.seconds + 0.1
+
+
+def test_exponents_are_those_between_the_two_largest_values():
+    points = [{"axis": "width", "how": "eager", "value": v, "ms": 0.1 * v**2, "mb": 400} for v in (100, 10, 1)]
+    points += [{"axis": "idle", "value": 0, "how": "no step", "ms": None, "mb": 300}]
+    assert tables.exponents(points).splitlines()[2:] == ["| width | eager | 10 to 100 | 2.00 | 0.00 |"]
