@@ -1,6 +1,6 @@
 """RL^2: a recurrent policy whose memory is what it learns within a task, trained by proximal policy optimisation."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class RL2(RolloutLearner):
 
     Args:
         hidden: length of the memory.
+        keep: how long the memory is kept: over the whole trial; over an episode, so that nothing is carried from one to
+            the next; or not at all ("step"), which is one policy for all tasks, told neither its last action nor reward.
         discount, smoothing: gamma and lambda of the advantages.
         ratio: PPO's epsilon: how far the probability of an action may move with a gradient.
         entropy: weight of the policy's entropy in the objective.
@@ -61,6 +63,7 @@ class RL2(RolloutLearner):
         family: Any,
         model: ModelFactory | nn.Module,
         hidden: Count = 64,
+        keep: Literal["trial", "episode", "step"] = "trial",
         discount: Share = 0.99,
         smoothing: Share = 0.9,
         ratio: Positive = 0.2,
@@ -74,6 +77,7 @@ class RL2(RolloutLearner):
         super().__init__(family, model, loss, mapping)
         world: World = self.family
         remove_head(self.model, "RL2")
+        self.keep = keep
         self.hidden, self.discount, self.smoothing, self.ratio = hidden, discount, smoothing, ratio
         self.entropy, self.critic, self.epochs, self.minibatches = entropy, critic, epochs, minibatches
         self.memory = GRU(feature_size(self.model, world.x_shape) + world.y_dim + 2, hidden)
@@ -92,10 +96,16 @@ class RL2(RolloutLearner):
 
     def act(self, adapted: Any, memory: Tensor, seen: TimeStep, key: Tensor) -> tuple[Tensor, Tensor, Any]:
         """(action, memory [hidden], (log-probability of the action [], value [])) of ONE step of ONE task."""
-        memory = self.memory(self.inputs(seen), memory)
+        memory = self.memory(self.inputs(seen), self.kept(memory, seen.first))
         out = self.policy(memory)
         action = draw(out, self.log_std, key)
         return action, memory, (log_prob(out, self.log_std, action), self.value(memory)[0])
+
+    def kept(self, memory: Tensor, first: Tensor) -> Tensor:
+        """What is left of the memory [hidden] before a step; first: bool [], an episode begins."""
+        if self.keep == "trial":
+            return memory
+        return torch.where(first, torch.zeros_like(memory), memory) if self.keep == "episode" else 0 * memory
 
     def inputs(self, seen: TimeStep) -> Tensor:
         """What the GRU is told, for any leading dimensions: [*, features + actions + 2]."""
@@ -107,7 +117,8 @@ class RL2(RolloutLearner):
         if self.family.actions is not None:
             action = (action[..., None] == torch.arange(self.family.actions, device=action.device)).to(features.dtype)
         told = torch.stack((seen.reward.to(features.dtype), seen.first.to(features.dtype)), -1)
-        return torch.cat((features, action.to(features.dtype), told), -1)
+        past = torch.cat((action.to(features.dtype), told), -1)
+        return torch.cat((features, 0 * past if self.keep == "step" else past), -1)
 
     # -- learning from trials ----------------------------------------------------------------------------------------
 
@@ -149,8 +160,8 @@ class RL2(RolloutLearner):
     def update_loss(self, trial: Trials) -> tuple[Tensor, dict[str, Any]]:
         """PPO's loss for ONE task's trial, with the memory run through its steps one by one."""
         inputs, memory, memories = self.inputs(trial.seen), self.begin(None), []
-        for row in inputs.unbind(0):
-            memory = self.memory(row, memory)
+        for row, first in zip(inputs.unbind(0), trial.seen.first.unbind(0), strict=True):
+            memory = self.memory(row, self.kept(memory, first))
             memories.append(memory)
         return self.objective(torch.stack(memories), trial)
 
@@ -181,8 +192,12 @@ class RL2(RolloutLearner):
         own = self.meta_parameters()
         with torch.enable_grad():
             inputs = self.inputs(tree_map(lambda t: t.transpose(0, 1), trials.seen))  # [steps, tasks, ...]
-            first = self.begin(None).expand(inputs.shape[1], -1)
-            memories = self.memory.sequence(inputs, first).transpose(0, 1)
+            steps, tasks = inputs.shape[:2]
+            span = {"trial": steps, "episode": self.family.horizon, "step": 1}[self.keep]  # steps of one memory
+            # Spans stand beside each other: [span, spans * tasks, ...].
+            beside = inputs.unflatten(0, (-1, span)).transpose(0, 1).flatten(1, 2)
+            made = self.memory.sequence(beside, self.begin(None).expand(beside.shape[1], -1))
+            memories = made.unflatten(1, (-1, tasks)).transpose(0, 1).flatten(0, 1).transpose(0, 1)
             losses, logs = self.objective(memories, trials)
             loss = losses.mean()
             grads = torch.autograd.grad(loss, list(own.values()))

@@ -58,11 +58,11 @@ def collected(made: RL2, tasks: int = 6) -> tuple[Trials, dict[str, Tensor]]:
         return made.collect(made.train_batch(torch.arange(tasks))._replace(info={}))
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_the_update_of_a_batch_is_the_mean_over_tasks_of_the_definition(place: int) -> None:
+@pytest.mark.parametrize(("place", "keep"), [(0, "trial"), (1, "trial"), (0, "episode"), (1, "step")])
+def test_the_update_of_a_batch_is_the_mean_over_tasks_of_the_definition(place: int, keep: Any) -> None:
     """Also after the weights have moved, where the clipping of ratios matters."""
     world, model = worlds()[place]
-    made = learner(world, model)
+    made = learner(world, model, keep=keep)
     trials, _ = collected(made)
     with torch.no_grad():
         for p in made.parameters():
@@ -84,6 +84,26 @@ def test_what_the_policy_is_told() -> None:
     assert first.tolist() == [True, False, False, False, True, False, False, False]
     assert torch.equal(trials.seen.action[:, 1:], trials.action[:, :-1])  # over the border of episodes, too
     assert trials.seen.reward[:, 4].abs().min() > 0
+
+
+@pytest.mark.parametrize(("keep", "reaches"), [("trial", 10), ("episode", 5), ("step", 1)])
+def test_how_far_back_an_action_depends_on_what_was_seen(keep: Any, reaches: int) -> None:
+    """By gradients of the last value (of an episode of 5, the second of a trial) to the observations of the trial."""
+    made = learner(Walk(5, 2), partial(MLP, hidden=[4]), keep=keep)
+    trials, _ = collected(made, 1)
+    trial = tree_map(lambda t: t[0], trials)
+    seen = trial.seen.observation.detach().requires_grad_()
+    memory = made.begin(None)
+    for t in range(10):
+        step = TimeStep(seen[t], *(part[t] for part in trial.seen[1:]))
+        _, memory, (_, value) = made.act(None, memory, step, torch.tensor(t))
+    (gradient,) = torch.autograd.grad(value, seen)
+    told = gradient.abs().sum(1) > 0
+    assert not told[: 10 - reaches].any()
+    assert told[10 - reaches :].all()
+    if keep == "step":
+        other = TimeStep(seen[9], trial.seen.action[9] + 1, trial.seen.reward[9] + 1, trial.seen.first[9])
+        assert torch.equal(made.act(None, memory, other, torch.tensor(9))[2][1], value)
 
 
 def test_advantages_are_the_sums_of_the_paper_and_pass_over_idle_steps() -> None:
