@@ -45,8 +45,8 @@ class RL2(RolloutLearner):
 
     Args:
         hidden: length of the memory.
-        keep: how long the memory is kept: over the whole trial; over an episode, so that nothing is carried from one to
-            the next; or not at all ("step"), which is one policy for all tasks, told neither its last action nor reward.
+        keep: how long the memory is kept: over the whole trial; over an episode, so that nothing is carried from one
+            to the next; or not at all ("step"): one policy for all tasks, told neither its last action nor reward.
         discount, smoothing: gamma and lambda of the advantages.
         ratio: PPO's epsilon: how far the probability of an action may move with a gradient.
         entropy: weight of the policy's entropy in the objective.

@@ -1,0 +1,1 @@
+"""Parts of scripts/dynamics.py and scripts/control.py."""
