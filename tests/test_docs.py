@@ -369,7 +369,8 @@ def test_the_tables_of_parts_are_conf() -> None:
              "worlds with an oracle": {"kind": "world", "oracle": "known"},
              "bandits": {"kind": "world", "world": "bandit"},
              "worlds with discrete actions and an oracle": {"kind": "world", "oracle": "known", "actions": "discrete"},
-             "tabular MDPs": {"kind": "world", "world": "mdp"}}  # fmt: skip
+             "tabular MDPs": {"kind": "world", "world": "mdp"},
+             "pendulum and driving": {"kind": "world", "world": ["pendulum", "driving"]}}  # fmt: skip
     for algo, wanted, _ in algos:
         assert yaml.safe_load((ROOT / f"conf/algo/{algo}.yaml").read_text()).get("needs", {}) == needs[wanted], algo
     for task, kind, oracle, _ in tasks:

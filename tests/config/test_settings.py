@@ -188,7 +188,9 @@ def test_result_is_plain_and_named(settings: Settings) -> None:
 def test_every_choice_composes(settings: Settings) -> None:
     for algo in settings.composer.options("algo"):
         needs = settings.composer.content(f"algo/{algo}").get("needs") or {}
-        own = needs.get("world", "bandit") if needs.get("kind") == "world" else "sine"
+        worlds = needs.get("world", "bandit")
+        world = worlds if isinstance(worlds, str) else worlds[0]
+        own = world if needs.get("kind") == "world" else "sine"
         task = {"protonet": "omniglot", "hausdorff": "omniglot"}.get(algo, own)
         assert settings.load([f"algo={algo}", f"task={task}"])["choices"]["algo"] == algo
     for task in settings.composer.options("task"):
