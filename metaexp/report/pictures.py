@@ -19,7 +19,7 @@ from metaexp.plots.dots import rows as dot_rows
 from metaexp.plots.style import COLOURS, GREY, MARKERS, log_if_wide, method_look, new_figure, tidy, whole_numbers
 from metaexp.report.grouping import Group
 from metaexp.report.reading import Run
-from metaexp.report.tables import Block
+from metaexp.report.tables import Block, machine_of
 from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.saved_result import is_number
 
@@ -90,7 +90,8 @@ def against_seconds(block: Block) -> Figure | None:
     found = [(place, group, *line) for place, group, run in lines if (line := _training(run, block.metric)) is not None]
     if not found:
         return None
-    figure, axes = _empty(block, "seconds of training", "validation ")
+    several = len({machine_of(run.result) for _, _, run in lines}) > 1
+    figure, axes = _empty(block, "seconds of training" + ", on different machines" * several, "validation ")
     last = max(float(x[-1]) for _, _, x, _, _ in found)
     floors: dict[str, float] = {}
     finals: dict[int, list[float]] = {}

@@ -48,6 +48,7 @@ class Row(NamedTuple):
     median_high: float | None
     worst_share: float | None
     made_worse: int | None
+    timed: tuple[tuple[str, float], ...] | None  # on which machine and threads, mean seconds there
     note: str = ""
 
 
@@ -108,6 +109,9 @@ def blocks(compared: Compared, every_pair: bool = False, metrics: Sequence[str] 
                 note = "; ".join(filter(None, [note, f"batch statistics differ between rows: {', '.join(modes)}"]))
             if not known:
                 note = "; ".join(filter(None, [note, UNKNOWN_DIRECTION]))
+            if letters := machines_of(lines):
+                told = "; ".join(f"{letter}: {name}" for name, letter in letters.items())
+                note = "; ".join(filter(None, [note, f"seconds of different machines do not compare: {told}"]))
             made.append(Block(section, metric, larger, lines + floors_of(section, metric, sign), found, note))
     return made
 
@@ -142,8 +146,32 @@ def row_of(group: Group, metric: str, larger: bool | None) -> Row:
         median_high=beside.high,
         worst_share=beside.worst_share,
         made_worse=worse_of_group(group, metric, larger),
+        timed=_timed(results),
         note="; ".join(filter(None, [_weights(results), _lost(told, len(finite)), _seen(results)])),
     )
+
+
+def _timed(results: Sequence[dict[str, Any]]) -> tuple[tuple[str, float], ...] | None:
+    """On each machine the mean seconds of its runs; None if no result tells them."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        if _number(seconds := result["speed"].get("seconds")):
+            found.setdefault(machine_of(result), []).append(float(seconds))
+    return tuple((name, float(np.mean(all))) for name, all in sorted(found.items())) or None
+
+
+def machine_of(result: dict[str, Any]) -> str:
+    """The machine that a result was computed on, as far as it matters for its time."""
+    told = result.get("machine")
+    told, threads = told if isinstance(told, dict) else {}, result.get("threads")
+    name = " ".join(str(told.get("gpu") or told.get("cpu") or "unknown machine").split())
+    return f"{name}, {threads} thread{'s' * (threads != 1)}" if isinstance(threads, int) and "gpu" not in told else name
+
+
+def machines_of(rows: Sequence[Row]) -> dict[str, str]:
+    """A letter for each machine of these rows, by its name; empty if all their times are of one."""
+    names = sorted({name for row in rows for name, _ in row.timed or ()})
+    return {} if len(names) < 2 else {name: chr(ord("A") + place % 26) for place, name in enumerate(names)}
 
 
 def _finite(run: Run, metric: str) -> bool:

@@ -5,7 +5,7 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from metaexp.checks import printable
@@ -15,7 +15,7 @@ from metaexp.report.grouping import Compared, Section
 from metaexp.report.medians import better_on
 from metaexp.report.narrow import narrow, narrow_pairs
 from metaexp.report.reading import TESTED, Found
-from metaexp.report.tables import Block, Row, number, p_words
+from metaexp.report.tables import Block, Row, machines_of, number, p_words
 
 LEGEND = {
     "± tasks": "1.96 s / sqrt(tasks): how well one trained learner is measured; of several seeds the mean of theirs",
@@ -41,6 +41,7 @@ PAIRS = {
 
 def cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a block's table; columns with nothing in them are left out."""
+    letters = machines_of(block.rows)
     columns: list[tuple[str, Callable[[Row], str]]] = [
         (block.metric, lambda r: "not finite" if r.mean is None else number(r.mean)),
         ("± tasks", lambda r: number(r.tasks_half, 2)),
@@ -54,7 +55,7 @@ def cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]]
         ("outer steps", lambda r: number(r.steps, 7)),
         ("test steps", lambda r: r.test_steps or ""),
         ("statistics", lambda r: r.normalise or ""),
-        ("seconds", lambda r: "" if r.seconds is None else f"{r.seconds:.0f}"),
+        ("seconds", lambda r: _seconds(r, letters)),
         ("MB", lambda r: number(r.peak_mb)),
         ("parameters", lambda r: r.parameters or ""),
         ("adapted", lambda r: r.adapted or ""),
@@ -69,6 +70,13 @@ def cells(block: Block, keys: Sequence[str]) -> tuple[list[str], list[list[str]]
     head = [*keys, *(name for name, _ in columns)]
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _seconds(row: Row, letters: Mapping[str, str]) -> str:
+    """Of runs on different machines, the seconds on each with its letter."""
+    if not letters or not row.timed:
+        return "" if row.seconds is None else f"{row.seconds:.0f}"
+    return ", ".join(f"{seconds:.0f} {letters[name]}" for name, seconds in row.timed)
 
 
 def _median(row: Row) -> str:
@@ -231,6 +239,8 @@ def csv_text(made: Sequence[Block], keys: Sequence[str]) -> str:
 
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet shows and does not compute: `=cmd()` gets an apostrophe in front; numbers stay."""
+    if isinstance(value, tuple):
+        value = "; ".join(f"{name}: {number(seconds)}" for name, seconds in value)
     if not isinstance(value, str):
         return value
     value = printable(value)

@@ -12,12 +12,14 @@ from metaexp.errors import ConfigError, DataError, MetaexpError
 from metaexp.nested import leaves
 from metaexp.run.other_task import SIZES, OtherTask, divided_anew
 from metaexp.run.saved_run import own_family
+from metaexp.run.source import described
 from metaexp.storage.saved_result import read_result
 from metaexp.system import cache
 from metaexp.system.output import say
 from metaexp.tasks.base import TaskFamily
-from metaexp.tasks.elsewhere import Elsewhere, check_fit
+from metaexp.tasks.elsewhere import Elsewhere, check_fit, inputs_of
 from metaexp.tasks.placeholder import absent
+from metaexp.training.parent import as_fitted
 from metaexp.training.sizes import within_memory
 
 SHIFTED, CROSS = "shifted", "cross-domain"
@@ -56,7 +58,7 @@ def other_data(
     task = _follow_shape(asked, own)
     known = _content(folder, own)
     name = f"task={asked.choice}" if asked.fresh else ", ".join(f"task.{key}" for key in sorted(asked.typed))
-    other, task = _made(asked, task, trusted, known)
+    other, task = _made(asked, task, trusted, own, known)
     try:
         check_fit(own, other)
     except ValueError as error:
@@ -87,6 +89,8 @@ def own_or_absent(folder: Path, saved: dict[str, Any], record: dict[str, Any] | 
     say(f"without the run's own data, so classes that it has seen cannot be counted ({reason})")
     made = absent(kept, f"the run's own data are not here ({reason})")
     made.trained_on = (record or {}).get("trained_on")
+    made.kept_inputs = described(folder, made)
+    made.fixed_classes = "columns" in made.kept_inputs  # type: ignore[misc]  # of a table
     return made
 
 
@@ -112,13 +116,15 @@ def _follow_shape(asked: OtherTask, own: TaskFamily) -> dict[str, Any]:
 
 
 def _made(
-    asked: OtherTask, task: dict[str, Any], trusted: set[str], known: str | None
+    asked: OtherTask, task: dict[str, Any], trusted: set[str], own: TaskFamily, known: str | None
 ) -> tuple[TaskFamily, dict[str, Any]]:
-    """The family and its settings: data that are the run's own are divided as they were, others anew."""
+    """The family and its settings: data that are the run's own are divided as they were, others anew; the columns of a
+    table become numbers as those of the run did."""
+    inputs = inputs_of(own) if asked.moves_data else {}
 
     def make(settings: dict[str, Any]) -> TaskFamily:
         with within_memory():
-            made: TaskFamily = instantiate(settings, group="task", trusted=trusted)
+            made: TaskFamily = instantiate(as_fitted(settings, inputs), group="task", trusted=trusted)
         return made
 
     if not asked.moves_data:
@@ -127,6 +133,8 @@ def _made(
         try:
             found = make(task)
             if known is not None and found.content_sha256() == known:
+                return found, task
+            if known is None and own.trained_on is not None and found.trained_on == own.trained_on:
                 return found, task
         except MetaexpError:  # lists of classes that other data do not have, say
             pass
@@ -146,6 +154,8 @@ def _mark(
     if known is not None or (trained_on is not None and trained_on == other.trained_on):
         different -= {key for key in different if key.split(".")[0] in ("file", "files", "dataset")}  # moved
     names = {key.removeprefix("test.").split(".")[0] for key in different if key != "test"}
+    if "file" in names:  # of tables, whose content has no SHA-256
+        return CROSS
     return SHIFTED if names - set(_SAME_TASKS) else None
 
 

@@ -18,6 +18,7 @@ _NOBODY = {"train": None, "val": None, "test": None}
 DIVIDES: dict[str, Any] = {
     "lists": [],
     "classes": _NOBODY,
+    "tasks": _NOBODY,
     "class_file": None,
     "fold": None,
     "groups": None,

@@ -36,6 +36,7 @@ class Elsewhere(TaskFamily):
         self.bytes, self.white = other.bytes, other.white
         self.larger_is_better, self.queries_in_support = other.larger_is_better, other.queries_in_support
         self.fixed_classes, self.protocol = own.fixed_classes, other.protocol  # type: ignore[misc]
+        self.ordered, self.time, self.target_name = other.ordered, other.time, other.target_name
         self.oracle, self.gaussian_oracle = other.oracle, other.gaussian_oracle  # type: ignore[misc]
         self.seed, self.eval_seed = own.seed, other.eval_seed
         self.device, self.dtype = other.device, other.dtype
@@ -76,6 +77,10 @@ class Elsewhere(TaskFamily):
     def short(self, split: str, tasks: int, shots: int) -> int:
         """See TaskFamily.short."""
         return self._of(split).short(split, tasks, shots)
+
+    def merged(self, split: str, indices: Tensor) -> Tensor | None:
+        """See TaskFamily.merged."""
+        return self._of(split).merged(split, indices)
 
     def record(self) -> dict[str, Any]:
         """Of the tested family; see TaskFamily.record."""
@@ -173,5 +178,11 @@ def check_fit(own: TaskFamily, other: TaskFamily) -> None:
 
 def _same_columns(own: TaskFamily, other: TaskFamily) -> bool:
     """Whether columns and target of two tables become numbers in the same way."""
-    one, two = own.raw_inputs().settings(), other.raw_inputs().settings()
+    one, two = inputs_of(own), inputs_of(other)
     return "columns" in one and all(one[key] == two.get(key) for key in ("_target_", "columns", "target"))
+
+
+def inputs_of(family: TaskFamily) -> dict[str, Any]:
+    """How raw examples become its inputs, settings of a `RawInputs`; of a placeholder as the run's folder says."""
+    kept: dict[str, Any] | None = getattr(family, "kept_inputs", None)
+    return family.raw_inputs().settings() if kept is None else kept

@@ -59,6 +59,8 @@ class Absent(TaskFamily):
         why: the reason why the data are not available: the message of the DataError that `sample` and `pool` raise.
     """
 
+    kept_inputs: dict[str, Any] | None = None  # how raw examples become inputs, where that is known
+
     def __init__(self, kept: dict[str, Any], why: str):
         train, test = kept["sizes"]["train"], kept["sizes"]["test"]
         super().__init__(**train, test=test)

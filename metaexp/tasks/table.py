@@ -164,7 +164,9 @@ class Table(TaskFamily):
         self._metrics = table_metrics(**self.kept_metrics)
         self._usable = usable(content, self._wanted, *self._enough)
         self.able, self.left_out = self._usable
-        for name in SPLITS:
+        if not content.splits["train"]:
+            self.test_only = "split=[0, 0, 1]: no task is left for training"
+        for name in ("val", "test") if self.test_only else SPLITS:
             require(name, self._usable, self._asked[name], self._typed)
         self._choose()
         if self._balanced and self.classification:
@@ -194,7 +196,7 @@ class Table(TaskFamily):
         """The sizes of episodes, and which tasks are drawn together."""
         self._bins = train_bins(self.able["train"], self._counts, self._wanted["train"])
         self._units = {split: self._order_units(split, self.able[split]) for split in ("val", "test")}
-        limits = [self._wanted["train"].limit(one.fewest, whole=False) for one in self._bins]
+        limits = [self._wanted["train"].limit(one.fewest, whole=False) for one in self._bins] or [1]
         self.sizes["train"] = self._size("train", max(limits), [max(limits) + 1])
         for split, units in self._units.items():
             self.sizes[split] = self._size(split, max(u.limit for u in units), [u.queries for u in units])
@@ -223,20 +225,17 @@ class Table(TaskFamily):
         """See `table_metrics`."""
         return self._metrics
 
+    def contents(self, split: str) -> dict[str, list[bytes]]:
+        """See TaskFamily.contents: of the rows of each task, as numbers."""
+        return self.content.contents(self.able[split])
+
     def raw_inputs(self) -> TableInputs:
         """Rows of a table -> inputs, for a new task; see `metaexp.tasks.data.table_inputs`."""
         return self.content.inputs
 
     def record(self) -> dict[str, Any]:
         """What the table held, with the names of all tasks that were left out."""
-        kind = "classification" if self.classification else "regression"
-        return {
-            "rows": {split: sum(self._counts[task] for task in tasks) for split, tasks in self.able.items()},
-            "kind": kind,
-            "features": self.content.inputs.features,
-            "classes": self.content.inputs.classes,
-            "left_out": self.left_out,
-        }
+        return self._usable.record(self.content)
 
     def varying(self, split: str) -> Varying | None:
         """See TaskFamily.varying; in training also if only the queries vary."""
@@ -351,8 +350,7 @@ class Table(TaskFamily):
         else:
             given = (self.sizes["train"]["shots"] or 0) if shots is None else shots
             asked = (wanted.queries or 1) if queries is None else queries
-            able = [task for task in self.able["train"] if self._counts[task] >= given + asked]
-            if not able:
+            if not (able := [task for task in self.able["train"] if self._counts[task] >= given + asked]):
                 raise ValueError(f"shots={given} and queries={asked}: no training task has so many rows")
             members, most = torch.tensor(able), max(self._counts[task] for task in able)
         return members.to(key.device)[integers(key, 0, (), len(members))], given, asked, most

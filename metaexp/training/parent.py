@@ -91,15 +91,19 @@ class Parent(NamedTuple):
 
 def prepared_family(config: Mapping[str, Any], trusted: Collection[str], earlier: Preparation | None) -> TaskFamily:
     """The family that settings describe; its raw data become inputs as `earlier` says, not as its own data would."""
-    node = dict(config["task"])
-    inputs = {key: value for key, value in (earlier.inputs if earlier else {}).items() if key != "format"}
-    named = f"{TableInputs.__module__}.{TableInputs.__qualname__}"
-    if inputs.get("_target_") == named and str(node["_target_"]).startswith("metaexp.tasks.table."):
-        node["fitted"] = inputs  # of a table also which numbers a column becomes
+    node = as_fitted(config["task"], earlier.inputs if earlier else {})
     family = use_few(instantiate(node, group="task", trusted=set(trusted)), config)
     if earlier:
         family.prepare_as(SimpleNamespace(**earlier.units))  # type: ignore[arg-type]
     return family
+
+
+def as_fitted(task: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a family; of a table with which numbers a column becomes, as `inputs` (`Preparation`) say."""
+    named = f"{TableInputs.__module__}.{TableInputs.__qualname__}"
+    if inputs.get("_target_") != named or not str(task["_target_"]).startswith("metaexp.tasks.table."):
+        return dict(task)
+    return dict(task) | {"fitted": {key: value for key, value in inputs.items() if key != "format"}}
 
 
 def check_same_encoder(parent: Parent, family: TaskFamily) -> None:

@@ -375,7 +375,6 @@ BAD = {  # made file or rows -> settings, class, message
     "decimal comma": (cell(7, "age", "3,5"), {}, DataError, "line 9: column age .*decimal point"),
     "by missing": (cell(4, "school", ""), {}, DataError, "line 6 has no school"),
     "one task": (column("school", ["a"] * len(GOOD)), {}, DataError, "school is 'a' in every row: one task"),
-    "constant": (column("age", ["7"] * len(GOOD)), {}, DataError, "column age is 7 in every row.*task.drop=.age."),
     "all missing": (column("sex", [""] * len(GOOD)), {}, DataError, "column sex holds nothing.*task.drop=.sex."),
     "leak": (GOOD, {"inputs": ["age", "score"]}, ValueError, "inputs: score is task.target"),
     "copy": (column("income", [r[-1] for r in GOOD]), {}, DataError, "column income equals the target"),

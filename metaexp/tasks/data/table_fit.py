@@ -94,7 +94,9 @@ def known_names(frame: Frame, fitted: TableInputs, target: str, kind: str, used:
 def fit_columns(frame: Frame, names: Sequence[str], train: np.ndarray, wishes: Wishes) -> list[Spec]:
     """The specification of each input column, fitted to the rows `train` (numbers) alone; see `TableInputs`.
 
-    Raises DataError for a column of mixed types, or one that is constant or missing in all training tasks.
+    A column that is the same in all these rows is marked as constant: the learner is given 0, whatever other rows hold.
+
+    Raises DataError for a column of mixed types, or one that is missing in all training tasks.
     """
     _need_sklearn(frame)
     return [_fitted(frame, name, train, wishes) for name in names]
@@ -129,10 +131,7 @@ def _fitted_number(frame: Frame, name: str, kind: str, numbers: np.ndarray, log:
     imputer = SimpleImputer(strategy="median").fit(numbers[:, None])
     scaler = StandardScaler().fit(imputer.transform(numbers[:, None]))
     missing = bool(np.isnan(numbers).any())
-    if float(np.nanmin(numbers)) == float(np.nanmax(numbers)) and not missing:
-        raise DataError(
-            f"{frame.path}: column {name} is {numbers[0]:g} in every row of the training tasks; task.drop=[{name}]"
-        )
+    constant = float(np.nanmin(numbers)) == float(np.nanmax(numbers)) and not missing
     units = {"median": imputer.statistics_[0], "mean": scaler.mean_[0], "std": scaler.scale_[0]}
     return {
         "name": name,
@@ -140,6 +139,7 @@ def _fitted_number(frame: Frame, name: str, kind: str, numbers: np.ndarray, log:
         "log": log,
         "missing": missing,
         **{key: float(value) for key, value in units.items()},
+        **({"constant": True} if constant else {}),
     }
 
 
@@ -150,15 +150,13 @@ def _fitted_category(frame: Frame, name: str, values: Sequence[Any], wishes: Wis
     if not words:
         raise DataError(f"{frame.path}: column {name} is missing in all training tasks; task.drop=[{name}]")
     missing = len(words) < len(values)
-    if len(set(words)) == 1 and not missing:
-        raise DataError(
-            f"{frame.path}: column {name} is {words[0]!r} in every row of the training tasks; task.drop=[{name}]"
-        )
+    constant = len(set(words)) == 1 and not missing
     encoder = OneHotEncoder(max_categories=wishes.most + 1, handle_unknown="infrequent_if_exist")
     encoder.fit(np.array(words, dtype=object)[:, None])
     rare = encoder.infrequent_categories_[0]
     kept = [str(one) for one in encoder.categories_[0] if rare is None or one not in set(rare)]
-    return {"name": name, "kind": "category", "categories": kept, "rest": rare is not None, "missing": missing}
+    spec = {"name": name, "kind": "category", "categories": kept, "rest": rare is not None, "missing": missing}
+    return spec | ({"constant": True} if constant else {})
 
 
 def check_leak(frame: Frame, names: Sequence[str], target: str) -> None:

@@ -22,7 +22,8 @@ class TableInputs:
 
     A number is standardised, after its logarithm where `log` says so; a missing one is the median of training, with 1
     in a further place if any was missing in training. A date is a number of days and its place in the year (sine and
-    cosine). A category is one of several places; an unknown one is the place of the rare ones, or nowhere.
+    cosine). A category is one of several places; an unknown one is the place of the rare ones, or nowhere. A column
+    that was the same in all rows of training is 0: nothing could be learned of it.
 
     Args:
         columns: what was fitted to each column, in the order of the inputs.
@@ -44,6 +45,7 @@ class TableInputs:
         self.classes: list[Any] | None = list(target["classes"]) if target.get("classes") is not None else None
         self.features = [feature for column in self.columns for feature in features_of(column)]
         self.x_shape = (len(self.features),)
+        self.constant = [str(column["name"]) for column in self.columns if column.get("constant")]
 
     def __call__(self, raw: Any) -> Tensor:
         """A frame (pandas, polars, Arrow), a list of dicts or a dict of columns -> float64 [n, d].
@@ -124,9 +126,12 @@ def features_of(column: Mapping[str, Any]) -> list[str]:
 
 
 def encoded(column: Mapping[str, Any], values: Sequence[Any], words: frozenset[str]) -> np.ndarray:
-    """The cells of one column as numbers [rows, features]. Raises ValueError for a cell of the wrong kind."""
+    """The cells of one column as numbers [rows, features]; 0 in one that was constant in training.
+
+    Raises ValueError for a cell of the wrong kind.
+    """
     if column["kind"] == "category":
-        return _places(column, values, words)
+        return _places(column, values, words) * (not column.get("constant"))
     to, noun = (day_of, "a date") if column["kind"] == "date" else (number_of, "a finite number")
     numbers, odd = read_column(values, to, words)
     if odd is not None:
@@ -135,7 +140,7 @@ def encoded(column: Mapping[str, Any], values: Sequence[Any], words: frozenset[s
         raise ValueError(
             f"x: row {low[0]} has {numbers[low[0]]:g} as {column['name']}; its logarithm needs more than 0"
         )
-    return scaled(column, numbers)
+    return scaled(column, numbers) * (not column.get("constant"))
 
 
 def scaled(column: Mapping[str, Any], numbers: np.ndarray) -> np.ndarray:

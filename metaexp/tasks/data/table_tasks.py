@@ -81,6 +81,8 @@ def divide(frame: Frame, names: Sequence[str], rows: Sequence[np.ndarray], how: 
         parts = _by_name(names, listed)
     elif how.column is not None and how.column in frame.columns:
         parts = _by_column(frame, how.column, names, rows)
+    if parts["test"] and not parts["train"] and not parts["val"] and list(how.fractions) == [0, 0, 1]:
+        return parts | {"val": parts["test"]}  # all are for the test of a run that was trained elsewhere
     if not parts["train"]:
         raise ValueError(f"split: none of the {len(names)} tasks is for training")
     if not parts["val"] and not parts["test"]:

@@ -16,6 +16,17 @@ class Usable(NamedTuple):
     able: dict[str, list[int]]  # split -> task numbers
     left_out: dict[str, dict[str, str]]  # split -> name of a task -> why
 
+    def record(self, content: Content) -> dict[str, Any]:
+        """What result.json says of the table, with the names of all tasks that were left out."""
+        return {
+            "rows": {split: sum(content.counts[task] for task in tasks) for split, tasks in self.able.items()},
+            "kind": content.target["kind"],
+            "features": content.inputs.features,
+            "classes": content.inputs.classes,
+            **({"constant": same} if (same := content.inputs.constant) else {}),
+            "left_out": self.left_out,
+        }
+
     def protocol(
         self, asked: Mapping[str, Any], order: str | None, horizon: int | None, by: str, target: str
     ) -> dict[str, Any]:
@@ -35,6 +46,8 @@ class Usable(NamedTuple):
         target, shared = content.target, content.splits["val"] is content.splits["test"]
         kind = f"task.target={target['name']}: {target['kind']} ({content.why}); task.kind= says otherwise"
         said = [kind] if content.why else []
+        if same := content.inputs.constant:
+            said.append(f"the same in every training row, so the learner is given 0 instead: {', '.join(same)}")
         for split, out in self.left_out.items():
             if out and not (split == "val" and shared):
                 named = ", ".join(f"{name} ({why})" for name, why in list(out.items())[:NAMED])
