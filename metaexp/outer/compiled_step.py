@@ -61,7 +61,7 @@ class CompiledStep:
         self._next, self._end = index, index + self.steps
         self.lr = torch.zeros((), dtype=dtype, device=device)
         plain = getattr(learner, "plain_rate", None)  # of the inner loop: an input, so that one graph serves all rates
-        self.rate = None if plain is None else torch.tensor(plain, dtype=dtype, device=device)
+        self.rate = [] if plain is None else [torch.tensor(plain, dtype=dtype, device=device)]
         self.alive = torch.ones((), dtype=torch.bool, device=device)
         self.skipped = torch.tensor(finite.skipped, device=device)
         self.form = self._form()
@@ -128,12 +128,12 @@ class CompiledStep:
 
     def _step(
         self, theta: Tensor, slots: dict[str, Tensor], counts: Tensor, buffers: dict[str, Tensor], lr: Tensor,
-        alive: Tensor, skipped: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any, rate: Tensor | None,
+        alive: Tensor, skipped: Tensor, last: Tensor, sums: Tensor, first: Tensor, block: Any, rate: list[Tensor],
     ) -> list[Tensor]:  # fmt: skip
         clock = buffers["meta_step"]
         place = torch.clamp(clock - first, 0, self.steps - 1)  # the clock stops after too many skips
         episode = tree_map(lambda t: t.index_select(0, place.view(1))[0], block)
-        with self.learner.at_rate(rate) if rate is not None else nullcontext():
+        with self.learner.at_rate(*rate) if rate else nullcontext():
             grads, loss, logs = self.learner.meta_gradient(self._params(theta), episode, buffers)
         logs, absorbed = self._absorb(logs, buffers)
         norm, (gradient,) = self.clip([torch.cat([grads[name].reshape(-1) for name in self.names])])

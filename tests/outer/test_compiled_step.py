@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from metaexp.algos.features import full_precision
 from metaexp.algos.maml import MAML
+from metaexp.algos.metasgd import MetaSGD
+from metaexp.algos.protonet import ProtoNet
 from metaexp.algos.reptile import Reptile
 from metaexp.contract import largest_difference, new, parameters, pictures
 from metaexp.errors import NonFiniteError
@@ -266,6 +268,20 @@ def test_what_cannot_be_compiled_goes_on_without():
     assert not made[1].compiled
     assert any("not possible here" in line and "\n" not in line for line in told)
     assert largest_difference(parameters(learners[1]), parameters(learners[0])) == 0
+
+
+@pytest.mark.parametrize("kind", [MetaSGD, ProtoNet])
+def test_the_step_of_a_method_without_a_plain_inner_rate_is_one_graph(kind, monkeypatch):
+    """Its operations, run one by one, against the eager step."""
+    monkeypatch.setattr("metaexp.outer.compiler.ahead", lambda graph, inputs: lambda *tensors: list(graph(*tensors)))
+    family = pictures() if kind is ProtoNet else Table(3, 3)
+    learners = [new(lambda f: kind(family, NET), None) for _ in range(2)]
+    for learner, wanted in zip(learners, (False, True), strict=True):
+        loop = MetaTraining(learner, make_optimizer(OPTIMIZERS["sgd"], learner), compiled=wanted, meta_batch=2)
+        loop.run(Span(0, 2))
+    assert loop.compiled
+    assert isinstance(loop._step, CompiledStep)
+    assert largest_difference(parameters(learners[1]), parameters(learners[0])) < 1e-12
 
 
 def test_where_the_compiler_fails_nothing_has_changed(monkeypatch, tmp_path):
