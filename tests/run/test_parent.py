@@ -136,13 +136,12 @@ def test_killed_and_resumed_it_has_the_same_bits_though_the_parent_is_gone(
     sine: Path, tmp_path: Path, forks: Forks
 ) -> None:
     parent = shutil.copytree(sine, tmp_path / "parent")
-    words = [f"start={parent}", "task.amplitude=[5,10]", "steps=9", "checkpoint.every=4"]
-    straight = forks(*words, "out=straight", cwd=tmp_path)
-    assert straight.code == 0, straight.err
-    ended = forks(*words, "out=cut", cwd=tmp_path, fault=Fault(STEP, 7, KILL))
+    words = ["task.amplitude=[5,10]", "steps=9", "checkpoint.every=4"]
+    one = go_on(parent, tmp_path / "straight", *words)
+    ended = forks(f"start={parent}", *words, "out=cut", cwd=tmp_path, fault=Fault(STEP, 7, KILL))
     assert ended.code == -signal.SIGKILL
     shutil.move(parent, tmp_path / "elsewhere")
-    (one,), (other,) = ((tmp_path / name).iterdir() for name in ("straight", "cut"))
+    (other,) = (tmp_path / "cut").iterdir()
     ended = forks(f"resume={other}", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert_same_run(one, other)
