@@ -1,7 +1,7 @@
 """python scripts/bandits.py [--rows 10,5 ...] [--only gittins,...] [--runs FOLDER ...]: the bandits of RL^2's table.
 
-Every planner of task=bandit plays the same test bandits: 50,000 with 10 pulls, 40,000 with more (Thompson sampling
-20,000). epsilon and c are chosen on 2,000 validation bandits. --runs adds learned methods from run folders
+Every planner of task=bandit plays the same test bandits: 50,000 with 10 pulls, 20,000 with more (Thompson sampling with
+500 pulls 5,000). epsilon and c are chosen on 2,000 validation bandits. --runs adds learned methods from run folders
 (result.json of task=bandit), all seeds of a method as one row. Writes scripts/results/bandits.json after each number
 and keeps those that are there, so the command may be interrupted; --again makes them anew. Then writes bandits.md, with
 the published numbers and the bounds of scripts/bandit_bound.py. --render only writes the page. One core is enough.
@@ -71,7 +71,7 @@ PUBLISHED = {
 
 def tasks_of(name: str, pulls: int) -> int:
     """Number of test bandits."""
-    return 50_000 if pulls == 10 else 20_000 if name == "thompson" else 40_000
+    return 50_000 if pulls == 10 else 5_000 if name == "thompson" and pulls > 100 else 20_000
 
 
 def played(name: str, pulls: int, arms: int) -> dict[str, Any]:
@@ -174,12 +174,15 @@ def page(data: dict[str, Any]) -> str:
     settings = [f"{r['method']} at n={r['pulls']}, k={r['arms']}: {told}" for r, told in chosen]
     dates = sorted({r["date"] for r in [*data["rows"], *data["learned"]]})
     versions, machines = (", ".join(sorted({r[name] for r in data["rows"]})) for name in ("torch", "machine"))
+    counts = "; ".join(
+        f"n = {n}: {_counted({r['tasks'] for r in data['rows'] if r['pulls'] == n})}" for n in (10, 100, 500)
+    )
     wide = max((r["return"]["ci95"] / r["return"]["mean"] for r in data["rows"]), default=0.0)
     return "\n".join([
         "# Bandits", "",
         "Made by `python scripts/bandits.py` and `python scripts/bandit_bound.py`; do not edit.", "",
-        f"Total reward of n pulls of k coins whose probabilities are uniform: means over the same 50,000 test bandits "
-        "(n = 10) or 40,000 (Thompson sampling: 20,000), with 95 % intervals, at most "
+        f"Total reward of n pulls of k coins whose probabilities are uniform: means over the same test bandits "
+        f"({counts}), with 95 % intervals, at most "
         f"{100 * wide:.2f} % wide to each side. {', '.join(dates)}; torch {versions}, one core ({machines}); "
         f"{sum(r['seconds'] for r in data['rows']) / 60:.0f} minutes of it for all planners.", "",
         *table(own("return"), most, head), "",
@@ -196,6 +199,11 @@ def page(data: dict[str, Any]) -> str:
         "the Gittins row above. So a mean one rounding unit above the optimum is noise.", "",
         *table(published, error, ["n", "k", *PUBLISHED, "± of 1,000"]), "",
     ])  # fmt: skip
+
+
+def _counted(tasks: set[int]) -> str:
+    """Numbers of test bandits in words."""
+    return " or ".join(f"{number:,}" for number in sorted(tasks, reverse=True)) or "none"
 
 
 def short(data: dict[str, Any]) -> str:

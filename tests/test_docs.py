@@ -207,10 +207,10 @@ def test_the_example_trains_and_tests(line: str, place: Path) -> None:
     assert command is not None
     parts = Experiment(load([*command.overrides, *TINY], command.extra))
     before = {name: value.clone() for name, value in parts.learner.meta_parameters().items()}
-    for step in range(2):
+    for step in range(2 if parts.learner.trains else 0):
         assert parts.training.step(step).loss.isfinite()
     after = parts.learner.meta_parameters()
-    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    assert not parts.learner.trains or any(not torch.equal(value, after[name]) for name, value in before.items())
     scores = evaluate(parts.learner, "test", 2, ["queries"]).arrays
     assert all(np.isfinite(values).all() for values in scores.values())
 
