@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from metaexp.plots.outside import mark_outside, note_outside
 from metaexp.plots.style import (
     BLACK,
     BLUE,
@@ -103,6 +104,8 @@ def curves(
         if true is not None and true_band is not None:
             seen += [true[task] - true_band[task], true[task] + true_band[task]]
         limit(axes, np.concatenate(seen), also=lines[task].ravel())
+        for row, (line, colour) in enumerate(zip(lines[task], colours, strict=True)):
+            mark_outside(axes, x, line, colour, row)
         place = axes.get_subplotspec()
         rows, columns = (1, 1) if place is None else place.get_geometry()[:2]
         axes.set_xlabel("input x" if task >= (rows - 1) * columns else "", fontsize=12)
@@ -134,7 +137,8 @@ def scatter(episode: Episode, predict: Predict, shown: Sequence[int], title: str
             x, y = true[..., i].ravel(), guess[..., i].ravel()
             axes.plot(x, y, "o", color=colour, label=label, markersize=4, alpha=0.6, mec="none")
         axes.axline((0, 0), slope=1, color=BLACK, linewidth=1)
-        limit(axes, true.ravel())
+        limit(axes, true.ravel(), also=guess.ravel())
+        note_outside(axes, guess, VERMILION)
         axes.set_xlim(axes.get_ylim())
         axes.set_aspect("equal")
         tidy(axes, "true", "predicted" if end == 0 else "")

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metaexp.plots.episodes import Picture, Predict
+from metaexp.plots.outside import note_outside
 from metaexp.plots.style import (
     BLACK,
     BLUE,
@@ -76,7 +77,9 @@ def _scatter(axes: Axes, y: dict[str, np.ndarray], shown: Sequence[int], target:
     for place, colour, name in _looks(shown):
         axes.plot(y["true"], y["guess"][place], "o", color=colour, markersize=5, alpha=0.7, mec="none", label=name)
     axes.axline((float(y["true"].mean()), float(y["true"].mean())), slope=1, color=BLACK, linewidth=1)
-    limit(axes, np.concatenate([y["true"].ravel(), y["known"].ravel()]))
+    limit(axes, np.concatenate([y["true"].ravel(), y["known"].ravel()]), also=y["guess"].ravel())
+    for row, (place, colour, _) in enumerate(_looks(shown)):
+        note_outside(axes, y["guess"][place], colour, row)
     axes.set_xlim(axes.get_ylim())
     tidy(axes, f"true {target}", f"predicted {target}")
 
@@ -90,5 +93,7 @@ def _trajectory(
     for place, colour, name in _looks(shown):
         draw(when[1][order], y["guess"][place][order], ".-", color=colour, linewidth=1.8, label=name)
     draw(when[0], y["known"], "^-", color=VERMILION, mec="white", markersize=8, linewidth=1, label="support", zorder=5)
-    limit(axes, np.concatenate([y["true"].ravel(), y["known"].ravel()]))
+    limit(axes, np.concatenate([y["true"].ravel(), y["known"].ravel()]), also=y["guess"].ravel())
+    for row, (place, colour, _) in enumerate(_looks(shown)):
+        note_outside(axes, y["guess"][place], colour, row)
     tidy(axes, time, target)

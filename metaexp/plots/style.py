@@ -118,13 +118,13 @@ def limit(axes: Axes, values: np.ndarray, also: np.ndarray | None = None) -> Non
     """Sets vertical limits around these values, whatever else is drawn.
 
     Args:
-        also: values that are shown too if they reach out by at most half the values' own range: a prediction that
-            diverged must not squash the task into a line.
+        also: values that are shown too if they reach out by at most the values' own range: a prediction that diverged
+            must not squash the task into a line. What then lies outside is to be marked: `mark_outside`.
     """
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if also is not None and len(also := also[np.isfinite(also)]):
-        reach = (high - low) / 2
+        reach = high - low
         below, above = float(also.min()), float(also.max())
         low, high = (
             min(low, below) if below >= low - reach else low,
