@@ -74,7 +74,7 @@ def _sheet(marks: Sequence[tuple[Any, str]]) -> bytes:
             if shape == "star":
                 pen.polygon(_star(big / 2, big / 2 - 2), fill=colour, outline="black", width=5)
             else:
-                pen.ellipse((big * 0.2, big * 0.2, big * 0.8, big * 0.8), fill=colour, outline="white", width=3)
+                pen.ellipse((big * 0.1, big * 0.1, big * 0.9, big * 0.9), fill=colour, outline="white", width=3)
             drawn[colour, shape] = one.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         sheet.paste(drawn[colour, shape], (place % across * SIDE, place // across * SIDE))
     buffer = io.BytesIO()

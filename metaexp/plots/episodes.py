@@ -103,7 +103,7 @@ def curves(
         seen = [support_y[task].ravel(), query_y[task].ravel(), *([] if true is None else [true[task]])]
         if true is not None and true_band is not None:
             seen += [true[task] - true_band[task], true[task] + true_band[task]]
-        limit(axes, np.concatenate(seen), also=lines[task].ravel())
+        limit(axes, np.concatenate(seen), also=lines[task])
         for row, (line, colour) in enumerate(zip(lines[task], colours, strict=True)):
             mark_outside(axes, x, line, colour, row)
         place = axes.get_subplotspec()
@@ -140,7 +140,7 @@ def scatter(episode: Episode, predict: Predict, shown: Sequence[int], title: str
         limit(axes, true.ravel(), also=guess.ravel())
         note_outside(axes, guess, VERMILION)
         axes.set_xlim(axes.get_ylim())
-        axes.set_aspect("equal")
+        axes.set_box_aspect(1)  # for which, other than for an equal aspect, the layout leaves room
         tidy(axes, "true", "predicted" if end == 0 else "")
         axes.set_title(f"{step_name(shown[end])}: mse {float(np.mean((guess - true) ** 2)):.3g}", fontsize=12)
     if named:

@@ -44,6 +44,19 @@ METHODS: dict[str, tuple[str, str]] = {  # colour and marker of each method, the
     "mean": (VERMILION, "D"),
     "oracle": (BLACK, "D"),
     "hausdorff": (BLUE, "p"),
+    "maml_pg": (SKY, "p"),
+    "rl2": (ORANGE, "p"),
+    "dpt": (GREEN, "p"),
+    "nominal": (PURPLE, "p"),
+    "psrl": (VERMILION, "p"),
+    "informed": (BLACK, "p"),
+    "random": (BLUE, "h"),
+    "greedy": (SKY, "h"),
+    "epsilon_greedy": (ORANGE, "h"),
+    "ucb1": (GREEN, "h"),
+    "thompson": (PURPLE, "h"),
+    "gittins": (VERMILION, "h"),
+    "optimal": (BLACK, "h"),
 }
 COLOURS, MARKERS = (BLUE, SKY, ORANGE, GREEN, PURPLE, VERMILION, BLACK), ("^", "v", "P", "X")  # of all others
 DPI = 130  # 9 inches wide: 1170 pixels, and text of 10 points is still clear at 900
@@ -118,18 +131,18 @@ def limit(axes: Axes, values: np.ndarray, also: np.ndarray | None = None) -> Non
     """Sets vertical limits around these values, whatever else is drawn.
 
     Args:
-        also: values that are shown too if they reach out by at most the values' own range: a prediction that diverged
-            must not squash the task into a line. What then lies outside is to be marked: `mark_outside`.
+        also: [n] or [lines, n], further values. Those of a line are shown too if they reach out by at most the first
+            values' range: a prediction that diverged must not squash the task into a line. What then lies outside is to be marked: `mark_outside`.
     """
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    if also is not None and len(also := also[np.isfinite(also)]):
-        reach = high - low
-        below, above = float(also.min()), float(also.max())
-        low, high = (
-            min(low, below) if below >= low - reach else low,
-            max(high, above) if above <= high + reach else high,
-        )
+    reach, ends = high - low, (low, high)
+    for row in () if also is None else np.atleast_2d(also):
+        row = row[np.isfinite(row)]
+        if len(row) and row.min() >= ends[0] - reach:
+            low = min(low, float(row.min()))
+        if len(row) and row.max() <= ends[1] + reach:
+            high = max(high, float(row.max()))
     margin = 0.15 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
 
