@@ -103,7 +103,7 @@ def board(a: argparse.Namespace) -> None:
         return
     runs = a.folder / "board"
     train(runs / "one", "algo=protonet", "task=clusters", *SMALL.split())
-    train(runs / "many", "-m", "algo=maml,cavia,anil,cnp", "task=sine", "seed=0,1", *SMALL.split())
+    train(runs / "many", "-m", "algo=maml,cavia,anil,cnp,r2d2", "task=sine", "seed=0,1", *SMALL.split())
     for folder, names in ((runs / "many", list(SCREENS)[:4]), (runs / "one", list(SCREENS)[4:])):
         start = "import sys; from metaexp.commands.console import main; sys.exit(main())"
         words = [sys.executable, "-c", start, "board", str(folder), "--port", str(PORT)]
@@ -129,7 +129,12 @@ def photograph(browser: str, address: str, screens: list[tuple[Path, str]]) -> N
             time.sleep(1)
     time.sleep(15)  # until all event files have been read
     for file, dashboard in screens:
-        place = address if dashboard == "timeseries" else f"http://localhost:{PORT}/#{dashboard}"
+        # Lines that WebGL draws in a worker are not in the picture; those of SVG are.
+        place = (
+            address.replace("#", "&forceSVG=true#")
+            if dashboard == "timeseries"
+            else f"http://localhost:{PORT}/#{dashboard}"
+        )
         options = ["--no-sandbox", "--hide-scrollbars", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
         options += ["--window-size=1400,900", "--virtual-time-budget=40000", "--timeout=60000"]
         subprocess.run(

@@ -136,7 +136,12 @@ def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     differ = [
         name for name in names if any(len({str(own.get(name)) for own in group}) > 1 for group in groups.values())
     ]
-    return [*ALWAYS, *(name for name in differ if name not in ALWAYS)]
+    chosen = {name: [str(own.get(name)) for own in settings] for name in ALWAYS}
+    for name in differ:
+        values = [str(own.get(name)) for own in settings]
+        if values not in chosen.values():  # such as task.seed, which is the seed
+            chosen[name] = values
+    return list(chosen)
 
 
 def shared_metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -131,8 +131,8 @@ def limit(axes: Axes, values: np.ndarray, also: np.ndarray | None = None) -> Non
     """Sets vertical limits around these values, whatever else is drawn.
 
     Args:
-        also: [n] or [lines, n], further values. Those of a line are shown too if they reach out by at most the first
-            values' range: a prediction that diverged must not squash the task into a line. What then lies outside is to be marked: `mark_outside`.
+        also: [n] or [lines, n], further values. Those of a line are shown too if they reach out by at most the range of
+            the first: a prediction that diverged must not squash the task into a line. `mark_outside` marks the rest.
     """
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)

@@ -156,3 +156,5 @@ def test_what_follows_from_the_method_is_no_column() -> None:
     own = [{"algo": algo, "task": "sine", "optimizer.lr": lr} for algo, lr in (("maml", 0.001), ("reptile", 1.0))]
     assert varying(own) == ["algo", "task"]
     assert varying([*own, own[0] | {"optimizer.lr": 0.01}]) == ["algo", "task", "optimizer.lr"]
+    same = [own[0] | {"seed": seed, "task.seed": seed} for seed in (0, 1)]
+    assert varying(same) == ["algo", "task", "seed"]  # what is typed once is one column
