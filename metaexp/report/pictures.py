@@ -4,6 +4,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,17 @@ from metaexp.loggers.result_table import baseline_label
 from metaexp.metric_names import SUFFIXES, metric_name, near
 from metaexp.plots.baselines import far_below
 from metaexp.plots.dots import rows as dot_rows
-from metaexp.plots.style import COLOURS, GREY, MARKERS, log_if_wide, method_look, new_figure, tidy, whole_numbers
+from metaexp.plots.style import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    log_if_wide,
+    method_look,
+    new_figure,
+    on_a_board,
+    tidy,
+    whole_numbers,
+)
 from metaexp.report.grouping import Group
 from metaexp.report.reading import Run
 from metaexp.report.tables import Block, machine_of
@@ -27,8 +38,8 @@ DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))  # of groups o
 MOST = 8  # most curves in one picture: of more methods, each is a dot with its interval
 
 
-def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
-    """(file name, PNG) of every picture of these tables; names are unique."""
+def draw(made: Sequence[Block], board: bool = False) -> Iterator[tuple[str, bytes]]:
+    """(file name, PNG) of every picture of these tables, or of its form for TensorBoard; names are unique."""
     seen: dict[str, int] = {}
     for block in made:
         for kind, figure in (("adaptation", adaptation(block)), ("seconds", against_seconds(block))):
@@ -38,7 +49,8 @@ def draw(made: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
             seen[name] = seen.get(name, 0) + 1
             number = f"_{seen[name]}" if seen[name] > 1 else ""
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", metadata={"Software": None})
+            with on_a_board(figure) if board else nullcontext():
+                figure.savefig(buffer, format="png", metadata={"Software": None})
             yield f"{name}{number}.png", buffer.getvalue()
 
 

@@ -38,7 +38,7 @@ def _write(folder: Path) -> Path | None:
     drawn = list(draw(made))
     data = page(made, compared, found, drawn).encode()
     replace_file(folder / PAGE, lambda file: file.write(data), needs=len(data))
-    _to_tensorboard(folder, drawn)
+    _to_tensorboard(folder, list(draw(made, board=True)))
     return folder / PAGE
 
 
@@ -56,6 +56,6 @@ def _to_tensorboard(folder: Path, drawn: list[tuple[str, bytes]]) -> None:
         with Image.open(io.BytesIO(png)) as image:
             width, height = image.size
         shown = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        value = Summary.Value(tag=f"comparison/{name.removesuffix('.png')}", image=shown)
+        value = Summary.Value(tag=f"test_comparison/{name.removesuffix('.png')}", image=shown)
         writer.add_event(Event(step=0, summary=Summary(value=[value])))
     writer.close()
