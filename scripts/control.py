@@ -25,8 +25,8 @@ from benching.tables import paste  # noqa: E402
 import metaexp  # noqa: E402
 from metaexp.evaluation.intervals import mean_and_half  # noqa: E402
 
-BUDGET = ["meta_batch=256", "val.tasks=200", "val.every=25", "checkpoint.every=25", "test.tasks=1000", "test.weights=last",
-          "algo.discount=0.97", "optimizer.lr=0.003", "device=cpu", "device.threads=1"]  # fmt: skip
+BUDGET = ["meta_batch=256", "val.tasks=200", "val.every=25", "checkpoint.every=25", "test.tasks=1000",
+          "test.weights=last", "algo.discount=0.97", "optimizer.lr=0.003", "device=cpu", "device.threads=1"]  # fmt: skip
 WORLDS = {
     "pendulum": ["task.episodes=1", "steps=100"],
     "grid": ["steps=100"],
@@ -95,8 +95,8 @@ def write(a: argparse.Namespace, found: dict[str, dict[str, Any]]) -> None:
     counts = {world: next(iter(runs.values()))["test"]["return"]["tasks"] for world, runs in found.items()}
     sizes = "; ".join(f"`{w}` {' '.join(WORLDS[w])}, {n:,} test tasks" for w, n in counts.items())
     intro = (
-        f"{' '.join(BUDGET[:1])}, one seed; {sizes}. The weights are the last. ± is a 95 % interval over test tasks; all "
-        f"rows met the same tasks. {date.today()}, torch {torch.__version__}, CPU, one thread.\n\n"
+        f"{' '.join(BUDGET[:1])}, one seed; {sizes}. The weights are the last. ± is a 95 % interval over test tasks; "
+        f"all rows met the same tasks. {date.today()}, torch {torch.__version__}, CPU, one thread.\n\n"
         "`python scripts/control.py FOLDER`"
     )
     a.out.mkdir(parents=True, exist_ok=True)

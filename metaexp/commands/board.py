@@ -99,7 +99,8 @@ def _keep(view: BoardView) -> None:
     if os.fork() > 0:
         return
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for TensorBoard, which ends; then this process does
+        for number in (signal.SIGINT, signal.SIGTERM):  # they are for TensorBoard, which ends; then this process does
+            signal.signal(number, signal.SIG_IGN)
         due = time.monotonic() + SECONDS
         while os.getppid() == parent:
             time.sleep(0.5)
