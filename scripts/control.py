@@ -26,7 +26,8 @@ import metaexp  # noqa: E402
 from metaexp.evaluation.intervals import mean_and_half  # noqa: E402
 
 BUDGET = ["meta_batch=256", "val.tasks=200", "val.every=25", "checkpoint.every=25", "test.tasks=1000",
-          "test.weights=last", "algo.discount=0.97", "optimizer.lr=0.003", "device=cpu", "device.threads=1"]  # fmt: skip
+          "test.weights=last", "algo.discount=0.97", "optimizer.lr=0.003", "device=cpu",
+          "device.threads=1"]  # fmt: skip
 WORLDS = {
     "pendulum": ["task.episodes=1", "steps=100"],
     "grid": ["steps=100"],
