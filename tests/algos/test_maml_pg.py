@@ -208,6 +208,23 @@ def test_expected_gradient(name: str, baseline: str) -> None:
         assert apart(case.expected_gradient(), right) > 1e-3 * scale
 
 
+def test_first_order() -> None:
+    """The term after the update has the gradient of the later log-probabilities at the adapted parameters."""
+    case = Case((3, 1), (2, 1), True, baseline="none", batches=1, first_order=True)
+    row = torch.tensor([37, 9])
+
+    def collect(_: Any, step: int) -> Trajectory:
+        return trials(*(t[row[step]] for t in (case.after if step < 0 else case.before)))
+
+    path, _ = case.learner.descent(case.params, collect, 1, RATE, first_order=False)
+    later = collect(None, -1)
+    credit = case.learner.credit(later, inner=False)
+    right = grad(lambda p: (case.learner.log_prob(p, later) * credit).sum() / 2)(path[1])
+    assert apart(grad(lambda p: case.attempt(p, row).after)(case.params), right) < 1e-14
+    case.learner.first_order = False
+    assert apart(grad(lambda p: case.attempt(p, row).after)(case.params), right) > 1e-3
+
+
 @pytest.mark.parametrize("family", [Navigation(horizon=6), Grid(size=3, walls=2, horizon=6, episodes=2)])
 def test_collected_trials_are_trials(family: World) -> None:
     """What is drawn for all steps at once is what a trial draws step by step, to the last bit."""
