@@ -8,7 +8,6 @@ optimiser, outer steps and trials per outer step; RUNS says what differs. --rend
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -101,8 +100,8 @@ def write(found: dict[str, Path], out: Path) -> None:
         for a, b in (("after", "pretrained"), ("both", "pretrained"), ("after", "both"))
     }
     out.mkdir(parents=True, exist_ok=True)
-    versions = {**first["versions"], "processor": platform.processor() or platform.machine()}
-    kept = {"runs": made, "differences": differences, "tasks": len(values["both"]), "versions": versions}
+    kept = {"runs": made, "differences": differences, "tasks": len(values["both"]), "versions": first["versions"]}
+    kept |= {"day": found["both"].name[:10], "machine": "{cpu}, {cores} cores".format(**first["machine"])}
     kept |= {"steps": first["steps"], "seconds": {name: r["speed"]["seconds"] for name, r in results.items()}}
     (out / "navigation.json").write_text(json.dumps(kept, indent=1) + "\n")
     for name, run in found.items():
@@ -123,7 +122,8 @@ def page(kept: dict[str, Any]) -> str:
     head = "| return | before | 1 step | 2 steps | 3 steps |\n|---|---|---|---|---|"
     versions = ", ".join(f"{name} {value}" for name, value in kept["versions"].items())
     return PAGE.format(
-        head=head, rows="\n".join(rows), tasks=kept["tasks"], steps=kept["steps"], versions=versions,
+        head=head, rows="\n".join(rows), tasks=kept["tasks"], steps=kept["steps"],
+        versions=versions, day=kept["day"], machine=kept["machine"],
         apart="\n".join(apart), difference=head.replace("return", "difference"),
     )  # fmt: skip
 
@@ -146,8 +146,11 @@ Paired differences on the same tasks, a positive one says that the first is bett
 
 ![Trajectories of both](navigation_both.png)
 
-{versions}. Finn, Abbeel and Levine 2017 show curves only, of policies trained with a trust region method, so there is
-no published number to compare with.
+The score term of the trials before the inner steps makes the outer gradient that of the expected return after them,
+and noisier: it sums the log-probabilities of all 1,000 actions of ten trials. Finn, Abbeel and Levine 2017 show curves
+only, of policies trained with a trust region method, so there is no published number to compare with.
+
+{day}, {machine}, one thread; {versions}.
 """
 
 if __name__ == "__main__":
