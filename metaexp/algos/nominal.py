@@ -35,7 +35,9 @@ class Nominal(ActingLearner):
 
     def policies(self, episode: Episode) -> list[Any]:
         """The nominal task with the plan for it."""
-        return self.planner.policies(episode._replace(info=self.family.nominal(episode.info)))
+        nominal = self.family.nominal
+        assert nominal is not None
+        return self.planner.policies(episode._replace(info=nominal(episode.info)))
 
     def begin(self, adapted: Any) -> Any:
         """The planner's memory."""

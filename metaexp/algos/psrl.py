@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metaexp.algos.acting import ActingLearner
 from metaexp.constraints import checked
 from metaexp.random import exponential, normal
+from metaexp.tasks.mdp import MDP
 from metaexp.tasks.world import TimeStep
 
 MEANS, TRANSITIONS = 0, 1  # streams of a step's key
@@ -18,7 +19,7 @@ class Memory(NamedTuple):
 
     moves: Tensor  # int64 [steps] (state, action, next state) as one number for every step so far; -1: not seen
     total: Tensor  # [states * actions] sums of rewards
-    count: Tensor  # [states * actions] number of rewards
+    number: Tensor  # [states * actions] number of rewards
     policy: Tensor  # int64 [horizon, states]
     state: Tensor  # int64 [] the state before
     step: Tensor  # int64 [] of the trial
@@ -42,6 +43,7 @@ class PSRL(ActingLearner):
     """
 
     trains = False
+    family: MDP
 
     @checked
     def __init__(
@@ -82,7 +84,7 @@ class PSRL(ActingLearner):
         here = (torch.arange(len(memory.total), device=pair.device) == pair) & later
         move = torch.where(later & ~seen.first, pair * world.states + state, torch.full_like(pair, -1))
         moves = torch.where(torch.arange(world.steps, device=pair.device) == memory.step - 1, move, memory.moves)
-        total, count = memory.total + here * seen.reward, memory.count + here
+        total, count = memory.total + here * seen.reward, memory.number + here
         policy = torch.where(seen.first, world.solve(*self.planned_for(moves, total, count, key))[0], memory.policy)
         t = torch.where(seen.first, torch.zeros_like(memory.t), memory.t)
         action = world.act_by(policy, seen, t)

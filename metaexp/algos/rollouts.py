@@ -1,7 +1,7 @@
 """What learners share that make trials in a meta-batch of tasks and then several updates from them."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class RolloutLearner(ActingLearner):
     numbers.
     """
 
-    exact_gradient: ClassVar[bool] = False  # the trials depend on the parameters, the update does not look at that
+    exact_gradient = False  # the trials depend on the parameters, the update does not look at that
     epochs: int
     minibatches: int
 

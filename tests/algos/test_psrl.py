@@ -33,7 +33,7 @@ def test_the_memory_holds_the_moves_and_rewards_that_were_seen() -> None:
     for seen in (step(0, 0, 0.0, True), step(2, 1, 1.5, False), step(1, 0, -1.0, False), step(0, 1, 4.0, True)):
         _, memory, _ = learner.act(None, memory, seen, key)
     assert memory.total.view(3, 2).tolist() == [[0.0, 1.5], [0.0, 4.0], [-1.0, 0.0]]
-    assert memory.count.view(3, 2).tolist() == [[0, 1], [0, 1], [1, 0]]
+    assert memory.number.view(3, 2).tolist() == [[0, 1], [0, 1], [1, 0]]
     assert memory.moves.tolist() == [(0 * 2 + 1) * 3 + 2, (2 * 2 + 0) * 3 + 1, *[-1] * 10]
     assert (int(memory.step), int(memory.t)) == (4, 1)
 
