@@ -17,7 +17,7 @@ from metaexp.commands.completion import SHELLS, candidates
     ("line", "expected"),
     [
         ("a", ["adapt ", "audit "]),
-        ("train algo=m", ["algo=maml ", "algo=mean ", "algo=metasgd ", "algo=mother "]),
+        ("train algo=m", ["algo=maml ", "algo=maml_pg ", "algo=mean ", "algo=metasgd ", "algo=mother "]),
         ("train algo=maml,rep", ["algo=maml,reptile "]),  # in a sweep
         ("train algo=maml algo.test_", ["algo.test_lr=", "algo.test_steps="]),
         ("train algo=maml a", ["accumulate=", "algo.", "algo="]),

@@ -118,11 +118,11 @@ def test_weights_made_within_the_limit_have_the_same_bits() -> None:
 def test_spans_and_chunks_are_never_listed() -> None:
     stops = Stops(10**10, [1])
     assert [stops.after(step) for step in (0, 1, 10**10 - 1)] == [1, 2, 10**10]
-    loader = TaskIndices(SimpleNamespace(family=Clusters(), mapping="vmap"), "val", 10**9)
+    loader = TaskIndices(SimpleNamespace(family=Clusters(), mapping="vmap", chunk=100), "val", 10**9)
     assert len(loader) == 10**7
     first = list(itertools.islice(loader, 3))
     assert [(int(piece[0]), len(piece)) for piece in first] == [(0, 100), (100, 100), (200, 100)]
-    varying = SimpleNamespace(family=GP(shots=[3, 20], bucket=16), mapping="vmap")
+    varying = SimpleNamespace(family=GP(shots=[3, 20], bucket=16), mapping="vmap", chunk=100)
     assert varying.family.varying("val").bucket == 10
     for tasks in (1, 7, 99, 1000, 1001, 12345):
         loader = TaskIndices(varying, "val", tasks)
