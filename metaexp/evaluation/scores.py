@@ -220,7 +220,8 @@ def chunks(family: Any, split: str, tasks: int, size: int, shots: int | None = N
     All tasks, if the split has fewer.
     """
     for run in family.runs(split, number_of_tasks(family, split, tasks), shots):
-        yield from run.split(size)
+        for first in range(0, len(run), size):
+            yield run[first : first + size]
 
 
 def number_of_tasks(family: Any, split: str, tasks: int) -> int:

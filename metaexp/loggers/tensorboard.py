@@ -116,8 +116,8 @@ class TensorBoard:
                     self.logger.experiment.add_scalar(shown_tag(tag), float(value), step)
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
-        """Writes the distribution of numbers, those that are finite, at an outer step."""
-        finite = values[np.isfinite(values)]
+        """Writes the distribution of numbers, those that are finite and within TensorBoard's bins, at an outer step."""
+        finite = values[np.abs(values) < 1e20]  # its outermost bin
         if self.active and len(finite):
             with self._guard():
                 self.logger.experiment.add_histogram(tag, finite, step)

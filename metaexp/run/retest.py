@@ -157,7 +157,8 @@ def _add_own(result: dict[str, Any], restored: Restored, changed: dict[str, Any]
     first = _first_result(restored.folder)
     result["memory"] = first.get("memory") or {"peak_mb": None}
     result["speed"] = first.get("speed") or result["speed"]
-    result |= {name: first[name] for name in ("doubt", "processes", "parent", "val_floors") if name in first}
+    kept = ("doubt", "processes", "parent", *(() if changed else ("val_floors",)))  # other tasks have other baselines
+    result |= {name: first[name] for name in kept if name in first}
     learner, rows = restored.parts.learner, read_rows(restored.folder)
     if learner.trains and rows:  # other weights than those of the first test have doubts of their own
         known = {name: metric.larger_is_better for name, metric in declared(learner).items()}

@@ -14,6 +14,7 @@ from metaexp.tasks.data.raw import ArrayInputs, RawInputs
 from metaexp.types import Episode, Examples
 
 Digest = bytes  # of one example
+MOST = 10**6  # tasks whose indices are listed at once
 
 
 class Varying(NamedTuple):
@@ -22,6 +23,24 @@ class Varying(NamedTuple):
     fewest: int
     most: int
     bucket: int  # tasks 0 ... bucket - 1 share one number, the next `bucket` tasks another: a meta-batch has one shape
+
+
+class _Runs(Sequence[Tensor]):
+    """The indices of the first `tasks` tasks, `size` at a time, made when they are asked for."""
+
+    def __init__(self, tasks: int, size: int, device: torch.device):
+        self.tasks, self.size, self.device = tasks, size, device
+
+    def __len__(self) -> int:
+        return -(-self.tasks // self.size)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        first = place % len(self) * self.size
+        return torch.arange(first, min(first + self.size, self.tasks), device=self.device)
 
 
 class TaskFamily(ABC):
@@ -170,10 +189,7 @@ class TaskFamily(ABC):
     def runs(self, split: str, tasks: int, shots: int | None = None) -> Sequence[Tensor]:
         """Indices, int64 [n] each, that can be drawn at once: the first `tasks` tasks of a split."""
         varying = self.varying(split)
-        bucket = varying.bucket if varying else max(tasks, 1)
-        return [
-            torch.arange(first, min(first + bucket, tasks), device=self.device) for first in range(0, tasks, bucket)
-        ]
+        return _Runs(tasks, varying.bucket if varying else MOST, self.device)
 
     def merged(self, split: str, indices: Tensor) -> Tensor | None:
         """Indices of a validation or test split -> the tasks they belong to, if some are the same task, seen again.
