@@ -13,13 +13,14 @@ from metaexp.loggers.result_table import notes, result_rows, title_of
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto;
+  width: max-content; max-width: min(calc(50vw + 28rem), calc(100vw - 2rem)); }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 tr.beside { opacity: .65; }
 figure { margin: 1.5rem 0; } figcaption { opacity: .7; font-size: .9em; }
 img { max-width: 100%; background: white; }
-pre { overflow-x: auto; padding: .7rem; border: 1px solid #8884; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .7rem; border: 1px solid #8884; }
 .short { font-size: 1.15em; }
 """
 
@@ -34,7 +35,13 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 def text(found: object) -> str:
     """Text of any origin, escaped; control characters are shown, not obeyed."""
-    return html.escape(printable(str(found)))
+    return html.escape(printable(str(found)).replace(" +- ", " ± "))
+
+
+def labelled(line: str) -> str:
+    """A line of the terminal, its label in bold."""
+    label, _, said = line.partition("  ")
+    return f"<p><b>{text(label)}</b> {text(said.strip())}</p>" if said else f"<p>{text(line)}</p>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], beside: Iterable[bool] = ()) -> str:
@@ -72,7 +79,7 @@ def run_page(result: Mapping[str, Any], settings: str, pictures: Mapping[str, by
     order = sorted(pictures, key=lambda name: (not name.startswith("test_"), name != "test_episodes", name))
     parts = [f'<p class="short">{text(said)}</p>'] if (said := in_words(result)) else []
     parts.append(table(head, rows, [", " in row[0] for row in rows]))
-    parts += [f"<p>{text(line)}</p>" for line in notes(result)]
+    parts += [labelled(line) for line in notes(result) if not (said and line.endswith(said))]  # it stands above
     parts += [picture(name, pictures[name]) for name in order if not name.startswith("val_")]
     if during := [picture(name, pictures[name]) for name in order if name.startswith("val_")]:
         parts.append(folded("pictures from the last validation", "\n".join(during)))

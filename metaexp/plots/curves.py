@@ -25,6 +25,8 @@ from metaexp.plots.style import (
     whole_numbers,
 )
 
+FEW = 3  # points of a line that are marked
+
 
 def adaptation_curve(
     metric: str,
@@ -86,7 +88,8 @@ def training_curve(
     tidy(left, "outer step", "outer loss")
     tidy(right, "outer step", f"validation {metric}")
     step, loss = _series([(row["step"], row.get("outer_loss")) for row in rows if row["kind"] == "train"])
-    left.plot(step, loss, color=SKY, linewidth=1.0, label="as logged")
+    few = "o" if len(loss) <= FEW else ""  # a line through one point is not seen
+    left.plot(step, loss, color=SKY, linewidth=1.0, marker=few, markersize=4, label="as logged")
     if (n := len(loss) // 20) > 1:  # a centred mean does not lag behind
         smooth_step, smooth = (np.convolve(values, np.ones(n) / n, mode="valid") for values in (step, loss))
         left.plot(smooth_step, smooth, color=BLUE, linewidth=2.2, label=f"mean of {n}")

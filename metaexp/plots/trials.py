@@ -49,7 +49,7 @@ def within_picture(
     figure, (left, right) = new_panels(2, title, height=4.6)
     top = beside.get("informed")
     tidy(left, unit, f"reward per {unit}")
-    tidy(right, unit, "reward so far" if top is None else "regret so far, to one who knows the task")
+    tidy(right, unit, "reward so far" if top is None else "regret so far")
     for name, (mean, half) in {**beside, **own}.items():
         x = np.arange(1, len(mean) + 1)
         known = name in LOOKS or name in own

@@ -134,7 +134,7 @@ def report(argv: Sequence[str]) -> int:
 
         drawn = list(draw(made))
         beside = [picture for part in parts for picture in part.pictures]
-        for name, png in [*beside, *drawn] if arguments.plots else ():
+        for name, png in [*beside, *((one.name, one.png) for one in drawn)] if arguments.plots else ():
             _write(typed_path("--plots", str(arguments.plots)) / name, png)
         if arguments.html:
             _write(typed_path("--html", str(arguments.html)), page(made, compared, found, drawn, parts))

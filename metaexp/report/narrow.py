@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from metaexp.report.tables import UNSHOWN, Block, Row, number
 
 WIDTH = 80
+MOST_PLACES = 8  # more behind the point are hard to count: 1.4e-11
 BEST, AS_GOOD = "best", "not shown worse"
 # What goes first where there is no room.
 FOLDED = (
@@ -30,7 +31,10 @@ def carried(value: float | None, half: float | None) -> str:
     if value is None or half is None or not math.isfinite(value) or not 0 < half < math.inf:
         return number(value)
     places = 1 - math.floor(math.log10(half))
+    if places > MOST_PLACES and value:
+        return f"{value:.{max(0, math.floor(math.log10(abs(value))) + places)}e}"
     rounded = round(value, places) or 0.0  # no -0
+    places = 0 if places > MOST_PLACES else places
     return f"{rounded:.{places}f}" if places > 0 else f"{rounded:.0f}"
 
 
@@ -103,7 +107,7 @@ def _fold_equal(head: list[str], lines: list[list[str]], keys: int, own: Sequenc
         found = {line[at] for line in lines if line[at]}
         every = all(line[at] for line, mine in zip(lines, own, strict=True) if mine)
         if head[at] in FOLDED and head[at] != "median" and len(found) == 1 and every:
-            same.append(f"{head[at]} {found.pop()}")
+            same.append(f"{head[at]}{'' if head[at][-1].isalpha() else ':'} {found.pop()}")
             for line in (head, *lines):
                 del line[at]
     return [f"in all rows: {', '.join(reversed(same))}"] if same else []

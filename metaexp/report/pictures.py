@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,10 +38,18 @@ DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))  # of groups o
 MOST = 8  # most curves in one picture: of more methods, each is a dot with its interval
 
 
-def draw(made: Sequence[Block], board: bool = False) -> Iterator[tuple[str, bytes]]:
-    """(file name, PNG) of every picture of these tables, or of its form for TensorBoard; names are unique."""
+class Drawn(NamedTuple):
+    """A picture of a table."""
+
+    name: str  # of the file, unique
+    png: bytes
+    block: int  # the place of its table
+
+
+def draw(made: Sequence[Block], board: bool = False) -> Iterator[Drawn]:
+    """Every picture of these tables, or its form for TensorBoard."""
     seen: dict[str, int] = {}
-    for block in made:
+    for place, block in enumerate(made):
         for kind, figure in (("adaptation", adaptation(block)), ("seconds", against_seconds(block))):
             if figure is None:
                 continue
@@ -51,7 +59,7 @@ def draw(made: Sequence[Block], board: bool = False) -> Iterator[tuple[str, byte
             buffer = io.BytesIO()
             with on_a_board(figure) if board else nullcontext():
                 figure.savefig(buffer, format="png", metadata={"Software": None})
-            yield f"{name}{number}.png", buffer.getvalue()
+            yield Drawn(f"{name}{number}.png", buffer.getvalue(), place)
 
 
 def adaptation(block: Block) -> Figure | None:

@@ -1,10 +1,15 @@
 """What a sweep shows as a whole: `report.html`, and its comparison in TensorBoard."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metaexp.checks import printable
 from metaexp.config.command_line import complain
 from metaexp.system.files import replace_file
+
+if TYPE_CHECKING:
+    from metaexp.report.pictures import Drawn
 
 PAGE = "report.html"
 
@@ -42,7 +47,7 @@ def _write(folder: Path) -> Path | None:
     return folder / PAGE
 
 
-def _to_tensorboard(folder: Path, drawn: list[tuple[str, bytes]]) -> None:
+def _to_tensorboard(folder: Path, drawn: "Sequence[Drawn]") -> None:
     """An event file in the sweep's folder; written without torch, which the process of a sweep does not import."""
     import io
 
@@ -52,7 +57,7 @@ def _to_tensorboard(folder: Path, drawn: list[tuple[str, bytes]]) -> None:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     writer = EventFileWriter(str(folder))
-    for name, png in drawn:
+    for name, png, _ in drawn:
         with Image.open(io.BytesIO(png)) as image:
             width, height = image.size
         shown = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)

@@ -46,7 +46,7 @@ def test_a_run_is_one_file_with_its_numbers_and_pictures(tmp_path: Path) -> None
     (tmp_path / "config.yaml").write_text("seed: 3\nname: <b>\n")
     page = page_of(RESULT | {"command": "python -m metaexp.train algo=maml name='<b>'"}, tmp_path)
     reader = read(page)
-    assert {"0.4123 +- 0.031", "2.41 +- 0.1", "mse, baseline: scratch"} <= set(reader.cells)
+    assert {"0.4123 ± 0.031", "2.41 ± 0.1", "mse, baseline: scratch"} <= set(reader.cells)
     pictures = [attrs for tag, attrs in reader.tags if tag == "img"]
     assert [one["alt"] for one in pictures] == ["test episodes", "train curve", "val episodes"]
     for one in pictures:

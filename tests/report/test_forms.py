@@ -22,6 +22,9 @@ from metaexp.report.narrow import carried
         (1234.5, 23.0, "1234"),
         (1234.5, 2300.0, "1200"),
         (0.000123456, 0.0000023, "0.0001235"),
+        (1.3812e-11, 9.2e-12, "1.38e-11"),
+        (1e-12, 9.2e-12, "1.0e-12"),
+        (0.0, 9.2e-12, "0"),
         (-0.0001, 0.23, "0.00"),
         (2.644123, None, "2.644"),
         (2.644123, 0.0, "2.644"),
@@ -77,6 +80,10 @@ def test_the_page_and_the_json_have_every_number(made: Path, tmp_path: Path) -> 
     assert report(words) == 0
     page = (tmp_path / "r.html").read_text()
     assert page.count("<table>") >= 2
+    after = [page.index(part) for part in (">a_lgo</td>", "<img", "settings of all runs")]
+    assert after == sorted(after)  # a picture stands below its table
+    for folder in made.iterdir():
+        assert f"<td>{folder}</td>" in page
     assert not re.search(r"<(script|link|iframe)\b|src=\"(?!data:)", page)
     (table,) = json.loads((tmp_path / "r.json").read_text())["tables"]
     rows = {row["settings"]["algo"]: row for row in table["rows"] if "settings" in row}
