@@ -41,7 +41,7 @@ def text(found: object) -> str:
 def labelled(line: str) -> str:
     """A line of the terminal, its label in bold."""
     label, _, said = line.partition("  ")
-    return f"<p><b>{text(label)}</b> {text(said.strip())}</p>" if said else f"<p>{text(line)}</p>"
+    return f"<p><strong>{text(label)}</strong> {text(said.strip())}</p>" if said else f"<p>{text(line)}</p>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], beside: Iterable[bool] = ()) -> str:
