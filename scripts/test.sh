@@ -21,5 +21,6 @@ export OMP_NUM_THREADS=1 # two test processes, one core each; also fixes the ord
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
 "$VENV/bin/python" -m mypy
-# Tests of one file go to one process: what they share (a trained run, a wheel) is made once.
-exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"
+# Tests of one file go to one process: what they share (a trained run, a wheel) is made once. The order of the files is
+# that of tests/conftest.py.
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,8 +1,10 @@
 """Shared by all tests: one thread per test, the folder of real data, and the entry points as real processes."""
 
+import gc
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
@@ -36,6 +38,12 @@ def _no_cache_setting_left() -> Iterator[None]:
         cache.choose(before)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage needs to scan it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", help="run only the tests marked tier(NAME); without it they are left out")
     parser.addoption("--record", action="store_true", help="with --tier: write tests/tiers/NAME.txt")
@@ -47,12 +55,26 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"recorded in {record(tier, terminalreporter)}")
 
 
+# Files whose few tests take long: they are begun first, so that none is left alone at the end with one process.
+LONG = (
+    "test_exact_resume test_compiled_step test_graph_cache test_ddp test_from_python test_compare test_single"
+    " test_results test_packaging test_processes test_sweep test_train test_evaluate test_run_loggers test_lightning"
+    " test_notebook test_export test_adapt test_tables test_estimator test_estimator_sklearn"
+).split()
+
+
+def _late(path: Path) -> bool:
+    return path.stem not in LONG
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that need minutes or packages of their own are marked `tier("NAME")` and run only when asked for."""
     wanted = config.getoption("--tier")
     others = [item for item in items if wanted != next((m.args[0] for m in item.iter_markers("tier")), None)]
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in set(others)]
+    left = set(others)
+    counts = Counter(item.path for item in items)
+    items[:] = sorted((i for i in items if i not in left), key=lambda i: (_late(i.path), -counts[i.path], i.path))
 
 
 @pytest.fixture(autouse=True)

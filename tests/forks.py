@@ -173,13 +173,12 @@ def _redirect(output: str) -> None:
 
 
 def _no_pictures() -> None:
-    from matplotlib import pyplot
+    from undrawn import undraw
 
-    from metaexp.loggers.tensorboard import TensorBoard
     from metaexp.run import sweep_page
 
     sweep_page.write = lambda folder: None
-    TensorBoard.figure = lambda board, tag, figure, step: pyplot.close(figure)  # type: ignore[method-assign]
+    undraw()
 
 
 def _child(request: dict[str, Any]) -> int:
@@ -226,13 +225,18 @@ def _wait(pid: int, timeout: float) -> int | None:
 
 
 def _serve() -> None:
+    import gc
+
     import matplotlib.pyplot  # noqa: F401
     import torch
+    import undrawn  # noqa: F401
 
     from metaexp.run import single
 
     single.preload()
     torch.set_num_threads(1)  # a fork does not inherit the threads of a pool
+    gc.collect()
+    gc.freeze()  # no run needs to scan what was imported
     running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)

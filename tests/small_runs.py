@@ -2,10 +2,10 @@
 
 import re
 from pathlib import Path
-from unittest.mock import patch
+
+from undrawn import undrawn
 
 from metaexp.config.settings import load
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.single import run
 
 TINY = "device=cpu device.threads=1 compile=false meta_batch=4 steps=6 val.every=3 val.tasks=5 test.tasks=40".split()
@@ -74,7 +74,7 @@ GAUSS = "# Mean and deviation of the support\n_target_: {package}.parts.Gauss\n_
 def train(out: Path, *typed: str, extra: Path | None = None) -> Path:
     """The folder of a finished run under `out`, made without pictures, which take most of the time."""
     before = set(out.glob("*/config.yaml"))
-    with patch.object(TensorBoard, "figure"):
+    with undrawn():
         run(load([*TINY, *typed, f"out={out}"], None if extra is None else str(extra)))
     (made,) = set(out.glob("*/config.yaml")) - before
     return made.parent

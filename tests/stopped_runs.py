@@ -99,7 +99,7 @@ KINDS = {
     "rollouts": [
         *"algo=rl2 task=mdp task.states=2 task.actions=2 task.horizon=3 task.episodes=2 device=cpu".split(),
         *"algo.hidden=4 algo.epochs=2 algo.minibatches=2 meta_batch=4 val.tasks=5 test.tasks=5".split(),
-        *("steps=60", "log.every=7", "val.every=11", "checkpoint.every=13"),
+        *("steps=30", "log.every=7", "val.every=11", "checkpoint.every=13"),
     ],
     "maml_pg": [*MAML_PG, "steps=8", "log.every=3", "val.every=4", "checkpoint.every=3"],
     "compiled": [*MAML, "steps=60", "log.every=7", "val.every=11", "checkpoint.every=13", "compile=true"],

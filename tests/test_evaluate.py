@@ -16,13 +16,13 @@ import pytest
 import yaml
 from conftest import ROOT, Command
 from small_runs import TINY, contents, own_package, train
+from undrawn import undraw
 
 from metaexp.config.command_line import exit_code
 from metaexp.config.settings import load
 from metaexp.errors import CheckpointError, ConfigError, DataError, TimeLimitError
 from metaexp.evaluate import allowed, evaluate, read
 from metaexp.evaluation.scores import evaluate as scores_of
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import open_config, restore
 from metaexp.run.single import run
 from metaexp.training.build import Experiment
@@ -33,7 +33,7 @@ SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws no pictures, which take most of the time; the command tested at the end draws them."""
-    monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
+    undraw(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -304,8 +304,12 @@ def test_a_changed_rate_is_used(tmp_path: Path) -> None:
 
 def test_a_run_leaves_nothing_frozen(tmp_path: Path) -> None:
     """Otherwise a sweep in one process would keep every job's learner and data."""
-    train(tmp_path, "algo=maml", "task=sine")
-    assert gc.get_freeze_count() == 0
+    gc.unfreeze()  # see conftest.py
+    try:
+        train(tmp_path, "algo=maml", "task=sine")
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
 
 
 # --- the run that is shipped

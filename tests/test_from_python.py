@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from undrawn import undraw
 
 import metaexp
 from metaexp.errors import ConfigError
 
 TINY = "algo=maml task=sine steps=6 meta_batch=4 val.every=3 val.tasks=5 test.tasks=10 compile=false device=cpu".split()
 TINY += ["device.threads=1", "log.every=3"]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the run that all tests of this file share has pictures."""
+    undraw(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")

@@ -155,8 +155,10 @@ def _progress(experiment: Experiment, step: int) -> Progress:
 
 
 def _fit(trainer: L.Trainer, training: L.LightningModule, flag: StopFlag) -> None:
-    gc.collect()
-    gc.freeze()  # existing objects stay: the collector need not scan them again and again
+    frozen = gc.get_freeze_count() > 0  # by a caller that makes many runs in one process
+    if not frozen:
+        gc.collect()
+        gc.freeze()  # existing objects stay: the collector need not scan them again and again
     try:
         trainer.fit(training)
     # Lightning's way to end after Ctrl-C, or a SIGTERM while its own handler is set. ValueError: outside the main
@@ -167,7 +169,8 @@ def _fit(trainer: L.Trainer, training: L.LightningModule, flag: StopFlag) -> Non
         if isinstance(error, ValueError) or flag.requested is None:
             raise
     finally:
-        gc.unfreeze()  # otherwise a sweep in one process would keep every job's learner and data
+        if not frozen:
+            gc.unfreeze()  # otherwise a sweep in one process would keep every job's learner and data
 
 
 def _stopped_early(

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from small_runs import TINY
+from undrawn import undraw
 
 import metaexp
 from metaexp.config.settings import load
@@ -26,6 +27,12 @@ from metaexp.training.build import Experiment
 from metaexp.training.trainer import make_trainer
 
 WATCHED = [*TINY, "algo=maml", "task=sine", "log.every=2", "seed=3"]
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that read no picture."""
+    undraw(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,7 @@ def test_wandb_has_every_row_the_settings_the_pictures_and_the_test(watched):
     assert list(watched.glob("wandb/offline-run-*/files/media/images/test/episodes*.png"))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_numbers_are_those_of_a_run_that_nobody_watched(watched, tmp_path):
     plain = run(load([*WATCHED, f"out={tmp_path}"]))
     assert plain.result["test"] == result(watched)["test"]
@@ -151,6 +159,7 @@ def test_a_continued_run_goes_on_in_the_same_places(tmp_path):
     assert column(folder, "train/outer_loss") == {10: 10.0, 20: 20.0, 30: 30.5, 40: 40.5}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_fails_ends_its_loggers_as_failed(tmp_path):
     mlflow = pytest.importorskip("metaexp.loggers.mlflow", exc_type=ImportError)
     folder = tmp_path / "run"
@@ -184,6 +193,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, typed, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_callbacks_of_lightning_from_the_users_own_files(tmp_path):
     """EarlyStopping and ModelCheckpoint besides the run's own checkpoints; the result names what stopped the run."""
     own = tmp_path / "conf" / "callbacks"
@@ -230,6 +240,7 @@ def test_names_and_values_for_a_logger(tmp_path):
     assert {"team": "x", "paper": "2"}.items() <= found.data.tags.items()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_no_callbacks_and_no_loggers_by_null(tmp_path):
     made = run(load([*WATCHED, "callbacks=null", "logger=null", "experiment=null", "steps=0", f"out={tmp_path}"]))
     assert made.result["weights"] == {"kind": "best", "step": 0}  # no step is made, and the start is a checkpoint
@@ -248,6 +259,7 @@ class NoCallback:
     """Something else."""
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_states_that_cannot_be_read_back_are_left_out(tmp_path, monkeypatch, capfd):
     """And the run can be loaded without the callback, which a test does not need."""
     own = tmp_path / "conf" / "callbacks"

@@ -11,12 +11,12 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 from report_tables import copied, finals, only, table
+from undrawn import undraw
 
 from metaexp.config.command_line import exit_code
 from metaexp.errors import ConfigError, DataError
 from metaexp.evaluate import evaluate
 from metaexp.evaluation.intervals import crossed
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.report import pictures
 from metaexp.report.command import report
 from metaexp.report.grouping import compare, differing
@@ -194,7 +194,7 @@ def test_equal_runs_count_once(runs: Path, tmp_path: Path) -> None:
 def test_evaluations_stand_beside_their_runs(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
+    undraw(monkeypatch.setattr)
     folder = Path(shutil.copytree(only(runs, "_maml0_"), tmp_path / "maml"))
     assert evaluate([f"run={folder}"]) == 0
     assert evaluate([f"run={folder}", "device.threads=2"]) == 0

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from small_runs import contents, train
+from undrawn import undraw
 
 from metaexp.config.command_line import exit_code
 from metaexp.errors import ConfigError
 from metaexp.evaluate import evaluate
 from metaexp.evaluation.scores import evaluate as scores_of
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.report.command import report
 from metaexp.run.other_data import other_data
 from metaexp.run.other_task import other_task
@@ -32,7 +32,7 @@ QUICK = ["test.curve_shots=[]", "test.tasks=8"]
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
+    undraw(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from made_table import HEADER, rows, write
 from small_runs import train
+from undrawn import undraw
 
 from metaexp.config.command_line import exit_code
 from metaexp.evaluate import evaluate
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import open_config, restore
 
 Run = tuple[Path, Path, list[str]]
@@ -21,7 +21,7 @@ Run = tuple[Path, Path, list[str]]
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
+    undraw(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from forks import Fault, Forks
 from made_table import HEADER, rows, write
 from small_runs import train
 from stopped_runs import KILL, STEP, assert_same_run
+from undrawn import undraw
 
 from metaexp.config.overrides import parse
 from metaexp.config.settings import Settings, load
@@ -20,7 +21,6 @@ from metaexp.encoders.ngrams import NGrams
 from metaexp.errors import BusyError, ConfigError, MetaexpError
 from metaexp.evaluate import evaluate
 from metaexp.evaluation.scores import evaluate as scores_of
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.run.sweep_jobs import check, find_jobs
 from metaexp.storage.run_folder import RunFolder
@@ -34,7 +34,7 @@ TEXT = ["task=text", "task.ways=2", "task.queries=2", "cache=off", "encoder=ngra
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TensorBoard, "figure", lambda *_: None)
+    undraw(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")

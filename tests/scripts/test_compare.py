@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from undrawn import undrawn
 
 from metaexp.config.settings import Settings, load
 from metaexp.errors import MetaexpError
 from metaexp.evaluate import evaluate
-from metaexp.loggers.tensorboard import TensorBoard
 from metaexp.report.tables import number
 from metaexp.run.single import run
 
@@ -40,7 +40,7 @@ SPEC = {
     "validations": 2,
     "tasks": 40,
     "seconds": 0.2,
-    "seeds": [0, 1, 2],
+    "seeds": [0, 1],
     "search": {"size": 2, "tasks": 20, "seed": 9, "settings": ["test.tasks=2"]},
     "methods": {
         "r2d2": {"settings": ["algo=r2d2"], "search": {"optimizer.lr": [0.001, 1.0]}},
@@ -87,7 +87,7 @@ class Commands:
                 error = str(problem)
             return subprocess.CompletedProcess(words, 2 if error else 0, "", error)
         self.typed.append(words[5:])
-        with patch.object(TensorBoard, "figure"):
+        with undrawn():
             try:
                 run(load([word for word in words[5:] if word != "resume=auto"]))
             except Exception as problem:
@@ -120,7 +120,7 @@ def of(commands: Commands, round_: str, method: str) -> list[list[str]]:
 
 def test_budgets_are_equal(made):
     _, _, commands = made
-    for round_, seeds in (("search", ["9", "9"]), ("tasks", ["0", "1", "2"]), ("time", ["0", "1", "2"])):
+    for round_, seeds in (("search", ["9", "9"]), ("tasks", ["0", "1"]), ("time", ["0", "1"])):
         for method in ("r2d2", "reptile"):
             assert [typed(words, "seed") for words in of(commands, round_, method)] == seeds
     for method, batch in (("r2d2", 5), ("reptile", 2), ("mean", 5)):
@@ -156,7 +156,7 @@ def test_equal_time_is_compiled_where_equal_tasks_were(made, tmp_path):
         result.write_text(json.dumps(found | {"compiled": True}))
     comparison = plan.Comparison(file, tmp_path / "runs", None)
     words = {name: [job.words for job in jobs] for name, jobs in comparison.trained("time").items()}
-    assert len(results) == len(words["reptile"]) == len(words["r2d2"]) == 3
+    assert len(results) == len(words["reptile"]) == len(words["r2d2"]) == 2
     assert all("compile=true" in each for each in words["reptile"])
     assert not any("compile=true" in each for each in words["r2d2"])
 
