@@ -206,14 +206,12 @@ class Arrays(TaskFamily):
 
         The rows form an endless sequence, one random permutation of all of them per epoch; batch i consists of elements
         i n ... i n + n - 1. For example, 10 epochs of 1,000 rows in batches of 32 are batches 0 ... 312 (the last one
-        begins the next epoch). A batch costs a sort of the rows for each epoch that it touches.
+        begins the next epoch). A call costs a sort of the rows for each epoch that its batches touch.
         """
         count = len(self.rows[split])
-        key = fold(self.keys(split, torch.zeros_like(indices)), 2)  # [batches], one key for all
-        position = indices.unsqueeze(-1) * n + torch.arange(n, device=indices.device)
-        epoch = indices * n // count  # the epoch in which each batch begins
-        epochs = (count + n - 2) // count + 1  # the most epochs that n consecutive elements can touch
-        each = epoch.unsqueeze(-1) + torch.arange(epochs, device=indices.device)
-        order = permutation(fold(key.unsqueeze(-1), each), 0, count).flatten(1)  # [batches, epochs * count]
-        rows = self.rows[split][order.gather(1, position - (epoch * count).unsqueeze(-1))]
+        key = fold(self.keys(split, torch.zeros_like(indices[:1])), 2)  # [1], one key for all batches
+        position = indices.unsqueeze(-1) * n + torch.arange(n, device=indices.device)  # [batches, n]
+        touched, epoch = torch.unique(position // count, return_inverse=True)
+        order = permutation(fold(key, touched), 0, count)  # [epochs touched, count]
+        rows = self.rows[split][order[epoch, position % count]]
         return Examples(self.x[rows], self.y[rows])

@@ -9,6 +9,7 @@ import torch
 from task_samples import ROWS, many
 
 from metaexp.errors import DataError
+from metaexp.random import permutation
 from metaexp.tasks.arrays import Arrays
 from metaexp.tasks.data.splits import by_fractions
 
@@ -61,6 +62,20 @@ def test_pool_runs_through_epochs(tmp_path):
     assert torch.equal(single, batches.x[:40])
     seeded = Arrays([str(tmp_path / "a.npz"), str(tmp_path / "b.npz")], seed=1)
     assert not torch.equal(seeded.pool("train", torch.arange(3), 32).x, batches.x[:3])
+
+
+def test_an_epoch_is_sorted_once_for_all_its_batches(tmp_path, monkeypatch):
+    """Thousands of minibatches are drawn ahead; a sort for each would take seconds and gigabytes."""
+    np.savez(tmp_path / "a.npz", x=np.arange(1000), y=np.arange(1000))
+    np.savez(tmp_path / "b.npz", x=np.arange(100), y=np.arange(100))
+    family = Arrays([str(tmp_path / "a.npz"), str(tmp_path / "b.npz")])
+    sorted_ = []
+    monkeypatch.setattr(
+        "metaexp.tasks.arrays.permutation",
+        lambda key, *rest: sorted_.append(len(key)) or permutation(key, *rest),
+    )
+    family.pool("train", torch.arange(5, 4096), 32)
+    assert sorted_ == [132]  # elements 160 ... 131,071: epochs 0 ... 131
 
 
 def test_files_without_columns_are_a_base_task_and_new_tasks(tmp_path, caplog):
