@@ -1,8 +1,9 @@
-"""python scripts/rl2.py FOLDER [--rows bandit-10-5,...] [--seeds 0]: the runs of algo=rl2 in the tables of worlds.
+"""python scripts/rl2.py FOLDER [--rows bandit-10-5,...] [--seeds 0]: the runs of learned policies in the tables of worlds.
 
 Trains and tests each row for each seed as `python -m metaexp.train` does, in FOLDER, one after the other; a finished
-run is kept and an interrupted one goes on. Then `python scripts/bandits.py --render --runs FOLDER` and
-`python scripts/mdps.py --render --runs FOLDER` take them into the pages. One core; `--list` prints the commands.
+run is kept and an interrupted one goes on. Long trials are learned in two runs, the second of which starts from the
+first. Then `python scripts/bandits.py --render --runs FOLDER` and `python scripts/mdps.py --render --runs FOLDER` take
+them into the pages. One core; `--list` prints the commands.
 """
 
 import argparse
@@ -12,23 +13,27 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = ["algo=rl2", "device=cpu", "device.threads=1"]
-SHORT = ["steps=1000", "test.tasks=50000"]
-# Settings of longer trials, chosen on validation tasks: the critic is of no use at first, so that a small lambda learns
-# faster from it.
-LONG = ["algo.discount=0.99", "algo.smoothing=0.3", "meta_batch=300", "val.tasks=1000"]
-ROWS = {
-    **{f"bandit-10-{k}": ["task=bandit", f"task.arms={k}", "task.pulls=10", *SHORT] for k in (5, 10, 50)},
-    "bandit-100-5": ["task=bandit", "task.arms=5", "task.pulls=100", "steps=200", "optimizer.lr=0.005", "val.every=20",
-                     "test.tasks=20000", *LONG],
-    "mdp-10": ["task=mdp", "steps=300", "optimizer.lr=0.003", "val.every=25", "test.tasks=15000", *LONG],
+COMMON = ["device=cpu", "device.threads=1"]
+SHORT = ["algo=rl2", "algo.values=total", "steps=1000", "test.tasks=50000"]
+# Settings of longer trials, chosen on validation tasks. First a policy that is greedy but not sure of itself: rewards
+# soon after an action tell most of it, and entropy keeps it from one arm for ever. Then the trial's end comes into view.
+LONG = ["algo=rl2", "optimizer.lr=0.005", "meta_batch=300", "val.tasks=1000", "val.every=25"]
+FIRST = [*LONG, "algo.discount=0.97", "algo.smoothing=0.3", "algo.entropy=0.1", "steps=200", "test.tasks=1000"]
+THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=450"]
+FIRST_MDP = [*LONG, "algo.discount=0.9", "algo.smoothing=0.3", "algo.entropy=0.03", "steps=350", "test.tasks=1000"]
+THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=350"]
+ROWS = {  # of each row, settings of a run and of those that start from it
+    **{f"bandit-10-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=10", *SHORT]] for k in (5, 10, 50)},
+    **{f"bandit-100-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=100", *FIRST], [*THEN, "test.tasks=20000"]]
+       for k in (5, 10, 50)},
+    "mdp-10": [["task=mdp", *FIRST_MDP], [*THEN_MDP, "test.tasks=15000"]],
 }  # fmt: skip
 
 
-def finished(folder: Path, name: str) -> bool:
-    """Whether a run of this name has its result."""
-    files = folder.glob(f"*_{name}_*/result.json")
-    return any(json.loads(file.read_text()).get("test") for file in files)
+def finished(folder: Path, name: str) -> Path | None:
+    """The run of this name that has its result."""
+    files = sorted(folder.glob(f"*_{name}_*/result.json"))
+    return next((file.parent for file in files if json.loads(file.read_text()).get("test")), None)
 
 
 def main() -> int:
@@ -43,14 +48,20 @@ def main() -> int:
         p.error(f"--rows {','.join(sorted(unknown))}: not among {', '.join(ROWS)}")
     for seed in map(int, a.seeds.split(",")):
         for row in a.rows.split(","):
-            name = f"{row}-s{seed}"
-            words = [*COMMON, *ROWS[row], f"seed={seed}", f"name={name}", f"out={a.folder}", "resume=auto"]
-            if a.list:
-                print("python -m metaexp.train", *words)
-            elif not finished(a.folder, name):
-                code = subprocess.run([sys.executable, "-m", "metaexp.train", *words], cwd=ROOT, check=False).returncode
-                if code:
-                    return code
+            before: Path | None = None
+            for stage, settings in enumerate(ROWS[row], 1):
+                name = f"{row}-s{seed}" + ("" if stage == len(ROWS[row]) else f"-{stage}")
+                start = [f"start={before}"] if stage > 1 else []
+                words = [*COMMON, *start, *settings, f"seed={seed}", f"name={name}", f"out={a.folder}", "resume=auto"]
+                before = finished(a.folder, name)
+                if a.list:
+                    print("python -m metaexp.train", *words)
+                    before = before or a.folder / f"RUN_{name}"
+                elif before is None:
+                    command = [sys.executable, "-m", "metaexp.train", *words]
+                    if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
+                        return code
+                    before = finished(a.folder, name)
     return 0
 
 

@@ -27,9 +27,9 @@ class Trials(NamedTuple):
     action: Tensor  # what was done
     log_prob: Tensor  # its log-probability then
     advantage: Tensor
-    target: Tensor  # what the critic should have said
+    target: Tensor  # the value of what is left of the trial, by the rewards that came
     weight: Tensor  # of a step: 0 where idle; mean over the tasks of the sum over steps: 1
-    unit: Tensor  # [tasks] of the critic's squared error: the targets' variance over the meta-batch
+    unit: Tensor  # [tasks] of the critic's squared error: the variance over the meta-batch of what it should have said
 
 
 class RL2(RolloutLearner):
@@ -43,6 +43,11 @@ class RL2(RolloutLearner):
     mean 0 and deviation 1 over the meta-batch, and a value loss in units of the returns' variance. Observations first
     pass `model` without its head. Idle steps count in neither loss.
 
+    A memory that begins empty does not know how much of a trial is left, and in a long trial that is nearly all that
+    the sum of later rewards depends on: the errors of a critic of that sum drown what an action is worth. With
+    `values: pace` the critic tells the mean reward of a step that is left, each step weighted by its discount, and is
+    multiplied by how many there are.
+
     Args:
         hidden: length of the memory.
         keep: how long the memory is kept: over the whole trial; over an episode, so that nothing is carried from one
@@ -51,6 +56,7 @@ class RL2(RolloutLearner):
         ratio: PPO's epsilon: how far the probability of an action may move with a gradient.
         entropy: weight of the policy's entropy in the objective.
         critic: weight of the critic's loss.
+        values: what the critic tells: the discounted sum of later rewards ("total") or their mean per step ("pace").
         epochs, minibatches: of each outer step: times that every trial is used, and shares of the tasks for an update.
 
     Raises:
@@ -69,6 +75,7 @@ class RL2(RolloutLearner):
         ratio: Positive = 0.2,
         entropy: NonNegative = 0.01,
         critic: NonNegative = 0.5,
+        values: Literal["total", "pace"] = "total",
         epochs: Count = 4,
         minibatches: Count = 4,
         loss: Any = None,
@@ -77,7 +84,7 @@ class RL2(RolloutLearner):
         super().__init__(family, model, loss, mapping)
         world: World = self.family
         remove_head(self.model, "RL2")
-        self.keep = keep
+        self.keep, self.values = keep, values
         self.hidden, self.discount, self.smoothing, self.ratio = hidden, discount, smoothing, ratio
         self.entropy, self.critic, self.epochs, self.minibatches = entropy, critic, epochs, minibatches
         self.memory = GRU(feature_size(self.model, world.x_shape) + world.y_dim + 2, hidden)
@@ -95,7 +102,7 @@ class RL2(RolloutLearner):
         return torch.zeros(self.hidden, dtype=self.family.dtype, device=self.family.device)
 
     def act(self, adapted: Any, memory: Tensor, seen: TimeStep, key: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """(action, memory [hidden], (log-probability of the action [], value [])) of ONE step of ONE task."""
+        """(action, memory [hidden], (log-probability of the action [], what the critic tells [])) of ONE step."""
         memory = self.memory(self.inputs(seen), self.kept(memory, seen.first))
         out = self.policy(memory)
         action = draw(out, self.log_std, key)
@@ -129,21 +136,30 @@ class RL2(RolloutLearner):
             return self.trial(None, self.family.draw(task.key), fold(task.key, ADAPT))
 
         made = map_tasks(one, episode, self.mapping)
-        log_p, value = made.more  # [tasks, steps] each
+        log_p, told = made.more  # [tasks, steps] each
+        value = told * self.left(told)
         advantage = self.advantages(made.reward, value, made.alive)
         alive = made.alive.to(value.dtype)
         weight = alive / alive.sum(1).mean()  # mean over tasks of the sum over steps: 1
         share = weight / len(weight)
         centred = advantage - (share * advantage).sum()
         target = advantage + value
-        error, spread = (share * advantage**2).sum(), _variance(share, target)
-        seen = {
-            "return": made.reward.sum(1).mean(),
-            "explained": 1 - error / spread.clamp(min=1e-8),
-        }
+        left = self.left(target)
+        error, unit = (share * (advantage / left) ** 2).sum(), _variance(share, target / left).clamp(min=1e-8)
+        seen = {"return": made.reward.sum(1).mean(), "explained": 1 - error / unit}
         advantage = centred / (share * centred**2).sum().sqrt().clamp(min=1e-8)
-        unit = spread.clamp(min=1e-8).expand(len(weight))
-        return Trials(episode.key, made.seen, made.action, log_p, advantage, target, weight, unit), seen
+        trials = Trials(
+            episode.key, made.seen, made.action, log_p, advantage, target, weight, unit.expand(len(weight))
+        )
+        return trials, seen
+
+    def left(self, like: Tensor) -> Tensor:
+        """The steps that are left before each step of a trial, later ones discounted: [steps]; ones for "total"."""
+        if self.values == "total":
+            return torch.ones_like(like[..., :1])
+        steps = self.family.steps
+        share = self.discount ** torch.arange(steps, dtype=like.dtype, device=like.device)
+        return share.cumsum(0).flip(0)
 
     def advantages(self, reward: Tensor, value: Tensor, alive: Tensor) -> Tensor:
         """Generalised advantage estimates over whole trials, [tasks, steps] each; idle steps are passed over."""
@@ -173,7 +189,7 @@ class RL2(RolloutLearner):
         kept = moved.clamp(1 - self.ratio, 1 + self.ratio)
         gain = torch.minimum(moved * trial.advantage, kept * trial.advantage)
         spread = entropy(out, self.log_std)
-        error = (value - trial.target) ** 2 / trial.unit[..., None]
+        error = (value - trial.target / self.left(value)) ** 2 / trial.unit[..., None]
         told = {
             "policy_gain": gain,
             "critic_error": error,

@@ -58,11 +58,14 @@ def collected(made: RL2, tasks: int = 6) -> tuple[Trials, dict[str, Tensor]]:
         return made.collect(made.train_batch(torch.arange(tasks))._replace(info={}))
 
 
-@pytest.mark.parametrize(("place", "keep"), [(0, "trial"), (1, "trial"), (0, "episode"), (1, "step")])
-def test_the_update_of_a_batch_is_the_mean_over_tasks_of_the_definition(place: int, keep: Any) -> None:
+@pytest.mark.parametrize(
+    ("place", "keep", "values"),
+    [(0, "trial", "total"), (1, "trial", "pace"), (0, "episode", "pace"), (1, "step", "total")],
+)
+def test_the_update_of_a_batch_is_the_mean_over_tasks_of_the_definition(place: int, keep: Any, values: Any) -> None:
     """Also after the weights have moved, where the clipping of ratios matters."""
     world, model = worlds()[place]
-    made = learner(world, model, keep=keep)
+    made = learner(world, model, keep=keep, values=values)
     trials, _ = collected(made)
     with torch.no_grad():
         for p in made.parameters():
@@ -156,6 +159,27 @@ def test_before_any_update_the_gradient_is_the_policy_gradient() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     assert abs(logs["kl"]) < 1e-12
     assert logs["clipped"] == 0
+
+
+def test_a_critic_of_the_pace_is_multiplied_by_the_steps_that_are_left() -> None:
+    """With a critic that says the mean reward of every step whatever happens, its values are right about the time."""
+    made = learner(MDP(3, 2, 4, 2), discount=0.9, smoothing=1.0, values="pace")
+    with torch.no_grad():
+        made.value.weight.zero_()
+        made.value.bias.fill_(1.0)
+    trials, _ = collected(made, 50)
+    value = torch.tensor([sum(0.9**i for i in range(8 - t)) for t in range(8)], dtype=F64)
+    torch.testing.assert_close(made.left(trials.target), value)
+    # lambda = 1: what the critic should have said is the discounted sum of the rewards that came
+    reward = torch.cat((trials.seen.reward[:, 1:], torch.zeros(50, 1, dtype=F64)), 1)
+    sums = torch.stack([sum(0.9 ** (s - t) * reward[:, s] for s in range(t, 8)) for t in range(8)], 1)
+    last = (trials.target - sums) / 0.9 ** (7 - torch.arange(8, dtype=F64))  # the last reward, which nothing shows
+    torch.testing.assert_close(last, last[:, :1].expand(-1, 8))
+    # and the loss compares means per step
+    params = {name: p.detach() for name, p in made.meta_parameters().items()}
+    logs = made.update_gradient(params, trials, {})[2]
+    expected = ((1 - trials.target / value) ** 2).mean() / trials.unit[0]
+    torch.testing.assert_close(logs["critic_error"], expected)
 
 
 def test_it_learns_which_arm_pays() -> None:
