@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import statistics
 import sys
 import time
 from datetime import date
@@ -24,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
+from acting.learned import finished, notes, over_seeds  # noqa: E402
 from benching.tables import paste  # noqa: E402
 
 from metaexp.algos.epsilon_greedy import EpsilonGreedy  # noqa: E402
@@ -100,27 +100,14 @@ def played(name: str, pulls: int, arms: int) -> dict[str, Any]:
 def learned(folders: list[Path]) -> list[dict[str, Any]]:
     """A row for each method and bandit found in run folders, over its seeds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for file in sorted(path for folder in folders for path in folder.rglob("result.json")):
-        result = json.loads(file.read_text())
+    for result in finished(folders, "bandit"):
         protocol = result.get("protocol") or {}
-        if result.get("task") == "bandit" and protocol.get("kind") == "bernoulli" and not result.get("debug"):
+        if protocol.get("kind") == "bernoulli":
             groups.setdefault((protocol["pulls"], protocol["arms"], result["algo"]), []).append(result)
-    rows = []
-    for (pulls, arms, algo), results in sorted(groups.items()):
-        row: dict[str, Any] = {"pulls": pulls, "arms": arms, "method": algo, "seeds": len(results)}
-        row["tasks"] = min(r["test"]["return"]["tasks"] for r in results)
-        for metric in ("return", "regret"):
-            means = [r["test"][metric]["mean"] for r in results]
-            # Seeds are tested on the same bandits: the mean over seeds is at most as uncertain as one of them.
-            row[metric] = {
-                "mean": statistics.fmean(means),
-                "ci95": statistics.fmean(r["test"][metric]["ci95"] for r in results),
-            }
-            row[metric]["seed_deviation"] = statistics.stdev(means) if len(means) > 1 else None
-        row["seconds"] = max(r["speed"]["seconds"] for r in results)
-        row["date"], row["torch"] = date.today().isoformat(), results[0]["versions"]["torch"]
-        rows.append(row)
-    return rows
+    return [
+        {"pulls": pulls, "arms": arms, "method": algo, **over_seeds(results)}
+        for (pulls, arms, algo), results in sorted(groups.items())
+    ]
 
 
 def bounds() -> dict[tuple[int, int], tuple[float, str]]:
@@ -172,7 +159,7 @@ def page(data: dict[str, Any]) -> str:
         (r, ", ".join(f"{name}={value}" for name, value in r["chosen"].items())) for r in data["rows"] if r["chosen"]
     ]
     settings = [f"{r['method']} at n={r['pulls']}, k={r['arms']}: {told}" for r, told in chosen]
-    dates = sorted({r["date"] for r in [*data["rows"], *data["learned"]]})
+    dates = sorted({r["date"] for r in data["rows"]})
     versions, machines = (", ".join(sorted({r[name] for r in data["rows"]})) for name in ("torch", "machine"))
     counts = "; ".join(
         f"n = {n}: {_counted({r['tasks'] for r in data['rows'] if r['pulls'] == n})}" for n in (10, 100, 500)
@@ -193,6 +180,7 @@ def page(data: dict[str, Any]) -> str:
         f"{'; '.join(settings)}.", "",
         "## Regret", "", "What one gets more who knows the arms, on the same bandits.", "",
         *table(own("regret"), lambda n, k: "", [*head[:-1], ""]), "",
+        *notes(data["learned"], {"n": "pulls", "k": "arms"}, 3),
         "## Published", "",
         "Duan and others 2016 (RL^2), table 1, and Mishra and others 2018 (SNAIL), table 1: means of 1,000 bandits "
         "without intervals. The last column is the half-width of a 95 % interval of such a mean, from the deviation of "

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from datetime import date
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
+from acting.learned import finished, notes, over_seeds  # noqa: E402
 
 from metaexp.algos.informed import Informed  # noqa: E402
 from metaexp.algos.psrl import PSRL  # noqa: E402
@@ -62,25 +62,12 @@ def played(name: str, episodes: int, tasks: int) -> dict[str, Any]:
 def learned(folders: list[Path]) -> list[dict[str, Any]]:
     """A row for each method and number of episodes found in run folders, over its seeds."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for file in sorted(path for folder in folders for path in folder.rglob("result.json")):
-        result = json.loads(file.read_text())
-        if result.get("task") == "mdp" and not result.get("debug"):
-            groups.setdefault((result["protocol"]["episodes"], result["algo"]), []).append(result)
-    rows = []
-    for (episodes, algo), results in sorted(groups.items()):
-        row: dict[str, Any] = {"episodes": episodes, "method": algo, "seeds": len(results)}
-        row["tasks"] = min(r["test"]["return"]["tasks"] for r in results)
-        row["steps"] = max(r["steps"] for r in results)
-        for metric in ("return", "regret"):
-            means = [r["test"][metric]["mean"] for r in results]
-            row[metric] = {
-                "mean": statistics.fmean(means),
-                "ci95": statistics.fmean(r["test"][metric]["ci95"] for r in results),
-                "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
-            }
-        row["seconds"], row["date"] = max(r["speed"]["seconds"] for r in results), date.today().isoformat()
-        rows.append(row)
-    return rows
+    for result in finished(folders, "mdp"):
+        groups.setdefault((result["protocol"]["episodes"], result["algo"]), []).append(result)
+    return [
+        {"episodes": episodes, "method": algo, **over_seeds(results)}
+        for (episodes, algo), results in sorted(groups.items())
+    ]
 
 
 def page(data: dict[str, Any]) -> str:
@@ -88,15 +75,10 @@ def page(data: dict[str, Any]) -> str:
     lines = []
     for r in sorted([*data["rows"], *data["learned"]], key=lambda r: r["episodes"]):
         cells = [f"{r[m]['mean']:.1f} ± {r[m]['ci95']:.1f}" for m in ("return", "regret")]
-        note = ""
-        if "seeds" in r:
-            spread = r["return"]["seed_deviation"]
-            seeds = "one seed" if spread is None else f"{r['seeds']} seeds, deviation {spread:.2f}"
-            note = f"{r['steps']} outer steps; {seeds}"
-        lines.append(f"| {r['episodes']} | {r['method']} | {' | '.join(cells)} | {r['tasks']:,} | {note} |")
+        lines.append(f"| {r['episodes']} | {r['method']} | {' | '.join(cells)} | {r['tasks']:,} |")
     published = [f"| {name} | {' | '.join(map(str, values))} |" for name, values in PUBLISHED.items()]
     errors = [1.96 * r["deviation"] / 1000**0.5 for r in data["rows"] if r["method"] == "psrl"]
-    dates = sorted({r["date"] for r in [*data["rows"], *data["learned"]]})
+    dates = sorted({r["date"] for r in data["rows"]})
     versions, machines = (", ".join(sorted({r[name] for r in data["rows"]})) for name in ("torch", "machine"))
     missing = [f"rl2 with {n} episodes" for n in EPISODES
                if (n, "rl2") not in {(r["episodes"], r["method"]) for r in data["learned"]}]  # fmt: skip
@@ -104,10 +86,11 @@ def page(data: dict[str, Any]) -> str:
         "# Random MDPs", "", "Made by `python scripts/mdps.py`; do not edit.", "",
         "Total reward of a trial in random tabular MDPs of 10 states, 5 actions and a horizon of 10: means over the "
         f"same test MDPs with 95 % intervals. {', '.join(dates)}; torch {versions}; one core ({machines}).", "",
-        "| episodes | method | return | regret | MDPs | |", "|---|---|---|---|---|---|", *lines, "",
+        "| episodes | method | return | regret | MDPs |", "|---|---|---|---|---|", *lines, "",
         "`psrl` draws an MDP from the posterior before each episode, `posterior means` plans for the posterior's means "
         "(`algo=psrl algo.planned=mean`), `informed` knows the MDP: no learner gets more on average.",
         *([f"Not made: {', '.join(missing)}."] if missing else []), "",
+        *notes(data["learned"], {"episodes": "episodes"}, 2),
         "## Published", "",
         "Duan and others 2016 (RL^2), table 2, and Mishra and others 2018 (SNAIL): means of 1,000 MDPs without "
         "intervals. From the deviation of our `psrl` row, the 95 % interval of such a mean is "

@@ -1,4 +1,4 @@
-"""python scripts/rl2.py FOLDER [--rows bandit-10-5,...] [--seeds 0]: the runs of learned policies in the tables of worlds.
+"""python scripts/rl2.py FOLDER [--rows bandit-10-5,...] [--seeds 0]: the runs of learned policies in worlds' tables.
 
 Trains and tests each row for each seed as `python -m metaexp.train` does, in FOLDER, one after the other; a finished
 run is kept and an interrupted one goes on. Long trials are learned in two runs, the second of which starts from the
@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["device=cpu", "device.threads=1"]
 SHORT = ["algo=rl2", "algo.values=total", "steps=1000", "test.tasks=50000"]
-# Settings of longer trials, chosen on validation tasks. First a policy that is greedy but not sure of itself: rewards
-# soon after an action tell most of it, and entropy keeps it from one arm for ever. Then the trial's end comes into view.
+# Settings of longer trials, chosen by returns in training tasks. First a policy that is greedy but not sure of itself:
+# rewards soon after an action tell most of it, and entropy keeps it from one arm for ever. Then later rewards count.
 LONG = ["algo=rl2", "optimizer.lr=0.005", "meta_batch=300", "val.tasks=1000", "val.every=25"]
 FIRST = [*LONG, "algo.discount=0.97", "algo.smoothing=0.3", "algo.entropy=0.1", "steps=200", "test.tasks=1000"]
 THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=450"]

@@ -148,9 +148,7 @@ class RL2(RolloutLearner):
         error, unit = (share * (advantage / left) ** 2).sum(), _variance(share, target / left).clamp(min=1e-8)
         seen = {"return": made.reward.sum(1).mean(), "explained": 1 - error / unit}
         advantage = centred / (share * centred**2).sum().sqrt().clamp(min=1e-8)
-        trials = Trials(
-            episode.key, made.seen, made.action, log_p, advantage, target, weight, unit.expand(len(weight))
-        )
+        trials = Trials(episode.key, made.seen, made.action, log_p, advantage, target, weight, unit.expand(len(weight)))
         return trials, seen
 
     def left(self, like: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from metaexp.outer.clip import Clip
 from metaexp.outer.outer_step import FiniteCheck
 from metaexp.outer.rollout_step import RolloutStep
 from metaexp.random import normal, uniform
+from metaexp.tasks.bandit import Bandit
 from metaexp.tasks.mdp import MDP
 from metaexp.tasks.world import State, Task, TimeStep, World
 
@@ -180,6 +181,37 @@ def test_a_critic_of_the_pace_is_multiplied_by_the_steps_that_are_left() -> None
     logs = made.update_gradient(params, trials, {})[2]
     expected = ((1 - trials.target / value) ** 2).mean() / trials.unit[0]
     torch.testing.assert_close(logs["critic_error"], expected)
+
+
+@pytest.mark.parametrize("values", ["total", "pace"])
+def test_the_expected_update_is_the_gradient_of_the_expected_return(values: Any) -> None:
+    """All trials of a bandit with two coins and three pulls, each with its probability: the policy's part of the loss,
+    with lambda = 1, has the gradient of the expected return, whatever the critic says."""
+    pays = torch.tensor([0.3, 0.8], dtype=F64)
+    made = learner(Bandit(2, 3), entropy=0.0, critic=0.0, discount=1.0, smoothing=1.0, values=values)
+    cases = torch.cartesian_prod(*[torch.arange(2)] * 6)
+    action, won = cases[:, :3], cases[:, 3:].to(F64)
+    start = torch.zeros(len(cases), 1, dtype=F64)
+    first = torch.tensor([True, False, False]).expand(len(cases), 3)
+    past = torch.cat((start.long(), action[:, :-1]), 1)
+    seen = TimeStep(torch.zeros(len(cases), 3, 1, dtype=F64), past, torch.cat((start, won[:, :-1]), 1), first)
+    inputs = made.inputs(tree_map(lambda t: t.transpose(0, 1), seen))
+    memories = made.memory.sequence(inputs, torch.zeros(len(cases), 6, dtype=F64)).transpose(0, 1)
+    log_p = torch.log_softmax(made.policy(memories), -1).gather(-1, action[..., None])[..., 0]
+    luck = torch.where(won > 0, pays[action], 1 - pays[action]).prod(1)
+    chance = luck * log_p.sum(1).exp()
+    torch.testing.assert_close(chance.sum(), torch.ones((), dtype=F64))
+    own = [p for name, p in made.named_parameters() if not name.startswith("value.")]
+    expected = torch.autograd.grad((chance * won.sum(1)).sum(), own, retain_graph=True)
+    told = made.value(memories)[..., 0].detach()
+    advantage = made.advantages(won, told * made.left(told), torch.ones_like(won, dtype=torch.bool))
+    one = torch.ones(len(cases), dtype=F64)
+    trials = Trials(one, seen, action, log_p.detach(), advantage, advantage, torch.ones_like(won), one)
+    loss, _ = made.objective(memories, trials)
+    found = torch.autograd.grad((-chance.detach() * loss).sum(), own)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+    assert max(g.abs().max() for g in found) > 0.01
 
 
 def test_it_learns_which_arm_pays() -> None:

@@ -61,13 +61,19 @@ def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path, monkeypa
         protocol = {"pulls": 10, "arms": 5, "kind": "bernoulli"}
         test = {metric: {"mean": mean, "ci95": 0.1, "tasks": 50} for metric in ("return", "regret")}
         result = {"task": "bandit", "algo": "rl2", "seed": seed, "protocol": protocol, "test": test,
-                  "speed": {"seconds": 3.0}, "versions": {"torch": "2"}}  # fmt: skip
-        (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "result.json").write_text(json.dumps(result))
+                  "speed": {"seconds": 60.0}, "versions": {"torch": "2"}, "steps": 9 + seed,
+                  "machine": {"cpu": "x", "cores": 2}}  # fmt: skip
+        begun = tmp_path / f"2026-11-28_begun{seed}"
+        for name, more in ((begun.name, {}), (f"2026-11-29_{seed}", {"parent": {"folder": str(begun)}})):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "result.json").write_text(json.dumps(result | more))
     (learned,) = bandits.learned([tmp_path])
     assert (learned["method"], learned["seeds"], learned["return"]["mean"]) == ("rl2", 2, pytest.approx(6.6))
     assert learned["return"]["seed_deviation"] == pytest.approx(0.2 / np.sqrt(2))
+    assert learned["minutes"] == 2  # those of the run that it started from as well, which is no seed of its own
     text = bandits.page({"rows": [row], "learned": [learned]})
+    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 10 | 2 |" in text
+    assert "2026-11-29; torch 2; x, 2 cores" in text
     assert "| n | k | random |" in text
     assert "6.600 ± 0.100" in text
     assert "6.660 (optimal)" in text
