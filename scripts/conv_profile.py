@@ -97,9 +97,10 @@ def _described(event: Any) -> Row:
     name, shapes = event.name, event.input_shapes
     if "_cpp_fused" in name:
         parts = name.split("_cpp_fused_")[1].split("_")
-        gradient = "backward" in parts or "ge" in parts
-        forward = {"relu", "exp", "log"} & set(parts)
-        kind = NORM_GRADIENT if gradient else NORM if forward else COPIES
+        if "backward" not in parts and {"exp", "log"} <= set(parts):  # the root of the variance
+            kind = NORM
+        else:
+            kind = NORM_GRADIENT if {"backward", "ge", "sum"} & set(parts) else COPIES
         return {"kind": kind, "what": ""}
     if name not in CONVOLUTIONS:
         a, b = shapes[-6:][1:3] if name == "aten::addmm" else shapes[:2]
@@ -216,7 +217,8 @@ def _legend(data: Row) -> list[str]:
         "all tasks of the measured steps, so the sum lies below a step's time on the clock. The two gradients of a "
         "convolution come from one call of the library and are split in the ratio of their lone times. GFLOP/s count "
         "the multiplications and additions of the definition, zero padding included; 'alone' is one convolution of the "
-        "same shape, called again and again. Operations below half a percent are left out of the long tables.",
+        "same shape, called again and again. Operations below half a percent are left out of the long tables. On a "
+        "busy machine (see the load) the milliseconds are too long, those of memory-bound kernels most.",
         "",
         f"`{s['command']}`; {s['cpu']} ({s['capability']}), {s['date']}, commit {s['commit']}, torch {s['torch']}, "
         f"load {s['load']}.",
@@ -247,7 +249,7 @@ def main() -> None:
         return
     import torch
 
-    words = [f"--set {part}" for part in a.set]
+    words = [f"--works {a.works} --steps {a.steps}", *(f"--set {part}" for part in a.set)]
     mark = stamp(" ".join(["PYTHONPATH=. python scripts/conv_profile.py --omniglot FOLDER", *words]))
     mark |= {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
     data: Row = {"stamp": mark, "works": {}}
