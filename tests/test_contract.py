@@ -4,60 +4,28 @@ A new file in conf/ needs a row here: the last test reports which one is missing
 """
 
 import json
-import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake_omniglot import write_packed, write_runs
+from long_tier import long
 from picture_sets import write_sets
 from PIL import Image
 from test_contract_worlds import ACTORS, WORLDS
 
-from metaexp.algos.acnp import ACNP
-from metaexp.algos.anil import ANIL
-from metaexp.algos.boil import BOIL
-from metaexp.algos.cavia import CAVIA
-from metaexp.algos.cnp import CNP
-from metaexp.algos.hypernet import HyperNet
-from metaexp.algos.imaml import IMAML
-from metaexp.algos.incontext import InContext
-from metaexp.algos.joint import Joint
-from metaexp.algos.l2l import L2L, LSTMRule
-from metaexp.algos.maml import MAML
-from metaexp.algos.mean import Mean
-from metaexp.algos.metasgd import MetaSGD
-from metaexp.algos.mother import Mother
-from metaexp.algos.neighbour import Neighbour
-from metaexp.algos.oracle import Oracle
-from metaexp.algos.protonet import ProtoNet
-from metaexp.algos.r2d2 import R2D2
-from metaexp.algos.reptile import Reptile
-from metaexp.algos.scratch import Scratch
 from metaexp.config.compose import config_dir
 from metaexp.config.settings import Settings
 from metaexp.contract import (
     check_family,
-    check_learner,
     check_model,
-    finite_differences,
-    largest_difference,
-    new,
     parameters,
-    pictures,
 )
 from metaexp.errors import ConfigError
 from metaexp.evaluation.scores import evaluate
-from metaexp.inner import SGD, Adam
-from metaexp.models.cnn4 import CNN4
-from metaexp.models.linear import Linear
-from metaexp.models.mlp import MLP
 from metaexp.outer.loaders import Span
-from metaexp.tasks.sine import Sine
 from metaexp.training.build import Experiment
-from metaexp.types import Examples
 
 # Settings that make each choice small. {root} and {files} are fake data.
 ALGOS = {
@@ -263,11 +231,6 @@ def two_steps(parts: Experiment) -> None:
         assert np.isfinite(values).all()
 
 
-def long(values, slow):
-    """Rows for parametrize; those that are slow are in the tier of long tests."""
-    return [pytest.param(value, marks=[pytest.mark.tier("long")] if value in slow else []) for value in values]
-
-
 # Every method on one family of functions and one of classes, MAML on all; all others in the tier of long tests.
 OFTEN = [row for row in ROWS if row[0] == "maml" or row[1] in ("sine", "clusters", *LIKE_DATASET)]
 OFTEN = [row for row in OFTEN if row[1] not in SETS]
@@ -358,255 +321,3 @@ def test_model(world, model):
         overrides.append("model.norm=layer")  # a batch norm removes the gradient of the biases before it
     parts = made(world, *overrides)
     check_model(lambda x_shape, out: parts.learner.model, parts.family.x_shape, parts.family.y_dim)
-
-
-NET = partial(MLP, hidden=[6], activation="tanh")
-CNN = partial(CNN4, filters=2, readout="flatten", norm="batch")
-LEARNERS = {
-    "maml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2),
-    "maml_momentum": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, inner=SGD(0.9, nesterov=True)),
-    "maml_adam": lambda f, net: MAML(f, net, inner_lr=0.01, inner_steps=3, inner=Adam()),
-    "maml_head": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, adapt=["head.*"]),
-    "maml_checkpoint": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=3, checkpoint=True),
-    "fomaml": lambda f, net: MAML(f, net, inner_lr=0.05, inner_steps=2, first_order=True),
-    "anil": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2),
-    "anil_running": lambda f, net: ANIL(f, net, inner_lr=0.05, inner_steps=2, normalise="running"),
-    "boil": lambda f, net: BOIL(f, net, inner_lr=0.05, inner_steps=2),
-    "metasgd": lambda f, net: MetaSGD(f, net, inner_steps=2),
-    "r2d2": lambda f, net: R2D2(f, net),
-    "cnp": lambda f, net: CNP(f, net, width=6, encoder_layers=2, decoder_layers=2),
-    "cnp_both": lambda f, net: CNP(f, net, width=6, targets="both"),
-    "acnp": lambda f, net: ACNP(f, net, width=6, heads=2),
-    "acnp_residual": lambda f, net: ACNP(f, net, width=6, heads=2, residual=True),
-    "hypernet": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8]),
-    "incontext": lambda f, net: InContext(f, net, width=8, heads=2, layers=2),
-    "l2l": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=5, truncation=2),
-    "l2l_query": lambda f, net: L2L(f, net, partial(LSTMRule, hidden=5), inner_steps=4, objective="query"),
-    "mother": lambda f, net: Mother(f, net, inner_lr=0.05, inner_steps=2),
-    "mother_folds": lambda f, net: Mother(f, net, inner_lr=0.05, folds=2, select="top1", second_feedback=True),
-    "mother_mixed": lambda f, net: Mother(f, net, 2, [{}, {"hidden": []}], inner_lr=0.02, test_steps=3),
-    "mother_uniform": lambda f, net: Mother(f, net, inner_lr=0.05, weights="uniform"),
-    "cavia": lambda f, net: CAVIA(f, net, context_size=4, inner_steps=2),
-    "cavia_first_order": lambda f, net: CAVIA(f, net, context_size=4, inner_lr=0.3, first_order=True),
-    "imaml": lambda f, net: IMAML(f, net, inner_lr=0.05, inner_steps=5),
-    "imaml_adam": lambda f, net: IMAML(f, net, inner_lr=0.05, inner_steps=5, inner=Adam(), damping=1.0),
-    "reptile": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4),
-    "reptile_batches": lambda f, net: Reptile(f, net, inner_lr=0.02, inner_steps=4, inner_batch=2),
-    "reptile_carried": lambda f, net: Reptile(f, net, 0.01, 4, 2, inner=Adam(beta1=0.0), state="carried"),
-    "joint": lambda f, net: Joint(f, net, batch=3, test_epochs=3, test_lr=0.05),
-    "scratch": lambda f, net: Scratch(f, net, test_epochs=3, test_lr=0.01, test_batch=2),
-    "mean": lambda f, net: Mean(f),
-    "neighbour": lambda f, net: Neighbour(f),
-    "oracle": lambda f, net: Oracle(f),
-}
-
-
-CLASSIFIERS = {
-    "protonet": lambda f, net: ProtoNet(f, net),
-    "protonet_cosine": lambda f, net: ProtoNet(f, net, distance="cosine", scale=10.0, embedding=5),
-    "protonet_batch": lambda f, net: ProtoNet(f, net, normalise="batch"),
-    "r2d2_batch": lambda f, net: R2D2(f, net, normalise="batch"),
-    "hypernet_batch": lambda f, net: HyperNet(f, net, encoder=[8, 8], generator=[8], normalise="batch"),
-    "incontext_batch": lambda f, net: InContext(f, net, width=8, heads=2, layers=2, normalise="batch"),
-    "mother_pictures": lambda f, net: Mother(f, net, children=2, inner_lr=0.05, folds=3),
-}
-
-
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_learner_on_sines(learner):
-    check_learner(lambda f: LEARNERS[learner](f, NET), Sine(5, 4))
-
-
-@pytest.mark.parametrize(
-    "learner",
-    long(
-        ["maml", "maml_checkpoint", "fomaml", "cavia", "imaml", "reptile_batches"],
-        {"maml_checkpoint", "fomaml", "imaml"},
-    )
-    + ["joint", "scratch", "mean", "neighbour"],
-)
-def test_learner_on_pictures(learner):
-    check_learner(lambda f: LEARNERS[learner](f, CNN), pictures(side=17), tasks=40)
-
-
-@pytest.mark.parametrize("learner", ["maml_adam", "cavia", "imaml", "reptile_carried", "joint"])
-def test_learner_on_pictures_as_vectors(learner):
-    check_learner(lambda f: LEARNERS[learner](f, NET), pictures(test={"shots": 3, "queries": 1}))
-
-
-@pytest.mark.parametrize(
-    "learner",
-    long(
-        [
-            "anil",
-            "anil_running",
-            "boil",
-            "metasgd",
-            "r2d2",
-            "cnp",
-            "acnp",
-            "hypernet",
-            "incontext",
-            "l2l",
-            *CLASSIFIERS,
-        ],
-        {"boil", "metasgd", "l2l", "mother_pictures"},
-    ),
-)
-def test_feature_learner_on_pictures(learner):
-    cnn = partial(CNN, filters=3)  # two would both be dead before the running averages have begun
-    check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, cnn), pictures(side=17), tasks=40)
-
-
-@pytest.mark.parametrize(
-    "learner",
-    long(
-        ["metasgd", "r2d2", "cnp", "acnp", "hypernet", "incontext", "l2l", "mother", "protonet", "protonet_cosine"],
-        {"l2l", "mother"},
-    ),
-)
-def test_feature_learner_on_pictures_as_vectors(learner):
-    ways = {} if learner in ("metasgd", "incontext", "l2l", "mother") else {"ways": 4}
-    check_learner(lambda f: (LEARNERS | CLASSIFIERS)[learner](f, NET), pictures(test={"shots": 3} | ways))
-
-
-def test_nan_is_no_agreement():
-    """In any leaf, on either side, in the loss or the gradient: Python's `max` would ignore it."""
-    good = {"a": torch.zeros(2), "b": torch.ones(3), "c": torch.zeros(1)}
-    assert largest_difference(good, good) == 0
-    for name in good:
-        bad = good | {name: good[name] * math.nan}
-        assert math.isnan(largest_difference(bad, good))
-        assert math.isnan(largest_difference(good, bad))
-
-    class NaN(Base):
-        def meta_loss(self, episode):
-            loss, logs = super().meta_loss(episode)
-            return loss * math.nan, logs
-
-    family = Sine(5, 4).to("cpu", torch.float64)
-    assert math.isnan(finite_differences(new(NaN, family), family.sample("train", torch.arange(3))))
-
-
-# --- the contract notices ---------------------------------------------------------------------------------------------
-
-
-class Base(MAML):
-    def __init__(self, family):
-        super().__init__(family, NET, inner_lr=0.05)
-
-
-class Remembers(Base):
-    """predict depends on how often it was called."""
-
-    calls = 0
-
-    def predict(self, adapted, x):
-        self.calls += 1
-        return super().predict(adapted, x) + self.calls
-
-
-class Ordered(Base):
-    """Learns from the first example only."""
-
-    def adapt(self, support, key):
-        return super().adapt(Examples(support.x[:1], support.y[:1]), key)
-
-
-class Divides(Base):
-    """Not finite if a task's first target is small, which is true for few tasks."""
-
-    def meta_loss(self, episode):
-        loss, logs = super().meta_loss(episode)
-        return loss + torch.sqrt(episode.query.y[0, 0].abs() - 0.02) * 0, logs
-
-
-class Global(Base):
-    """Draws from the global generator."""
-
-    def train_batch(self, indices):
-        torch.rand(())
-        return super().train_batch(indices)
-
-
-class Forgets(Base):
-    """Depends on a number that no checkpoint holds."""
-
-    def __init__(self, family):
-        super().__init__(family)
-        self.shift = 0.0
-
-    def absorb(self, logs):
-        self.shift += 1.0
-        return logs
-
-    def predict(self, adapted, x):
-        return super().predict(adapted, x) + self.shift
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (Remembers, "predict depends on earlier calls"),
-        (Ordered, "depends on the order of the support examples"),
-        (Divides, "meta-loss not finite on tasks"),
-        (Global, "global generator"),
-        (Forgets, "state_dict does not hold all"),
-    ],
-)
-def test_a_learner_that_breaks_its_contract(make, message):
-    with pytest.raises(AssertionError, match=message):
-        check_learner(make, Sine(5, 4))
-
-
-class ByBatch(Sine):
-    """The first task of a meta-batch depends on the batch."""
-
-    def sample(self, split, indices, *sizes, **more):
-        return super().sample(split, torch.cat([indices[:1] + (len(indices) > 1), indices[1:]]), *sizes, **more)
-
-
-class Leaks(Sine):
-    """Validation tasks are the test tasks."""
-
-    def keys(self, split, indices):
-        return super().keys("test" if split == "val" else split, indices)
-
-
-class Reseeded(Sine):
-    """Test tasks change with the seed."""
-
-    def keys(self, split, indices):
-        return super().keys(split, indices) + self.seed
-
-
-class Jumps(Sine):
-    """One shot is not the first of five."""
-
-    def sample(self, split, indices, shots=None, queries=None, ways=None):
-        episode = super().sample(split, indices, shots, queries)
-        return episode._replace(support=Examples(*(t.flip(1) for t in episode.support)))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (ByBatch, "share a key|different values"),
-        (Leaks, "shares a task with another split"),
-        (Reseeded, "depends on the seed"),
-        (Jumps, "is not the beginning of a larger one"),
-    ],
-)
-def test_a_family_that_breaks_its_contract(make, message):
-    with pytest.raises(AssertionError, match=message):
-        check_family(make(5, 4))
-
-
-def test_a_network_that_breaks_its_contract():
-    class Unused(Linear):
-        def __init__(self, x_shape, out):
-            super().__init__(x_shape, out)
-            self.extra = torch.nn.Linear(2, 2)
-
-    with pytest.raises(AssertionError, match=r"no gradient reaches extra\.weight"):
-        check_model(Unused, (3,))
