@@ -2,8 +2,8 @@
 
 Trains and tests each row for each seed as `python -m metaexp.train` does, in FOLDER, one after the other; a finished
 run is kept and an interrupted one goes on. Long trials are learned in two runs, the second of which starts from the
-first. Then `python scripts/bandits.py --render --runs FOLDER` and `python scripts/mdps.py --render --runs FOLDER` take
-them into the pages. One core; `--list` prints the commands.
+first. Then `python scripts/bandits.py --render --runs FOLDER` and `python scripts/mdps.py --render --runs FOLDER`
+take them into the pages. One core; `--list` prints the commands.
 """
 
 import argparse
@@ -21,11 +21,16 @@ LONG = ["algo=rl2", "optimizer.lr=0.005", "meta_batch=300", "val.tasks=1000", "v
 FIRST = [*LONG, "algo.discount=0.97", "algo.smoothing=0.3", "algo.entropy=0.1", "steps=200", "test.tasks=1000"]
 THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=450"]
 FIRST_MDP = [*LONG, "algo.discount=0.9", "algo.smoothing=0.3", "algo.entropy=0.03", "steps=350", "test.tasks=1000"]
-THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=350"]
-ROWS = {  # of each row, settings of a run and of those that start from it
+THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=900"]
+DPT = ["algo=dpt", "meta_batch=100", "optimizer.lr=0.003", "optimizer.schedule=cosine", "val.tasks=1000"]
+# Of each row, settings of a run and of those that start from it, whose `steps` include those before.
+ROWS = {
     **{f"bandit-10-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=10", *SHORT]] for k in (5, 10, 50)},
     **{f"bandit-100-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=100", *FIRST], [*THEN, "test.tasks=20000"]]
        for k in (5, 10, 50)},
+    "dpt-bandit-10-5": [["task=bandit", "task.arms=5", "task.pulls=10", *DPT, "steps=1000", "val.every=250",
+                         "test.tasks=50000"]],
+    "dpt-mdp-10": [["task=mdp", *DPT, "steps=300", "val.every=100", "val.tasks=300", "test.tasks=3000"]],
     "mdp-10": [["task=mdp", *FIRST_MDP], [*THEN_MDP, "test.tasks=15000"]],
 }  # fmt: skip
 

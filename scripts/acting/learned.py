@@ -73,8 +73,8 @@ def notes(rows: list[dict[str, Any]], names: dict[str, str], digits: int) -> lis
         "## Training", "",
         "The learned rows are means over training seeds; their intervals are those over test tasks. How much seeds "
         "differ stands here, with the time of the slowest seed on one thread, test included, of a machine that did "
-        "other work as well. Long trials are learned in two runs; the second starts from the best weights of the first "
-        "and counts their steps. "
+        "other work as well. Long trials are learned in runs one after the other, each from the best weights of the "
+        "one before; their steps are counted through. "
         f"{', '.join(sorted({row['day'] for row in rows}))}; {', '.join(versions)}; {', '.join(machines)}; "
         "`python scripts/rl2.py FOLDER`.", "",
         *lines, "",
