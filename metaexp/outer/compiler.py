@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metaexp.outer.graph_cache import ahead
+from metaexp.outer.small_products import UNFUSED, lowering, write_out
 
 aten = torch.ops.aten
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def compiled(function: Callable[..., Any], *example: Any, one_thread: bool = Fal
 
     with torch.no_grad():
         graph = _traced(flat, leaves)
+        if _on_cpu(leaves) and not _convolves(graph):
+            write_out(graph)
         orient(graph)
         for node in graph.graph.nodes:
             node.meta.clear()  # the compiler makes its own
@@ -97,7 +100,9 @@ def _traced(function: Callable[..., Any], leaves: list[Tensor]) -> GraphModule:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    table: dict[Any, Callable[..., Any]] = {aten.addmm.default: _addmm, aten.mm.default: _mm}
+    table: dict[Any, Callable[..., Any]] = {
+        aten.addmm.default: _addmm, aten.mm.default: _mm, aten.bmm.default: _bmm,
+    }  # fmt: skip
     return make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
 
 
@@ -112,8 +117,11 @@ def _ahead(graph: GraphModule, leaves: list[Tensor]) -> Callable[..., Any] | Non
 def _inductor(graph: GraphModule, leaves: list[Tensor]) -> Callable[..., Any]:
     from torch._inductor import compile as inductor
 
+    lowering()
     # Images are kept channels-last; where products are small, the calls between them are made from C++.
-    options = {"force_layout_optimization": _on_cpu(leaves)} if _convolves(graph) else {"cpp_wrapper": _on_cpu(leaves)}
+    options: dict[str, Any] = {"cpp_wrapper": True, **UNFUSED} if _on_cpu(leaves) else {}
+    if _convolves(graph):
+        options = {"force_layout_optimization": _on_cpu(leaves)}
     made: Callable[..., Any] = inductor(graph, [*leaves], options=options)
     return made
 
@@ -132,6 +140,11 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cpu and (a.shape[0] == 1 or b.shape[1] == 1):
         return (a.unsqueeze(2) * b).sum(1)
     return NotImplemented
+
+
+def _bmm(a: Tensor, b: Tensor) -> Tensor:
+    """Products of columns with rows as elementary operations."""
+    return a * b if a.shape[2] == 1 else NotImplemented
 
 
 def _convolves(graph: GraphModule) -> bool:

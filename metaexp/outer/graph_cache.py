@@ -20,10 +20,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from metaexp.errors import ConfigError, SpaceError
+from metaexp.outer.small_products import UNFUSED, lowering
+from metaexp.outer.small_products_source import KERNEL, SOURCE
 from metaexp.system.cache import default_cache
 from metaexp.system.files import replace_file
 
-FORMAT, MOST = 1, 500
+# Raise FORMAT when the same graph is to become other machine code.
+FORMAT, MOST = 2, 500
 # Nobody looks into this code with a debugger, and one graph does not repay precompiled headers or a test whether the
 # compiler knows the processor's vectors: without these it compiles in half the time.
 OPTIONS: dict[str, Any] = {
@@ -31,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_frame_pointer": False,
     "aot_inductor.precompile_headers": False,
     "cpp.vec_isa_ok": True,
+    **UNFUSED,
 }
 compilations = 0  # graphs that this process has handed to the compiler
 
@@ -56,7 +60,7 @@ def digest(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
     compiler = {k: v for k, v in os.environ.items() if re.match("TORCHINDUCTOR_|AOT_INDUCTOR_|CXX|OMP_NUM", k)}
     compiler.pop("TORCHINDUCTOR_CACHE_DIR", None)
     machine = [torch.__version__, torch.get_num_threads(), *_processor()]
-    whole = [FORMAT, sorted(OPTIONS.items()), sorted(compiler.items()), machine, shapes, nodes]
+    whole = [FORMAT, SOURCE, KERNEL, sorted(OPTIONS.items()), sorted(compiler.items()), machine, shapes, nodes]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -131,6 +135,7 @@ def _compile(graph: GraphModule, inputs: list[Tensor], folder: Path | None, key:
 
     global compilations
     compilations += 1
+    lowering()
     have = config.get_config_copy()
     known = {name: value for name, value in OPTIONS.items() if name in have}
     made = Path(str(aot_compile(graph, tuple(inputs), options=known)))
