@@ -89,7 +89,7 @@ def operation() -> Any:
     library.define("product(Tensor a, Tensor b) -> Tensor")
     library.impl("product", lambda a, b: (a @ b).contiguous(), "CPU")
     library.impl("product", lambda a, b: a.new_empty((*a.shape[:-1], b.shape[-1])), "Meta")
-    operation.library = library  # type: ignore[attr-defined]  # it lives as long as the operation
+    operation.library = library  # it lives as long as the operation
     return torch.ops.metaexp.product.default
 
 
@@ -99,7 +99,7 @@ def lowering() -> None:
     from torch._inductor import ir, lowering
     from torch._inductor.codegen.cpp_template import CppTemplate
 
-    class Product(CppTemplate):  # type: ignore[misc]
+    class Product(CppTemplate):
         """The kernel of one product; its inputs are views of buffers with any strides."""
 
         def __init__(self, inputs: list[Any], layout: Any):
@@ -111,7 +111,7 @@ def lowering() -> None:
             if epilogue_nodes:
                 raise NotImplementedError("an operation fused into a product: compile with UNFUSED")
             a, b = self.input_nodes
-            out = self.output_node if template_buffer_node is None else template_buffer_node
+            out: Any = self.output_node if template_buffer_node is None else template_buffer_node
             head = kernel.def_kernel(inputs={"a": a, "b": b}, outputs={"c": out})
             names = [kernel.args.input_buffers[one.get_name()] for one in (a, b)]  # the same if they share a buffer
             layouts = [one.get_layout() for one in (a, b)]
