@@ -9,6 +9,7 @@ from typing import Any
 # torch and lightning are imported only after the configuration has been checked: a typo is reported at once.
 from metaexp.config.command_line import CommandLine, complain, exit_code
 from metaexp.config.help import help_text
+from metaexp.config.seeds import with_seeds
 from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 from metaexp.storage.lock import is_child_of_holder
@@ -29,7 +30,7 @@ def train(argv: Sequence[str]) -> int | None:
     if folder and os.environ.get("LOCAL_RANK", "0") != "0" and is_child_of_holder(Path(folder)):
         _join(Path(folder))
         return None
-    line = CommandLine.parse(argv)
+    line = with_seeds(CommandLine.parse(argv))
     if line.action == "help":
         print(help_text(line), end="")
         return None

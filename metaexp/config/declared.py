@@ -108,6 +108,7 @@ class Train(TypedDict):
     out: NotRequired[str]
     name: NotRequired[str | None]
     jobs: NotRequired[Count]
+    seeds: NotRequired[list[Natural] | None]
     resume: NotRequired[Literal[False, "auto"] | str]
     start: NotRequired[str | None]
     debug: NotRequired[Literal["fast"] | None]

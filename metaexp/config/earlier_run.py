@@ -22,8 +22,8 @@ from metaexp.storage.saved_config import read_config
 
 # Where a run is kept and how it was started, not what it is.
 LEFT = (
-    "out", "name", "resume", "from", "jobs", "trust", "debug", "command", "choices", "trusted", "typed", "sweep",
-    "parent",
+    "out", "name", "resume", "from", "jobs", "seeds", "trust", "debug", "command", "choices", "trusted", "typed",
+    "sweep", "parent",
 )  # fmt: skip
 
 

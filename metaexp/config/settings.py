@@ -80,6 +80,8 @@ class Settings:
         origin = _Origin(parsed, files, base)
         config = with_schedule(Schema(_defaults(files), trusted, origin, above).check(plain))
         self._check_pairs(config, choices)
+        if config["seeds"] is not None:
+            raise ConfigError(f"seeds={config['seeds']}: typed after python -m metaexp.train alone; here take seed=0")
         if config["debug"]:
             config = small(config, [o.key_or_group for o in parsed])
         for key in ("out", "resume", "from", "start"):

@@ -44,6 +44,7 @@ KEYS = {
     "cache": Key(fixed=False, compared=False, shown=False),
     "out": Key(fixed=False, compared=False, shown=False),
     "jobs": Key(fixed=False, compared=False, shown=False),
+    "seeds": Key(fixed=False, compared=False, shown=False),
     "resume": Key(fixed=False, compared=False, shown=False),
     "from": Key(fixed=False, compared=False, shown=False),
     "start": Key(fixed=False, compared=False, shown=False),  # where it lies; `parent` says which weights they were

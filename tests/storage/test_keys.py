@@ -25,14 +25,14 @@ def test_the_hash_covers_the_fixed_keys_alone() -> None:
 def test_what_may_change_on_resume_what_a_report_compares_and_what_hparams_show() -> None:
     assert {key for key in KEYS if not KEYS[key].fixed} == {
         "steps", "device", "out", "name", "resume", "time_limit", "sweep", "test", "trust", "trusted", "typed",
-        "logger", "callbacks", "trainer", "watchdog", "jobs", "encoder", "cache",
+        "logger", "callbacks", "trainer", "watchdog", "jobs", "seeds", "encoder", "cache",
         "figures", "from", "start", "debug", "command",
     }  # fmt: skip
     assert {key for key in KEYS if not KEYS[key].compared} == {
         "out", "name", "resume", "time_limit", "watchdog", "sweep", "trust", "trusted", "typed", "log", "checkpoint",
-        "logger", "callbacks", "trainer", "jobs", "cache", "figures", "from", "start", "command",
+        "logger", "callbacks", "trainer", "jobs", "seeds", "cache", "figures", "from", "start", "command",
     }  # fmt: skip
     assert {key for key in KEYS if not KEYS[key].shown} == {
         "typed", "sweep", "trust", "trusted", "out", "resume", "logger", "callbacks", "trainer", "watchdog", "jobs",
-        "cache", "figures", "from", "start", "command", "parent",
+        "seeds", "cache", "figures", "from", "start", "command", "parent",
     }  # fmt: skip
