@@ -99,13 +99,23 @@ def about(plan: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def overview(plan: dict[str, Any], judged: dict[str, tuple[str, str]]) -> list[str]:
     """One row per method, one column per family."""
-    short = {"learns": "learns", "at chance": "**chance**", "below scratch": "below scratch", "failed": "refused"}
+    short = {
+        "learns": "learns",
+        "at chance": "**chance**",
+        "below scratch": "below scratch",
+        "failed": "refused",
+        "not run": "*not run*",
+    }
     tasks = list(plan["families"])
+    refused = {("protonet", task) for task in tasks if task not in ("clusters", "glyphs", "omniglot")}
     lines = ["| | " + " | ".join(f"`{task}`" for task in tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for algo in plan["methods"]:
-        words = [judged.get(f"{algo}:{task}", ("", ""))[0] for task in tasks]
+        missing = ["-" if (algo, task) in refused else "not run" for task in tasks]
+        words = [judged.get(f"{algo}:{task}", (none, ""))[0] for task, none in zip(tasks, missing, strict=True)]
         lines.append(f"| `{algo}` | " + " | ".join(short.get(word, word) for word in words) + " |")
-    return [*lines, "", "An empty cell was not run."]
+    count = len(plan["methods"]) * len(tasks) - len(refused)
+    told = f"{len(judged)} of {count} cells were run; of those marked *not run* nothing is claimed."
+    return [*lines, "", f"{told} `protonet` needs classes (-)."]
 
 
 def table(names: Iterable[str], found: dict[str, Any], judged: dict[str, tuple[str, str]]) -> list[str]:
