@@ -36,11 +36,16 @@ def write_out(graph: GraphModule) -> int:
     """Replace the graph's small products by operations that `lowering` knows. Returns their number."""
     found = [node for node in graph.graph.nodes if node.target in (aten.mm.default, aten.bmm.default)]
     found = [node for node in found if small(*(operand.meta["val"] for operand in node.args))]
+    turned = False
     for node in found:
         if _transposed_by_all(node) and small(*(operand.meta["val"].mT for operand in reversed(node.args))):
             _transpose(graph, node)
+            turned = True
         else:
             node.target = operation()
+    for node in graph.graph.nodes if turned else ():
+        if node.target in (aten.view.default, aten._unsafe_view.default):  # what is transposed twice may be viewed flat
+            node.target = aten.reshape.default
     if found:
         graph.recompile()
     return len(found)

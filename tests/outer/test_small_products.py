@@ -75,6 +75,13 @@ def _both_ways(x, y):
     return [product.mT + 1, product + 1]
 
 
+def test_a_product_transposed_twice_is_viewed_flat():
+    a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
+    made = _traced(lambda x, y: [(x @ y).mT.mT.view(-1)], [a, b])
+    assert write_out(made) == 1
+    torch.testing.assert_close(made(a, b)[0], (a @ b).view(-1))
+
+
 def test_a_product_read_transposed_is_computed_transposed():
     a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
     for function, turned in ((lambda x, y: [(x @ y).mT + 1], True), (_both_ways, False)):
