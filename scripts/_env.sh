@@ -10,14 +10,14 @@ fail() { say "$*"; exit 1; }
 # A command may exist but not run (a version manager's shim) or lack venv (Debian), so each one is tried.
 find_python() {
     local name names=("${PYTHON:-}")
-    [ -n "${PYTHON:-}" ] || names=(python3.12 python3.11 python3 python)
+    [ -n "${PYTHON:-}" ] || names=(python3.12 python3.11 python3.13 python3 python)
     for name in "${names[@]}"; do
         if "$name" -I -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             printf '%s\n' "$name"
             return
         fi
     done
-    fail "needs Python 3.11 or 3.12 with venv (Debian, Ubuntu: apt install python3-venv); tried: ${names[*]}." \
+    fail "needs Python 3.11, 3.12 or 3.13 with venv (Debian, Ubuntu: apt install python3-venv); tried: ${names[*]}." \
         "Name another one: PYTHON=/path/to/python $0"
 }
 
@@ -52,7 +52,7 @@ install() {
     trap 'exit 143' TERM
     : >"$VENV/.installing"
     rm -f -- "$VENV"/.installed-*
-    say "installing into $VENV (only once, about 1 GB; log: .venv/install.log)"
+    say "installing into $VENV (only once, 1 GB, or 5 GB with CUDA; log: .venv/install.log)"
     [ -x "$VENV/bin/python" ] || "$1" -m venv "$VENV" || fail "$1 could not create $VENV; see the lines above"
     if ! "$VENV/bin/python" -I -m pip install --disable-pip-version-check --no-input --progress-bar off \
         -e "$ROOT${3:+[$3]}" 2>&1 | tee "$log" | progress; then

@@ -17,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def profile(settings: list[str], steps: int) -> Iterator[Row]:
     step = Experiment(load(settings)).training.step
     for index in range(2):
         step(index)
-    whole = min(_timed(lambda i=i: step(i)) for i in range(2, 2 + steps))
+    whole = min(_timed(partial(step, i)) for i in range(2, 2 + steps))
     with profiler(activities=[ProfilerActivity.CPU], record_shapes=True) as made:
         for index in range(2 + steps, 2 + 2 * steps):
             step(index)

@@ -59,7 +59,7 @@ def _transposed_by_all(node: Node) -> bool:
             if user.meta["val"].shape != shape or not _transposed_by_all(user):
                 return False
         elif user.target is aten.transpose.int:
-            if {place % dims for place in user.args[1:]} != {dims - 2, dims - 1}:  # type: ignore[operator]
+            if {place % dims for place in user.args[1:]} != {dims - 2, dims - 1}:
                 return False
         elif user.target is not aten.t.default:
             return False
@@ -87,6 +87,9 @@ def _note(node: Node) -> None:
             _note(user)
 
 
+_kept: list[torch.library.Library] = []
+
+
 @cache
 def operation() -> Any:
     """The operation `metaexp::product(a, b)`: a product of matrices or of batches of matrices, contiguous."""
@@ -94,7 +97,7 @@ def operation() -> Any:
     library.define("product(Tensor a, Tensor b) -> Tensor")
     library.impl("product", lambda a, b: (a @ b).contiguous(), "CPU")
     library.impl("product", lambda a, b: a.new_empty((*a.shape[:-1], b.shape[-1])), "Meta")
-    operation.library = library  # it lives as long as the operation
+    _kept.append(library)  # it lives as long as the operation
     return torch.ops.metaexp.product.default
 
 
