@@ -90,10 +90,11 @@ def _cause(rows: Sequence[dict[str, Any]], found: dict[str, Any], floors: dict[s
     """What most likely went wrong, and what to change."""
     path = [step["mean"] for step in found.get("per_step") or []]
     worst_floor = max((sign * value for value in floors.values() if value is not None), default=0.0)
-    lower = "lower algo.inner_lr (or algo.test_lr), or take fewer algo.test_steps"
+    adapts = len(path) > 1  # by inner steps; other methods have no such settings
+    lower = "lower algo.inner_lr (or algo.test_lr), or take fewer algo.test_steps" if adapts else "lower optimizer.lr"
     if found.get("diverged"):
         return f"adaptation diverges on {found['diverged']} tasks; {lower}"
-    if len(path) > 1 and path[-1] is not None:
+    if adapts and path[-1] is not None:
         known = [(sign * value, place) for place, value in enumerate(path) if value is not None]
         best, place = max(known)
         if place < len(path) - 1 and best - sign * path[-1] > 0.1 * abs(path[-1]):
@@ -105,9 +106,9 @@ def _cause(rows: Sequence[dict[str, Any]], found: dict[str, Any], floors: dict[s
         return "too few outer steps to tell why; raise steps"
     first, last = losses[0], losses[-1]
     if last > first - FALLEN * abs(first):
+        inner = "algo.inner_lr, more algo.inner_steps, another " if adapts else ""
         return (
-            f"the outer loss has not fallen ({first:.4g} to {last:.4g}); try another algo.inner_lr, more "
-            "algo.inner_steps, another optimizer.lr, or more steps"
+            f"the outer loss has not fallen ({first:.4g} to {last:.4g}); try another {inner}optimizer.lr, or more steps"
         )
     before, what = floors.get("scratch"), BEFORE
     if before is None:
