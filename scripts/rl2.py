@@ -19,11 +19,11 @@ SHORT = ["algo=rl2", "algo.values=total", "steps=1000", "test.tasks=50000"]
 # rewards soon after an action tell most of it, and entropy keeps it from one arm for ever. Then later rewards count.
 LONG = ["algo=rl2", "optimizer.lr=0.005", "meta_batch=300", "val.tasks=1000", "val.every=25"]
 FIRST = [*LONG, "algo.discount=0.97", "algo.smoothing=0.3", "algo.entropy=0.1", "steps=200", "test.tasks=1000"]
-THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=450"]
+THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=275"]
 FIRST_MDP = [*LONG, "algo.discount=0.9", "algo.smoothing=0.3", "algo.entropy=0.03", "steps=350", "test.tasks=1000"]
-THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=900"]
+THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=550"]
 DPT = ["algo=dpt", "meta_batch=100", "optimizer.lr=0.003", "optimizer.schedule=cosine", "val.tasks=1000"]
-# Of each row, settings of a run and of those that start from it, whose `steps` include those before.
+# Of each row, settings of a run and of those that start from it.
 ROWS = {
     **{f"bandit-10-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=10", *SHORT]] for k in (5, 10, 50)},
     **{f"bandit-100-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=100", *FIRST], [*THEN, "test.tasks=20000"]]

@@ -88,6 +88,7 @@ def train_and_test(
                 progress.note(f"resumed at step {record.step} of {config['steps']}")
             elif experiment.parent is not None:
                 learner.load_state_dict(experiment.parent.weights)
+                learner.meta_step.zero_()  # a run counts its own steps
                 progress.note(_started(experiment.parent))
             rule = StopRule.of(config, learner)
             control = Control(config, training, record, rule, folder, loggers, checkpoints, progress, flag)

@@ -23,6 +23,7 @@ from metaexp.evaluate import evaluate
 from metaexp.evaluation.scores import evaluate as scores_of
 from metaexp.run.restore import load_weights, open_config, restore
 from metaexp.run.sweep_jobs import check, find_jobs
+from metaexp.storage.metrics_log import read_rows
 from metaexp.storage.run_folder import RunFolder
 from metaexp.tasks.sine import Sine
 from metaexp.tasks.text import Text
@@ -107,6 +108,19 @@ def test_it_starts_at_the_parents_best_weights_and_says_whose_they_are(
     shown = capsys.readouterr()
     assert f"starts from {sine} (best.ckpt, step {parent['step']}), with a fresh optimiser" in shown.out + shown.err
     assert f"started from {sine}" in shown.out
+
+
+def test_a_run_counts_its_own_steps_however_many_its_parent_has(out: Path, tmp_path: Path) -> None:
+    parent = train(out, "algo=maml", "task=sine", *QUICK, "test.weights=last")
+    assert told(parent)["weights"]["step"] >= 6
+    child = go_on(parent, tmp_path, "steps=2", "val.every=1")
+    assert told(child)["steps"] == told(child)["weights"]["step"] == 2
+    assert [row["step"] for row in read_rows(child) if row["kind"] == "val"] == [0, 1, 2]
+    optimiser = torch.load(child / "checkpoints/step=000000002.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {float(state["step"]) for state in optimiser["state"].values()} == {2.0}
+    first = [row["outer_loss"] for row in read_rows(child) if row["kind"] == "train"]
+    again = go_on(parent, tmp_path / "again", "steps=1", "val.every=1")
+    assert [row["outer_loss"] for row in read_rows(again) if row["kind"] == "train"] == first[:1]
 
 
 def test_old_and_new_test_tasks_stand_side_by_side(sine: Path, tmp_path: Path) -> None:
