@@ -117,9 +117,9 @@ def page(c: Comparison, out: Path, command: str) -> None:
         if told := claims(c.spec, runs, c.spec["metrics"][0]):
             lines += ["Claims:", "", *(f"- {line}" for line in told), ""]
         record[round_] = [_entry(run) for run in every]
-        for name, png in draw(tables):
-            picture = f"{c.name}_{round_}_{name}"
-            (out / picture).write_bytes(png)
+        for one in draw(tables):
+            picture = f"{c.name}_{round_}_{one.name}"
+            (out / picture).write_bytes(one.png)
             lines += [f"![{picture}]({picture})", ""]
     lines += _search(c)
     record["search"] = {
