@@ -23,7 +23,9 @@ from PIL import Image
 from metaexp import errors
 from metaexp.adapt.command import run as adapt
 from metaexp.commands.console import COMMANDS
+from metaexp.config.command_line import CommandLine
 from metaexp.config.overrides import parse
+from metaexp.config.seeds import with_seeds
 from metaexp.config.settings import Settings, load
 from metaexp.contract import check_learner
 from metaexp.evaluation.scores import evaluate
@@ -76,7 +78,10 @@ def parsed(line: str) -> Line | None:
         del words[place : place + 2]
     if "--cfg" in words:
         words.remove("job")
-    return Line([w for w in words if not w.startswith("-")], extra, {w for w in words if w.startswith("-")})
+    own, flags = [w for w in words if not w.startswith("-")], {w for w in words if w.startswith("-")}
+    if any(w.startswith("seeds=") for w in own):  # a sweep without -m
+        own, flags = list(with_seeds(CommandLine.parse(own)).overrides.words), flags | {"-m"}
+    return Line(own, extra, flags)
 
 
 TRAINING = [line for line in LINES if parsed(line)]

@@ -46,7 +46,7 @@ def test_a_run_shows_its_numbers_and_pictures(tmp_path: Path) -> None:
     result = json.loads((saved / "result.json").read_text())
     html = metaexp.Run(tmp_path, result)._repr_html_()
     assert "r2d2 on sine, mlp, seed 0: 20000 outer steps" in html
-    assert "<td>0.001401 +- 0.00029</td>" in html
+    assert "<td>0.001401 ± 0.00029</td>" in html
     shown = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", html)]
     assert shown == [b"\x89PNGtest_episodes", b"\x89PNGtrain_curve"]
     assert html.count("<div") == html.count("</div>")
