@@ -78,6 +78,9 @@ def check_output(made: Any, x: Tensor, what: str = "forward") -> None:
         raise ValueError(f"model: {what} {fault}")
 
 
+SCALES = (1.0, -1.0, -10.0)  # of the inputs that a network is tried on: RReLU draws for negative ones only
+
+
 def check_module(model: nn.Module, x_shape: tuple[int, ...]) -> None:
     """Refuse a network that no task's seed and no meta-gradient can be right with; see `check_state` too.
 
@@ -93,7 +96,8 @@ def check_module(model: nn.Module, x_shape: tuple[int, ...]) -> None:
         raise ValueError(f"model: {fault}")
     before = state(model)
     try:
-        layer = drawing_layer(model, lambda: model(example(model, x_shape)))
+        x = example(model, x_shape)
+        layer = drawing_layer(model, lambda: [model(scale * x) for scale in SCALES])
         made = built(before, state(model))
     finally:
         restore(before, state(model))

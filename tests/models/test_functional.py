@@ -137,6 +137,15 @@ def test_whatever_draws_from_the_global_generator_is_refused(model, named):
         check_module(model.eval(), (1,))
 
 
+def test_a_layer_that_draws_for_negative_inputs_only_is_found():
+    model = nn.Sequential(nn.Linear(1, 4), nn.RReLU(), nn.Linear(4, 1))
+    nn.init.ones_(model[0].weight)
+    for bias in (0.0, 2.0):
+        nn.init.constant_(model[0].bias, bias)
+        with pytest.raises(ValueError, match=r"^model: RReLU"):
+            check_module(model, (1,))
+
+
 def test_the_trial_leaves_generator_and_buffers_as_they_were():
     model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     cell, dropped = Recurrent(0.0), nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5))

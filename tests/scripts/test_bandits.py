@@ -64,7 +64,7 @@ def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path, monkeypa
                   "speed": {"seconds": 60.0}, "versions": {"torch": "2"}, "steps": 9 + seed,
                   "machine": {"cpu": "x", "cores": 2}}  # fmt: skip
         begun = tmp_path / f"2026-11-28_begun{seed}"
-        for name, more in ((begun.name, {}), (f"2026-11-29_{seed}", {"parent": {"folder": str(begun)}})):
+        for name, more in ((begun.name, {}), (f"2026-11-29_{seed}", {"parent": {"folder": str(begun), "step": 5}})):
             (tmp_path / name).mkdir()
             (tmp_path / name / "result.json").write_text(json.dumps(result | more))
     (learned,) = bandits.learned([tmp_path])
@@ -72,7 +72,7 @@ def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path, monkeypa
     assert learned["return"]["seed_deviation"] == pytest.approx(0.2 / np.sqrt(2))
     assert learned["minutes"] == 2  # those of the run that it started from as well, which is no seed of its own
     text = bandits.page({"rows": [row], "learned": [learned]})
-    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 10 | 2 |" in text
+    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 15 | 2 |" in text
     assert "2026-11-29; torch 2; x, 2 cores" in text
     assert "| n | k | random |" in text
     assert "6.600 ± 0.100" in text
