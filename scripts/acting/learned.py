@@ -9,7 +9,7 @@ from typing import Any
 def finished(folders: list[Path], task: str) -> list[dict[str, Any]]:
     """The results of all runs of a task in folders, except those that another run of them started from.
 
-    Each has `minutes`, those that it took with the runs before it, `steps` that led to its weights, and `day`.
+    Each has `day`, `minutes` with those of the runs before it, and `steps` with those before the weights it began with.
     """
     files = sorted(path for folder in folders for path in folder.rglob("result.json"))
     results = {file.parent.resolve(): json.loads(file.read_text()) for file in files}
@@ -75,7 +75,7 @@ def notes(rows: list[dict[str, Any]], names: dict[str, str], digits: int) -> lis
         "The learned rows are means over training seeds; their intervals are those over test tasks. How much seeds "
         "differ stands here, with the time of the slowest seed on one thread, test included, of a machine that did "
         "other work as well. Long trials are learned in runs one after the other, each from the best weights of the "
-        "one before; the outer steps are those that led to the last one's weights. "
+        "one before; the outer steps are those of the last run and those before the weights it started from. "
         f"{', '.join(sorted({row['day'] for row in rows}))}; {', '.join(versions)}; {', '.join(machines)}; "
         "`python scripts/rl2.py FOLDER`.", "",
         *lines, "",
