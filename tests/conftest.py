@@ -29,13 +29,25 @@ for name in ("HYDRA_FULL_ERROR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBL
     os.environ.pop(name, None)
 
 
+def _choose_cache(setting: str | None) -> None:
+    if (cache := sys.modules.get("metaexp.system.cache")) is not None:
+        cache.choose(setting)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _default_cache_in_each_file() -> Iterator[None]:
+    """The setting `cache` is the process's own: what the fixtures of one file choose must not reach the next file."""
+    _choose_cache(None)
+    yield
+    _choose_cache(None)
+
+
 @pytest.fixture(autouse=True)
-def _no_cache_setting_left() -> Iterator[None]:
-    """The setting `cache` is the process's own: a run inside one test must not choose it for the next."""
+def _no_cache_setting_left(_default_cache_in_each_file: None) -> Iterator[None]:
+    """A run inside one test must not choose the cache of the next."""
     before = getattr(sys.modules.get("metaexp.system.cache"), "_chosen", None)
     yield
-    if (cache := sys.modules.get("metaexp.system.cache")) is not None:
-        cache.choose(before)
+    _choose_cache(before)
 
 
 def pytest_collection_finish() -> None:
