@@ -1,8 +1,8 @@
 """python scripts/navigation.py FOLDER [--steps 100] [--only both,after] [--render]: policies on MAML's navigation.
 
 Makes the runs that are missing, one after the other; a stopped command is called again and goes on. Then writes
-navigation.md, navigation.json and pictures of trajectories into scripts/results. All runs have the same network, outer
-optimiser, outer steps and trials per outer step; RUNS says what differs. --render only writes the page.
+navigation.md, navigation.json and pictures of trajectories into scripts/results. All runs have the same network and
+outer optimiser, the same outer steps and trials per outer step; RUNS says what differs. --render only writes the page.
 """
 
 import argparse
@@ -23,13 +23,18 @@ from metaexp.evaluation.intervals import over_tasks  # noqa: E402
 
 RESULTS = ROOT / "scripts" / "results"
 COMMON = (
-    "algo=maml_pg algo.test_steps=3 task=navigation device=cpu device.threads=1 model.hidden=[32,32] "
-    "model.activation=tanh meta_batch=20 optimizer.lr=0.01 val.every=100 val.tasks=50 test.weights=last test.tasks=400"
+    "task=navigation device=cpu device.threads=1 model.hidden=[32,32] model.activation=tanh val.every=100 val.tasks=50 "
+    "test.weights=last test.tasks=400"
 ).split()
+MAML = "algo=maml_pg algo.test_steps=3 meta_batch=20 optimizer.lr=0.01".split()
 RUNS: dict[str, tuple[str, list[str]]] = {  # name -> (what the page calls it, settings)
-    "after": ("MAML, the score term after the update alone", ["algo.score_before=false"]),
-    "both": ("MAML, both score terms", []),
-    "pretrained": ("pretrained: one policy for all tasks", ["algo.inner_steps=0", "algo.outer_trials=20"]),
+    "after": ("MAML, the score term after the update alone", [*MAML, "algo.score_before=false"]),
+    "both": ("MAML, both score terms", MAML),
+    "pretrained": ("pretrained: one policy for all tasks", [*MAML, "algo.inner_steps=0", "algo.outer_trials=20"]),
+    "rl2": (
+        "RL^2: a memory that begins empty",
+        ["algo=rl2", "meta_batch=800", "optimizer.lr=0.003", "algo.discount=0.97"],
+    ),
 }
 
 
@@ -99,6 +104,8 @@ def write(found: dict[str, Path], out: Path) -> None:
         f"{a} - {b}": line(values[a] - values[b])
         for a, b in (("after", "pretrained"), ("both", "pretrained"), ("after", "both"))
     }
+    # A recurrent policy takes no steps: its only trial beside the best that steps reach, after three of them.
+    differences["rl2 - both after 3 steps"] = line(values["rl2"] - values["both"][:, -1:])
     out.mkdir(parents=True, exist_ok=True)
     kept = {"runs": made, "differences": differences, "tasks": len(values["both"]), "versions": first["versions"]}
     kept |= {"day": found["both"].name[:10], "machine": "{cpu}, {cores} cores".format(**first["machine"])}
@@ -118,7 +125,7 @@ def page(kept: dict[str, Any]) -> str:
     rows = [
         f"| {run['label']} | {cells(run['steps'])} |" + " |" * (4 - len(run["steps"])) for run in kept["runs"].values()
     ]
-    apart = [f"| {name} | {cells(points)} |" for name, points in kept["differences"].items()]
+    apart = [f"| {name} | {cells(points)} |" + " |" * (4 - len(points)) for name, points in kept["differences"].items()]
     head = "| return | before | 1 step | 2 steps | 3 steps |\n|---|---|---|---|---|"
     versions = ", ".join(f"{name} {value}" for name, value in kept["versions"].items())
     return PAGE.format(
@@ -131,10 +138,11 @@ def page(kept: dict[str, Any]) -> str:
 PAGE = """# Navigation
 
 MAML's point in the plane (`task=navigation`: 100 steps, reward minus the distance to the goal). Made by
-`python scripts/navigation.py FOLDER`; one seed, {steps} outer steps of 20 tasks with 40 trials each, the same network
-([32, 32], tanh) and outer optimiser (Adam, rate 0.01) for all. At test, each inner step is a policy gradient on 10
-trials of the task. Mean return of one trial in each of {tasks} test tasks, the same for all, with the 95 % interval
-over tasks; the weights are the last ones.
+`python scripts/navigation.py FOLDER`; one seed, {steps} outer steps of 800 trials (20 tasks with 40 trials each; for
+RL^2 one trial in each of 800 tasks), the same network ([32, 32], tanh; RL^2 has a memory of 64 numbers after it) and
+outer optimiser (Adam, rate 0.01; RL^2 0.003, 12 updates in an outer step) for all. At test, each inner step is a policy
+gradient on 10 trials of the task; RL^2 takes none, and adapts within its one trial. Mean return of one trial in each of
+{tasks} test tasks, the same for all, with the 95 % interval over tasks; the weights are the last ones.
 
 {head}
 {rows}

@@ -1,9 +1,9 @@
 """python scripts/rl2.py FOLDER [--rows bandit-10-5,...] [--seeds 0]: the runs of learned policies in worlds' tables.
 
 Trains and tests each row for each seed as `python -m metaexp.train` does, in FOLDER, one after the other; a finished
-run is kept and an interrupted one goes on. Long trials are learned in two runs, the second of which starts from the
-first. Then `python scripts/bandits.py --render --runs FOLDER` and `python scripts/mdps.py --render --runs FOLDER`
-take them into the pages. One core; `--list` prints the commands.
+run is kept and an interrupted one goes on. Long trials are learned in several runs, each of which starts from the one
+before; rows that begin alike share these runs. Then `python scripts/bandits.py --render --runs FOLDER` and
+`python scripts/mdps.py --render --runs FOLDER` take them into the pages. One core; `--list` prints the commands.
 """
 
 import argparse
@@ -22,16 +22,22 @@ FIRST = [*LONG, "algo.discount=0.97", "algo.smoothing=0.3", "algo.entropy=0.1", 
 THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=275"]
 FIRST_MDP = [*LONG, "algo.discount=0.9", "algo.smoothing=0.3", "algo.entropy=0.03", "steps=350", "test.tasks=1000"]
 THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=550"]
+LONGEST = ["algo.discount=0.995", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=500"]
 DPT = ["algo=dpt", "meta_batch=100", "optimizer.lr=0.003", "optimizer.schedule=cosine", "val.tasks=1000"]
 # Of each row, settings of a run and of those that start from it.
+BANDIT_100_5 = [["task=bandit", "task.arms=5", "task.pulls=100", *FIRST], [*THEN, "test.tasks=20000"]]
+MDP_10 = [["task=mdp", *FIRST_MDP], [*THEN_MDP, "test.tasks=15000"]]
 ROWS = {
     **{f"bandit-10-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=10", *SHORT]] for k in (5, 10, 50)},
-    **{f"bandit-100-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=100", *FIRST], [*THEN, "test.tasks=20000"]]
-       for k in (5, 10, 50)},
+    "bandit-100-5": BANDIT_100_5,
+    **{f"bandit-100-{k}": [["task=bandit", f"task.arms={k}", "task.pulls=100", *FIRST], BANDIT_100_5[1]]
+       for k in (10, 50)},
+    "bandit-500-5": [BANDIT_100_5[0], ["task.pulls=500", *LONGEST, "test.tasks=20000"]],
     "dpt-bandit-10-5": [["task=bandit", "task.arms=5", "task.pulls=10", *DPT, "steps=1000", "val.every=250",
                          "test.tasks=50000"]],
     "dpt-mdp-10": [["task=mdp", *DPT, "steps=300", "val.every=100", "val.tasks=300", "test.tasks=3000"]],
-    "mdp-10": [["task=mdp", *FIRST_MDP], [*THEN_MDP, "test.tasks=15000"]],
+    "mdp-10": MDP_10,
+    "mdp-25": [MDP_10[0], ["task.episodes=25", *THEN_MDP, "test.tasks=15000"]],
 }  # fmt: skip
 
 
@@ -55,7 +61,8 @@ def main() -> int:
         for row in a.rows.split(","):
             before: Path | None = None
             for stage, settings in enumerate(ROWS[row], 1):
-                name = f"{row}-s{seed}" + ("" if stage == len(ROWS[row]) else f"-{stage}")
+                owner = next(one for one in ROWS if ROWS[one][:stage] == ROWS[row][:stage])
+                name = f"{owner}-s{seed}" + ("" if stage == len(ROWS[owner]) else f"-{stage}")
                 start = [f"start={before}"] if stage > 1 else []
                 words = [*COMMON, *start, *settings, f"seed={seed}", f"name={name}", f"out={a.folder}", "resume=auto"]
                 before = finished(a.folder, name)

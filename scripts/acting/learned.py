@@ -60,19 +60,21 @@ def notes(rows: list[dict[str, Any]], names: dict[str, str], digits: int) -> lis
     """
     if not rows:
         return []
-    lines = [f"| {' | '.join(names)} | method | return of each seed | deviation | outer steps | minutes |"]
-    lines.append(f"|{'---|' * (len(names) + 5)}")
+    lines = [f"| {' | '.join(names)} | method | return of each seed | deviation | test tasks | outer steps | minutes |"]
+    lines.append(f"|{'---|' * (len(names) + 6)}")
     for row in rows:
         told = row["return"]
         seeds = ", ".join(f"{mean:.{digits}f}" for mean in told["seed_means"])
         spread = "" if told["seed_deviation"] is None else f"{told['seed_deviation']:.{digits}f}"
-        cells = [*(str(row[key]) for key in names.values()), row["method"], seeds, spread, f"{row['steps']:,}"]
+        cells = [*(str(row[key]) for key in names.values()), row["method"], seeds, spread]
+        cells += [f"{row['tasks']:,}", f"{row['steps']:,}"]
         lines.append(f"| {' | '.join(cells)} | {row['minutes']:.0f} |")
     versions = sorted({f"torch {row['versions']['torch']}" for row in rows})
     machines = sorted({"{cpu}, {cores} cores".format(**row["machine"]) for row in rows})
     return [
         "## Training", "",
-        "The learned rows are means over training seeds; their intervals are those over test tasks. How much seeds "
+        "The learned rows are means over training seeds; their intervals are those over test tasks, which are the "
+        "first of those that the other rows met. How much seeds "
         "differ stands here, with the time of the slowest seed on one thread, test included, of a machine that did "
         "other work as well. Long trials are learned in runs one after the other, each from the best weights of the "
         "one before; the outer steps are those of the last run and those before the weights it started from. "

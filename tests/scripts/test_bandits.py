@@ -52,7 +52,7 @@ def test_the_committed_bounds_are_those_of_their_prices() -> None:
 
 
 def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(bandits, "tasks_of", lambda name, pulls: 400)
+    monkeypatch.setitem(bandits.TASKS, 10, 400)
     row = bandits.played("ucb1 chosen", 10, 5)
     assert row["tasks"] == 400
     assert row["chosen"] in bandits.GRIDS["ucb1 chosen"]
@@ -72,7 +72,7 @@ def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path, monkeypa
     assert learned["return"]["seed_deviation"] == pytest.approx(0.2 / np.sqrt(2))
     assert learned["minutes"] == 2  # those of the run that it started from as well, which is no seed of its own
     text = bandits.page({"rows": [row], "learned": [learned]})
-    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 15 | 2 |" in text
+    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 50 | 15 | 2 |" in text
     assert "2026-11-29; torch 2; x, 2 cores" in text
     assert "| n | k | random |" in text
     assert "6.600 ± 0.100" in text
