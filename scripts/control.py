@@ -30,7 +30,7 @@ BUDGET = ["meta_batch=256", "val.tasks=200", "val.every=25", "checkpoint.every=2
           "device.threads=1"]  # fmt: skip
 WORLDS = {
     "pendulum": ["task.episodes=1", "steps=100"],
-    "grid": ["steps=100"],
+    "grid": ["steps=600"],
 }
 MEMORIES = {"trial": "rl2, memory over the trial", "step": "rl2, one policy for all tasks"}
 BESIDE = {

@@ -37,7 +37,7 @@ ROWS = {
                          "test.tasks=50000"]],
     "dpt-mdp-10": [["task=mdp", *DPT, "steps=300", "val.every=100", "val.tasks=300", "test.tasks=3000"]],
     "mdp-10": MDP_10,
-    "mdp-25": [MDP_10[0], ["task.episodes=25", *THEN_MDP, "test.tasks=15000"]],
+    "mdp-25": [MDP_10[0], ["task.episodes=25", *THEN_MDP, "steps=300", "test.tasks=15000"]],
 }  # fmt: skip
 
 

@@ -21,10 +21,10 @@ DISCOUNT, SMOOTHING, RATIO, ENTROPY, CRITIC, RATE, NORM = 1.0, 0.9, 0.2, 0.01, 0
 
 
 def bandit(arms=5):
-    """(x, actions, horizon, draw, reset, step) of coins."""
+    """(x, actions, horizon, draw, reset, step) of coins; a step gives state, observation, reward, whether it ends."""
 
     def step(task, state, action, key):
-        return state, jnp.zeros(1), (jax.random.uniform(key) < task[action]).astype(jnp.float32)
+        return state, jnp.zeros(1), (jax.random.uniform(key) < task[action]).astype(jnp.float32), False
 
     return 1, arms, None, lambda key: jax.random.uniform(key, (arms,)), lambda _: (jnp.int32(0), jnp.zeros(1)), step
 
@@ -41,12 +41,50 @@ def mdp(states=10, actions=5, horizon=10):
         one, two = jax.random.split(key)
         reward = task[0][state, action] + jax.random.normal(one)
         after = (jnp.cumsum(task[1][state, action])[:-1] <= jax.random.uniform(two)).sum()
-        return after.astype(jnp.int32), jax.nn.one_hot(after, states), reward
+        return after.astype(jnp.int32), jax.nn.one_hot(after, states), reward, False
 
     return states, actions, horizon, draw, lambda task: (jnp.int32(0), jax.nn.one_hot(0, states)), step
 
 
-WORLDS = {"bandit": bandit, "mdp": mdp}
+def grid(side=5, walls=8, horizon=20):
+    """The same of small grids with one key, walls and a goal."""
+    row, column = jnp.arange(side**2) // side, jnp.arange(side**2) % side
+    moves = jnp.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
+
+    def way(a, b, row_first):
+        (ra, ca), (rb, cb) = (a // side, a % side), (b // side, b % side)
+        turn_row, turn_column = jnp.where(row_first, ra, rb), jnp.where(row_first, cb, ca)
+        along_row = (row == turn_row) & (jnp.minimum(ca, cb) <= column) & (column <= jnp.maximum(ca, cb))
+        return along_row | ((column == turn_column) & (jnp.minimum(ra, rb) <= row) & (row <= jnp.maximum(ra, rb)))
+
+    def draw(key):
+        one, two, three = jax.random.split(key, 3)
+        start, lies, goal = jnp.argsort(jax.random.uniform(one, (side**2,)))[:3]
+        first = jax.random.bernoulli(two, shape=(2,))
+        free = way(start, lies, first[0]) | way(lies, goal, first[1])
+        rank = jnp.argsort(jnp.argsort(jax.random.uniform(three, (side**2,))))
+        return start, lies, goal, (rank < walls) & ~free
+
+    def seen(cell, held):
+        return jnp.append(jax.nn.one_hot(cell, side**2), held.astype(jnp.float32))
+
+    def reset(task):
+        return (task[0], jnp.bool_(False)), seen(task[0], jnp.bool_(False))
+
+    def step(task, state, action, key):
+        (_, lies, goal, wall), (cell, held) = task, state
+        r, c = cell // side + moves[action, 0], cell % side + moves[action, 1]
+        there = jnp.clip(r * side + c, 0, side**2 - 1)
+        stays = (r < 0) | (r >= side) | (c < 0) | (c >= side) | wall[there]
+        cell = jnp.where(stays, cell, there)
+        now = held | (cell == lies)
+        done = (cell == goal) & now
+        return (cell, now), seen(cell, now), 1.0 * done + 0.2 * (now & ~held) - 0.02, done
+
+    return side**2 + 1, 4, horizon, draw, reset, step
+
+
+WORLDS = {"bandit": bandit, "mdp": mdp, "grid": grid}
 
 
 def initial(key, inputs, actions):
@@ -78,12 +116,13 @@ def make(world, trials, steps):
         task = jax.vmap(draw)(keys)
 
         def one(carry, t):
-            state, seen, action, reward, h = carry
+            state, seen, action, reward, h, alive = carry
             begins = (t % horizon == 0) if horizon else t == 0
             fresh = jax.vmap(reset)(task)
             state, seen = jax.tree.map(
                 lambda a, b: jnp.where(jnp.reshape(begins, (1,) * a.ndim), a, b), fresh, (state, seen)
             )
+            alive = alive | begins
             first = jnp.full((trials, 1), begins, jnp.float32)
             told = jnp.concatenate((seen, jax.nn.one_hot(action, actions), reward[:, None], first), -1)
             h = cell(p, told, h)
@@ -92,15 +131,22 @@ def make(world, trials, steps):
             action = jax.vmap(jax.random.categorical)(k, logits)
             log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], 1)[:, 0]
             k = jax.vmap(jax.random.fold_in, (0, None))(k, 1)
-            state, after, reward = jax.vmap(step)(task, state, action, k)
-            return (state, after, action, reward, h), (told, action, log_p, value, reward)
+            then, after, reward, done = jax.vmap(step)(task, state, action, k)
+            state, after = jax.tree.map(  # what has ended idles to the end of the episode
+                lambda new, old: jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
+                (then, after),
+                (state, seen),
+            )
+            reward = jnp.where(alive, reward, 0.0)
+            return (state, after, action, reward, h, alive & ~done), (told, action, log_p, value, reward, alive)
 
         state, seen = jax.vmap(reset)(task)
         carry = (state, seen, jnp.zeros(trials, jnp.int32), jnp.zeros(trials), jnp.zeros((trials, HIDDEN)))
+        carry += (jnp.ones(trials, bool),)
         return jax.lax.scan(one, carry, jnp.arange(steps))[1]  # [steps, trials, ...] each
 
     def loss(p, batch):
-        told, action, old, advantage, target, unit = batch
+        told, action, old, advantage, target, weight, unit = batch
 
         def one(h, row):
             h = cell(p, row, h)
@@ -112,26 +158,29 @@ def make(world, trials, steps):
         moved = jnp.exp(jnp.take_along_axis(logits, action[..., None], -1)[..., 0] - old)
         gain = jnp.minimum(moved * advantage, jnp.clip(moved, 1 - RATIO, 1 + RATIO) * advantage)
         entropy = -(jnp.exp(logits) * logits).sum(-1)
-        return (CRITIC * (value - target) ** 2 / unit - gain - ENTROPY * entropy).mean()
+        return (weight * (CRITIC * (value - target) ** 2 / unit - gain - ENTROPY * entropy)).sum(0).mean()
 
     def outer(state, key):
         p, mean, square, count = state
-        told, action, old, value, reward = collect(p, key)
+        told, action, old, value, reward, alive = collect(p, key)
 
         def back(carry, row):
             advantage, following = carry
-            r, v = row
-            advantage = r + DISCOUNT * following - v + DISCOUNT * SMOOTHING * advantage
-            return (advantage, v), advantage
+            r, v, lives = row
+            made = r + DISCOUNT * following - v + DISCOUNT * SMOOTHING * advantage
+            return (jnp.where(lives, made, advantage), jnp.where(lives, v, following)), jnp.where(lives, made, 0.0)
 
         nothing = jnp.zeros(trials)
-        advantage = jax.lax.scan(back, (nothing, nothing), (reward, value), reverse=True)[1]
-        target, unit = advantage + value, jnp.var(advantage + value)
-        advantage = (advantage - advantage.mean()) / jnp.maximum(advantage.std(), 1e-8)
+        advantage = jax.lax.scan(back, (nothing, nothing), (reward, value, alive), reverse=True)[1]
+        weight = alive / alive.sum(0).mean()
+        target, share = advantage + value, weight / trials
+        unit = (share * (target - (share * target).sum()) ** 2).sum()
+        advantage = advantage - (share * advantage).sum()
+        advantage = advantage / jnp.maximum(jnp.sqrt((share * advantage**2).sum()), 1e-8)
 
         def update(state, rows):
             p, mean, square, count = state
-            batch = [leaf[:, rows] for leaf in (told, action, old, advantage, target)]
+            batch = [leaf[:, rows] for leaf in (told, action, old, advantage, target, weight)]
             grads = jax.grad(loss)(p, (*batch, unit))
             size = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
             grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, NORM / (size + 1e-6)), grads)
@@ -148,7 +197,7 @@ def make(world, trials, steps):
 
     p = initial(jax.random.key(0), inputs, actions)
     zeros = jax.tree.map(jnp.zeros_like, p)
-    return (p, zeros, zeros, jnp.float32(0)), jax.jit(outer), jax.jit(lambda p, key: collect(p, key)[-1])
+    return (p, zeros, zeros, jnp.float32(0)), jax.jit(outer), jax.jit(lambda p, key: collect(p, key)[-2])
 
 
 def main(world, trials, steps, repeats):
