@@ -40,7 +40,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", type=Path)
     p.add_argument("--methods", default="cnp,r2d2,maml")
-    p.add_argument("--tasks", type=int, default=60, help="test pendulums that are swung up")
+    p.add_argument("--tasks", type=int, default=200, help="test pendulums that are swung up")
     p.add_argument("--readme", type=Path, help="page to paste the table into")
     p.add_argument("--out", type=Path, default=ROOT / "scripts" / "results")
     a = p.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
         result = json.loads((folder / "result.json").read_text())
         rows[method] = {"steps": result["steps"], **scores_of(result)}
         rows[method]["return"] = returned(world, episode, adapted_model(folder, family, index))
-        print(method, rows[method], flush=True)
+        print(method, scores_of(result), interval(rows[method]["return"]), flush=True)
     true = family.system
     coefficients = vmap(lambda x, y: true.solved(x, y, 0.0)["coefficients"])(*episode.support)
     task = {name: value[:, None] for name, value in episode.info.items()}
@@ -69,8 +69,13 @@ def main() -> None:
     for name, model in models.items():
         known = scores_of({"test": errors["oracle"]}) if name.startswith("least") else {}
         rows[name] = {**known, "return": returned(world, episode, model)}
-        print(name, rows[name], flush=True)
+        print(name, interval(rows[name]["return"]), flush=True)
     rows["controller that knows the task"] = {"return": informed(world, index)}
+    least = rows["average pendulum"]["return"]
+    for name, row in rows.items():
+        if name != "average pendulum":
+            row["difference"] = interval(row["return"] - least)
+        row["return"] = interval(row["return"])
     write(a, rows)
 
 
@@ -108,18 +113,18 @@ def solved_step(family: Dynamics, coefficients: Tensor, state: Tensor, action: T
     return family.system.moved(state, action, change)
 
 
-def returned(world: SwingUp, episode: Any, model: Model) -> list[float]:
-    """Mean and half-width of the return of one episode over the tasks."""
-    return interval(episode_return(world, episode.info, episode.key, model))
+def returned(world: SwingUp, episode: Any, model: Model) -> Tensor:
+    """The return of one episode in each of the tasks."""
+    return episode_return(world, episode.info, episode.key, model)
 
 
-def informed(world: SwingUp, index: Tensor) -> list[float]:
-    """The same for the world's own controller, from the same beginnings."""
+def informed(world: SwingUp, index: Tensor) -> Tensor:
+    """The same of the world's own controller, from the same beginnings."""
     from metaexp.algos.informed import Informed
 
     learner, episode = Informed(world), world.sample("test", index)
     rewards = map_tasks(lambda e: learner.trial(learner.policies(e)[0], e.info, e.key).reward, episode, "vmap")
-    return interval(rewards.sum(1))
+    return rewards.sum(1)
 
 
 def interval(values: Tensor) -> list[float]:
@@ -135,11 +140,12 @@ def write(a: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
         return f"{row[name][0]:.{digits}g} ± {row[name][1]:.2g}" if name in row else ""
 
     lines = [
-        "| model | mse of one step | rollout of 10 | rollout of 50 | return of the planner |",
-        "|---|---|---|---|---|",
+        "| model | mse of one step | rollout of 10 | rollout of 50 | return of the planner | more than the average's |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         marks = [cell(row, "mse", 3), cell(row, "rollout10", 3), cell(row, "rollout50", 3), cell(row, "return", 4)]
+        marks.append(cell(row, "difference", 2))
         lines.append(f"| {name} | {' | '.join(marks)} |")
     table = "\n".join(lines)
     methods = [name for name in rows if "steps" in rows[name]]
@@ -147,7 +153,8 @@ def write(a: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
     command = f"python scripts/dynamics.py FOLDER --methods {a.methods} --tasks {a.tasks}"
     intro = (
         f"Outer steps: {steps}, one seed. Errors: 300 test tasks; returns: one episode of 100 steps in each of the "
-        f"first {a.tasks} test tasks, the same for all. ± is a 95 % interval over test tasks. {date.today()}, torch "
+        f"first {a.tasks} test tasks, the same for all; the last column is the paired difference to the "
+        f"planner with the average pendulum. ± is a 95 % interval over test tasks. {date.today()}, torch "
         f"{torch.__version__}, CPU, one thread.\n\n`{command}`"
     )
     page = f"# Planning with adapted models of a pendulum\n\n{intro}\n\n{table}\n"

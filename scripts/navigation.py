@@ -152,7 +152,12 @@ Paired differences on the same tasks, a positive one says that the first is bett
 {difference}
 {apart}
 
-![Trajectories of both](navigation_both.png)
+Trajectories of MAML with both terms, before and after each step, and below of RL^2, which tries some directions and
+reads from the rewards where the goal lies:
+
+![Trajectories of MAML](navigation_both.png)
+
+![Trajectories of RL^2](navigation_rl2.png)
 
 The score term of the trials before the inner steps makes the outer gradient that of the expected return after them,
 and noisier: it sums the log-probabilities of all 1,000 actions of ten trials. Finn, Abbeel and Levine 2017 show curves

@@ -1,18 +1,25 @@
 """Runs in worlds from the command line to the result, and what is refused."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forks import Forks
 from run_folders import only_run
+from small_runs import train
+from undrawn import undraw
 
 import metaexp
 from metaexp.algos.optimal import solve
 from metaexp.config.settings import load
 from metaexp.errors import ConfigError
+from metaexp.evaluate import evaluate
+from metaexp.evaluation.scores import evaluate as scores_of
+from metaexp.run.restore import open_config, restore
 from metaexp.storage.saved_result import read_result
+from metaexp.tasks.bandit import Bandit
 
 
 def test_a_planner_runs_from_the_command_line(forks: Forks, tmp_path: Path) -> None:
@@ -56,3 +63,29 @@ def test_a_wrong_pair_is_one_line(words: list[str], message: str) -> None:
         load(words)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_a_learned_policy_meets_longer_trials_and_no_other_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undraw(monkeypatch.setattr)
+    words = ["algo=rl2", "task=bandit", "task.pulls=4", "algo.hidden=4", "steps=2"]
+    run = train(tmp_path, *words, "meta_batch=8", "test.tasks=40")
+    typed = ["task.pulls=7", "task.kind=gaussian", "task.eval_seed=2", "test.tasks=50"]
+    assert evaluate([f"run={run}", *typed]) == 0
+    found = run / "evaluations" / "1"
+    learner = restore(run, open_config(run)).parts.learner
+    learner.load_state_dict(restore(run, open_config(run)).checkpoints.best()[0]["state_dict"])
+    learner.family = Bandit(5, 7, kind="gaussian", eval_seed=2)
+    expected = scores_of(learner, "test", 50, ["queries"]).arrays["return"]
+    with np.load(found / "test_scores.npz") as arrays:
+        assert np.array_equal(arrays["return"], expected)
+    told = json.loads((found / "result.json").read_text())
+    assert (told["protocol"]["pulls"], told["protocol"]["kind"], told["test"]["return"]["tasks"]) == (7, "gaussian", 50)
+    for wrong, says in (
+        ("task.arms=6", "task.arms: has 6 actions, and this run chooses among 5"),
+        ("task=mdp", r"task=mdp: an input is \[10\], and this run takes \[1\]"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            evaluate([f"run={run}", wrong])
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
