@@ -78,7 +78,7 @@ def check_output(made: Any, x: Tensor, what: str = "forward") -> None:
         raise ValueError(f"model: {what} {fault}")
 
 
-SCALES = (1.0, -1.0, -10.0)  # of the inputs that a network is tried on: RReLU draws for negative ones only
+SCALES = (1.0, -1.0, 10.0, -10.0)  # of the inputs that a network is tried on: RReLU draws for negative ones only
 
 
 def check_module(model: nn.Module, x_shape: tuple[int, ...]) -> None:
@@ -117,7 +117,8 @@ def check_state(model: nn.Module, x_shape: tuple[int, ...]) -> None:
         ValueError: a buffer, a counter, a layer made on the way: `metaexp.models.forward_pass.carried_state`.
     """
     for network in model if isinstance(model, nn.ModuleList) else [model]:
-        if fault := carried_state(network, example(network, x_shape), functional_call):
+        x = example(network, x_shape)
+        if fault := next(filter(None, (carried_state(network, scale * x, functional_call) for scale in SCALES)), None):
             raise ValueError(
                 f"model: in a forward pass {fault}, so that one task would change the next; call .eval() on that layer "
                 "if this stops it, or keep it constant"

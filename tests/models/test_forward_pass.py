@@ -152,6 +152,20 @@ class LateLayer(Net):
         return self.late(super().forward(x))
 
 
+class Range(Net):
+    """Widens its range only where an input lies outside, on the given side."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+        self.register_buffer("most", torch.tensor(5.0))
+
+    def forward(self, x):
+        if (reached := (self.side * x).max()) > self.most:
+            self.most.copy_(reached)
+        return super().forward(x)
+
+
 class Clamped(Net):
     def forward(self, x):
         with torch.no_grad():
@@ -174,6 +188,8 @@ CARRIES = {
     "parameter": (Late, "of Late makes or takes away its parameter late: call it on an example"),
     "layer": (LateLayer, "of LateLayer makes or takes away its layer late: call it on an example"),
     "clamp": (Clamped, r"head \(Linear\) changes its parameter weight"),
+    "below": (partial(Range, -1), "Range changes its buffer most"),
+    "above": (partial(Range, 1), "Range changes its buffer most"),
     "spectral": (lambda: layers(parametrizations.spectral_norm(nn.Linear(4, 1))), "changes its buffer _[uv]"),
     "old spectral": (lambda: layers(old_spectral_norm(nn.Linear(4, 1))), "changes its buffer weight_[uv]"),
     "lazy": (lambda: layers(nn.LazyLinear(1)), r"2\.weight has no shape yet"),
