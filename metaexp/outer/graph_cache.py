@@ -20,13 +20,15 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from metaexp.errors import ConfigError, SpaceError
+from metaexp.outer.kernel_calls_source import PROGRAM, SORT
+from metaexp.outer.kernel_library import discard, load, own_program
 from metaexp.outer.small_products import UNFUSED, lowering
 from metaexp.outer.small_products_source import KERNEL, SOURCE
 from metaexp.system.cache import default_cache
 from metaexp.system.files import replace_file
 
 # Raise FORMAT when the same graph is to become other machine code.
-FORMAT, MOST = 2, 500
+FORMAT, MOST = 3, 500
 # Nobody looks into this code with a debugger, and one graph does not repay precompiled headers or a test whether the
 # compiler knows the processor's vectors: without these it compiles in half the time.
 OPTIONS: dict[str, Any] = {
@@ -48,8 +50,16 @@ def ahead(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[Te
     leaves = [*inputs, *constants]
     folder, key = _folder(), digest(graph, leaves)
     made = (folder and _kept(folder, key)) or _compile(graph, leaves, folder, key)
-    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(made), 1)
-    return lambda *tensors: list(runner.run([*tensors, *constants]))
+    call = load(made) or _runner(made)
+    if not constants:
+        return call
+    return lambda *tensors: list(call(*tensors, *constants))
+
+
+def _runner(path: Path) -> Callable[..., list[Tensor]]:
+    """A library of inductor's as a function of tensors."""
+    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+    return lambda *tensors: list(runner.run([*tensors]))
 
 
 def digest(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
@@ -60,7 +70,8 @@ def digest(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
     compiler = {k: v for k, v in os.environ.items() if re.match("TORCHINDUCTOR_|AOT_INDUCTOR_|CXX|OMP_NUM", k)}
     compiler.pop("TORCHINDUCTOR_CACHE_DIR", None)
     machine = [torch.__version__, torch.get_num_threads(), *_processor()]
-    whole = [FORMAT, SOURCE, KERNEL, sorted(OPTIONS.items()), sorted(compiler.items()), machine, shapes, nodes]
+    written = [FORMAT, SOURCE, KERNEL, PROGRAM, SORT]
+    whole = [written, sorted(OPTIONS.items()), sorted(compiler.items()), machine, shapes, nodes]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -138,7 +149,8 @@ def _compile(graph: GraphModule, inputs: list[Tensor], folder: Path | None, key:
     lowering()
     have = config.get_config_copy()
     known = {name: value for name, value in OPTIONS.items() if name in have}
-    made = Path(str(aot_compile(graph, tuple(inputs), options=known)))
+    with own_program(inputs):
+        made = Path(str(aot_compile(graph, tuple(inputs), options=known)))
     if folder is None:
         return made
     data = made.read_bytes()
@@ -151,6 +163,7 @@ def _compile(graph: GraphModule, inputs: list[Tensor], folder: Path | None, key:
         _forget(folder)
     except (OSError, SpaceError):  # then it is compiled anew next time
         return made
+    discard(made)
     return kept
 
 
