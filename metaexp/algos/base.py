@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from metaexp.mapping import Mapping, choose, map_tasks, mean_gradient
 from metaexp.metric_names import SUFFIXES
 from metaexp.metrics import Metric, declared, without_support
 from metaexp.models.attention import plain_attention
+from metaexp.models.dropping import Dropping, dropping, dropping_layers
 from metaexp.models.functional import check_module, check_state, functional_call
 from metaexp.models.norms import adopt, depends_on_batch, in_mode, own_norms, prepare
 from metaexp.models.weight_norm import adopt_weight_norms
@@ -59,11 +61,13 @@ class MetaLearner(nn.Module):
     any_ways = False  # whether the number of classes may differ between training and test
     reads_info = False  # whether `test_path` looks at `episode.info`, which then is there at test
     reads_queries = True  # whether training looks at the queries of a task
+    fixed_network = False  # training needs the same function of weights and inputs at every pass: no dropout
     view_tasks = 8  # of which `views` is drawn
     chunk = 100  # tasks drawn and tested at once under vmap; no result depends on it
     compiles = True  # whether `compile=auto` may compile a long training
     test_steps = 0  # points of the adaptation curve after the first
     mapping_reason: str | None = None  # why the loop over tasks replaces the mapping chosen by default
+    _drops: list[Dropping] | None = None  # the layers that drop features in training, once they are known
     unreached: Sequence[str] = ()  # meta-parameters that no gradient reaches, once `check_connected` has looked
 
     def __init__(
@@ -93,6 +97,9 @@ class MetaLearner(nn.Module):
             self.adopted["weight_norm"] = number
         self.model = adopt(made)
         check_state(self.model, family.x_shape)
+        if self.fixed_network and (drops := dropping_layers(self.model)):
+            name = type(self).__name__
+            raise ValueError(f"model: {drops[0]} draws anew at every pass, and {name} needs one function")
         self.loss = loss or family.loss
         self.register_buffer("meta_step", torch.zeros((), dtype=torch.int64))  # the only clock
         self._connected = False
@@ -181,6 +188,13 @@ class MetaLearner(nn.Module):
         prediction = self.predict(self.adapt(episode.support, episode.key), episode.query.x)
         return self.loss_and_metrics(prediction, episode.query.y)
 
+    def task_loss(self, episode: Episode) -> tuple[Tensor, dict[str, Any]]:
+        """`meta_loss` of one task in training: layers that drop features do so here, and nowhere else."""
+        if self._drops is None:
+            self._drops = dropping_layers(self)
+        with dropping(self._drops, episode.key, self.meta_step) if self._drops else nullcontext():
+            return self.meta_loss(episode)
+
     def loss_and_metrics(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Loss [] and metrics [] of a prediction [n, out] for the targets y [n, y_dim]."""
         metrics = {name: metric(prediction, y) for name, metric in without_support(self.metrics).items()}
@@ -216,7 +230,7 @@ class MetaLearner(nn.Module):
         if torch.is_grad_enabled():
             self.check_connected(lambda: episode)
         with plain_attention():
-            losses, logs = map_tasks(self.meta_loss, episode, self.mapping)
+            losses, logs = map_tasks(self.task_loss, episode, self.mapping)
         return losses.mean(), {name: value.mean(0) for name, value in logs.items() if isinstance(value, Tensor)}
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
@@ -279,4 +293,4 @@ class _MetaLoss(nn.Module):
         self.learner = learner
 
     def forward(self, task: Episode) -> tuple[Tensor, Any]:
-        return self.learner.meta_loss(task)
+        return self.learner.task_loss(task)

@@ -42,6 +42,7 @@ class IMAML(MetaLearner):
         ValueError: a setting out of range.
     """
 
+    fixed_network = True  # a loss that changes from pass to pass has no minimum
     exact_gradient = False  # the inner loop ends near the minimum, and the system is solved in a few steps
 
     def __init__(

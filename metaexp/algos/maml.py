@@ -9,6 +9,7 @@ from metaexp.algos.base import ModelFactory
 from metaexp.algos.gradient import GradientLearner, matching, trainable
 from metaexp.constraints import Count, Natural, Positive
 from metaexp.inner import SGD, InnerLoop, InnerOptimiser, Tree
+from metaexp.models.dropping import dropping_layers
 
 
 class MAML(GradientLearner):
@@ -31,7 +32,8 @@ class MAML(GradientLearner):
 
     Raises:
         ValueError: a rate or a number of steps out of range, a pattern that matches no parameter, `checkpoint` with
-            `first_order`, which keeps no graph anyway, or with a loss that has parameters.
+            `first_order`, which keeps no graph anyway, with a loss that has parameters, or with layers that drop
+            features.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class MAML(GradientLearner):
         super().__init__(family, model, inner_loop, loss, mapping)
         if checkpoint and first_order:
             raise ValueError("checkpoint=true: first_order keeps no graph of the inner steps; leave one of the two out")
+        if checkpoint and (drops := dropping_layers(self.model)):
+            raise ValueError(f"checkpoint=true: steps are computed twice, and {drops[0]} draws anew at every pass")
         own = [name for name in self.meta_parameters() if not name.startswith("model.")]
         if checkpoint and own:
             raise ValueError(f"checkpoint=true: would lose the gradient of the loss's own parameter {own[0]}")

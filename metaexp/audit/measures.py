@@ -117,4 +117,4 @@ class _Loss(torch.nn.Module):
         self.learner = learner
 
     def forward(self, part: Episode) -> Tensor:
-        return self.learner.meta_loss(part)[0]
+        return self.learner.task_loss(part)[0]

@@ -226,7 +226,7 @@ def _check_meta_loss(learner: MetaLearner, tasks: int) -> None:
     learner.set_mapping(mappings[0] if mappings else "loop", "cpu", tried=True)
     batch = learner.train_batch(torch.arange(tasks))._replace(info={})
     with torch.no_grad():
-        losses, _ = map_tasks(learner.meta_loss, batch, learner.mapping)
+        losses, _ = map_tasks(learner.task_loss, batch, learner.mapping)
     assert losses.shape == (tasks,)
     assert losses.isfinite().all(), f"meta-loss not finite on tasks {(~losses.isfinite()).nonzero().flatten().tolist()}"
     gradient, value, _ = learner.meta_gradient(parameters(learner), batch)

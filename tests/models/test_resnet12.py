@@ -133,7 +133,8 @@ def test_a_learner_in_every_mode() -> None:
 
 
 @pytest.mark.tier("long")  # compiling takes minutes
-def test_a_compiled_step_is_the_eager_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+def test_a_compiled_step_is_the_eager_one(tmp_path: Path, drop: float) -> None:
     for i in range(12):
         for j in range(4):
             path = tmp_path / str(i) / f"{j}.png"
@@ -146,6 +147,8 @@ def test_a_compiled_step_is_the_eager_one(tmp_path: Path) -> None:
         typed += [
             "model=resnet12",
             "model.channels=[2,3,2,3]",
+            f"model.drop_rate={drop}",
+            "model.drop_steps=2",
             "meta_batch=2",
             "device=cpu",
             "device.precision=64-true",
