@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from metaexp.loggers.board_tags import baseline_tag
+from metaexp.loggers.hparams_row import hparams_message, row_messages
 from metaexp.nested import leaves
 from metaexp.storage.saved_config import key_of
 
@@ -40,22 +41,15 @@ class Table:
 
     def write(self, row: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Writes the settings and test metrics of a run into its row's folder."""
-        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+        from tensorboard.plugins.hparams import metadata
 
         own, step = flat(config), int(result["steps"])
         hparams = {name: _cell(own.get(name), numeric) for name, numeric in self._columns.items()}
         shown = {name: value for name, value in hparams.items() if value is not None}
-        start = plugin_data_pb2.SessionStartInfo()
-        for name, value in shown.items():
-            setattr(start.hparams[name], "number_value" if isinstance(value, float) else "string_value", value)
-        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
-        summaries = [
-            _hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start),
-            _hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end),
-        ]
+        summaries = row_messages(shown)
         if not self._described:
             self._described = True
-            summaries.insert(0, _hparams(metadata.EXPERIMENT_TAG, experiment=self._experiment()))
+            summaries.insert(0, hparams_message(metadata.EXPERIMENT_TAG, experiment=self._experiment()))
         scores = {f"test/{name}": _number(entry) for name, entry in result["test"].items()}
         write_events(row, summaries, [(tag, value, step) for tag, value in scores.items()])
 
@@ -155,16 +149,6 @@ def shared_metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
         shared = [name for name in names[0] if all(name in others for others in names)]
         found |= dict.fromkeys(shared or [name for others in names for name in others])
     return list(found)
-
-
-def _hparams(tag: str, **content: Any) -> Any:
-    """A message of the plugin HParams."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-
-    data = plugin_data_pb2.HParamsPluginData(**content)
-    known = metadata.create_summary_metadata(data)
-    return Summary(value=[Summary.Value(tag=tag, metadata=known, tensor=metadata.NULL_TENSOR)])
 
 
 def write_events(folder: Path, summaries: Sequence[Any], scalars: Sequence[tuple[str, float, int]]) -> None:

@@ -9,7 +9,6 @@ Nothing is written into the runs.
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,12 +18,11 @@ from typing import Any
 
 from metaexp.commands.board_table import Baselines, Table
 from metaexp.errors import CheckpointError
+from metaexp.loggers.run_names import name_of
 from metaexp.storage.saved_config import read_config
 
 EVENTS = "events.out.tfevents"
 POINTS = "projector_config.pbtxt"
-_RUN = re.compile(r"\d{4}-(\d\d-\d\d)_(\d\d)-(\d\d)-\d\d_(.+)_([0-9a-f]{4})")  # as RunFolder.claim names it
-_JOB = re.compile(r"(\d+)(?:_(.*))?")
 
 
 @dataclass
@@ -86,45 +84,6 @@ class BoardView:
             except FileExistsError:
                 number += 1
                 path = self.path / f"{name} ({number})"
-
-
-def name_of(place: Path, config: dict[str, Any] | None, top: Path) -> str:
-    """The name of a row: of a run "METHOD TASK SETTINGS ..." and what tells it from others.
-
-    Args:
-        place: the folder of the event files, resolved.
-        config: the settings of the run, None if it is no run.
-        top: the folder that is shown.
-    """
-    if config is None:
-        run = _RUN.fullmatch(place.name)
-        if run and run[4] == "sweep":
-            return f"sweep {run[5]}"
-        return _safe(str(place.relative_to(top)) if place != top and place.is_relative_to(top) else place.name)
-    choices = config.get("choices") or {}
-    parts = [str(choices.get("algo")), str(choices.get("task"))]
-    if place.parent.name == "evaluations":
-        parts += [f"evaluation {place.name} of {_ending(place.parent.parent)}"]
-        return _safe(" ".join(parts))
-    sweep, job, run = _RUN.fullmatch(place.parent.name), _JOB.fullmatch(place.name), _RUN.fullmatch(place.name)
-    if sweep and sweep[4] == "sweep" and job:
-        words = [word for word in (job[2] or "").split(",") if not re.match(r"(algo|task)=", word)]
-        parts += [*words, f"{sweep[5]}.{job[1]}"]
-    elif run:
-        label = run[4] if config.get("name") else ""
-        parts += [*([label] if label else []), run[1], f"{run[2]}:{run[3]}", run[5]]
-    else:
-        parts.append(place.name)
-    return _safe(" ".join(parts))
-
-
-def _ending(run: Path) -> str:
-    found = _RUN.fullmatch(run.name)
-    return found[5] if found else run.name
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[\\/\x00-\x1f]+", " ", name)[:120] or "run"
 
 
 def _with_events(top: Path) -> Iterator[Path]:

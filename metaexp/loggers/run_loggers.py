@@ -92,9 +92,16 @@ class RunLoggers:
         """Shows Markdown in TensorBoard."""
         self.board.text(tag, markdown, step)
 
-    def result(self, settings: Mapping[str, Any], test: Mapping[str, Mapping[str, Any]], step: int) -> None:
-        """Logs the final test metrics with their intervals, and in HParams beside these settings."""
-        self.board.hparams(settings, {name: value["mean"] for name, value in test.items()}, step)
+    def result(
+        self,
+        settings: Mapping[str, Any],
+        test: Mapping[str, Mapping[str, Any]],
+        step: int,
+        shared: Sequence[str] = (),
+    ) -> None:
+        """Logs the final test metrics with their intervals, and in HParams those that every method has (`shared`)
+        beside these settings."""
+        self.board.hparams(settings, {name: value["mean"] for name, value in test.items()}, step, shared)
         if not self.active:
             return
         values: dict[str, float] = {}

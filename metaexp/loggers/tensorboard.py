@@ -20,7 +20,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from metaexp.loggers.board_tags import charts_of, shown_tag
+from metaexp.loggers.hparams_row import row_messages
 from metaexp.loggers.projector import write_points
+from metaexp.loggers.run_names import table_name
 from metaexp.storage.saved_config import key_of
 from metaexp.system.files import replace_file, space_error
 
@@ -171,19 +173,31 @@ class TensorBoard:
             with self._guard():
                 self.logger.experiment.add_text(tag, markdown, step)
 
-    def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0) -> None:
+    def hparams(
+        self,
+        config: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        step: int = 0,
+        shared: Sequence[str] = (),
+    ) -> None:
         """Writes the run's row of the HParams table: the flat config and the final test metrics.
 
         The row is written to the sub-folder `test`, without the message that fixes the table's columns: TensorBoard
         then merges the columns of all runs of a tree, whatever their algorithm and metric, and does not mistake a
         training curve for a result. A metric that is None (every task diverged) is shown as NaN, and a setting that is
-        None is left out, so that a column of numbers and nulls stays numeric.
+        None is left out, so that a column of numbers and nulls stays numeric. The row is named by method and task: in
+        place of its path, TensorBoard's table would show the beginning alone, which is the date.
+
+        Args:
+            shared: the metrics that every method has. If the run has some of them, they alone are in the table, and the
+                others beside the run's curves: TensorBoard's parallel coordinates leave out each run that lacks one of
+                the first five metrics of the tree.
         """
         if not self.active:
             return
         values = {f"test/{name}": math.nan if value is None else float(value) for name, value in metrics.items()}
+        table = {tag: value for tag, value in values.items() if tag.removeprefix("test/") in shared} or values
         from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
 
         # TensorBoard shows the first few columns that differ, by name: `algo` says more there than a class.
         shown = {
@@ -194,16 +208,17 @@ class TensorBoard:
         # A null is left out: as text it would make the whole column one of text, and its numbers could not be sorted.
         given = {key: value for key, value in shown.items() if value is not None}
         row = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in given.items()}
-        _, start, end = hparams(row, values)
         with self._guard():
             writer: Any = SummaryWriter(str(self.folder / "test"))
             try:
-                writer.file_writer.add_summary(start, step)
-                writer.file_writer.add_summary(end, step)
-                for tag, value in values.items():
+                for message in row_messages(row, table_name(self.folder, config)):
+                    writer.file_writer.add_summary(message, step)
+                for tag, value in table.items():
                     writer.add_scalar(tag, value, step)
             finally:
                 _close(writer)
+            for tag in values.keys() - table.keys():
+                self.logger.experiment.add_scalar(tag, values[tag], step)
 
     def flush(self) -> None:
         """Writes everything given so far to the file."""

@@ -129,7 +129,7 @@ def train_and_test(
         result["speed"] = {"meta_steps_per_s": record.speed(), "seconds": control.seconds(started), "times": times}
         result["processes"] = experiment.ranks.world
         result["memory"] = {"peak_mb": record.peak_mb()}
-        loggers.result(told_settings(config), result["test"], record.step)
+        loggers.result(told_settings(config), result["test"], record.step, list(declared(experiment.family)))
         loggers.text("run/result", markdown(result), record.step)
     folder.write_json("result.json", result)
     folder.write_text("report.html", page_of(result, folder.path))

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import api_pb2, backend_context
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metaexp.config.settings import load
@@ -177,6 +177,37 @@ def test_hparams_of_a_tree_hold_every_runs_settings_and_final_test_metrics(tmp_p
     columns = {info.name for info in table.hparam_infos}
     assert columns == {"algo", "algo.inner_lr", "compile", "optimizer.lr", "widths"}  # without what is null everywhere
     assert {info.name.tag for info in table.metric_infos} == {"test/mse", "test/accuracy"}  # and no training curve
+
+
+def test_rows_of_a_sweep_over_methods_have_short_names_and_the_same_metrics(tmp_path):
+    """Parallel coordinates leave out a row that lacks one of the metrics; the table shows 15 letters of a name."""
+    sweep, shared = tmp_path / "2026-11-29_10-45-50_sweep_8f38", ["mse"]
+    for folder, algo, metrics in (
+        (sweep / "0_algo=maml,seed=1", "maml", {"mse": 0.5}),
+        (sweep / "1_algo=cnp,seed=1", "cnp", {"log_likelihood": -1.0, "mse": 0.25, "coverage50": 0.4}),
+        (tmp_path / "2026-11-28_23-33-25_mine_15cd", "acnp", {"log_likelihood": -2.0, "mse": 0.75}),
+        (tmp_path / "moved", "cnp", {"mse": 1.0}),
+        (tmp_path / "2026-11-28_23-33-26_mine_15ce", "acnp", {"log_likelihood": -3.0}),  # none that is shared
+    ):
+        board = TensorBoard(folder)
+        board.hparams({"choices.algo": algo, "choices.task": "sine", "seed": 1}, metrics, 7, shared)
+        board.close()
+    tree = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    context = backend_context.Context(
+        base_plugin.TBContext(data_provider=MultiplexerDataProvider(tree, str(tmp_path)), logdir=str(tmp_path))
+    )
+    request = api_pb2.ListSessionGroupsRequest(allowed_statuses=[api_pb2.STATUS_SUCCESS], slice_size=9)
+    groups = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    rows = {group.name: {value.name.tag: value.value for value in group.metric_values} for group in groups}
+    assert rows == {
+        "maml 8f38.0 seed=1 11-29 10:45 sine": {"test/mse": 0.5},
+        "cnp 8f38.1 seed=1 11-29 10:45 sine": {"test/mse": 0.25},
+        "acnp 15cd 11-28 23:33 mine": {"test/mse": 0.75},
+        "moved/test": {"test/mse": 1.0},
+        "acnp 15ce 11-28 23:33 mine": {"test/log_likelihood": -3.0},
+    }
+    assert points(read(sweep / "1_algo=cnp,seed=1"), "test/log_likelihood") == [(7, -1.0)]
+    assert points(read(sweep / "1_algo=cnp,seed=1"), "test/coverage50") == [(7, pytest.approx(0.4))]
 
 
 def test_a_column_of_numbers_and_nulls_stays_numeric(tmp_path):
