@@ -51,9 +51,8 @@ def test_the_committed_bounds_are_those_of_their_prices() -> None:
             assert bandit_bound.bound(np.array(row["prices"]), row["arms"]) == pytest.approx(row["bound"], abs=1e-9)
 
 
-def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(bandits.TASKS, 10, 400)
-    row = bandits.played("ucb1 chosen", 10, 5)
+def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path) -> None:
+    row = bandits.played("ucb1 chosen", 10, 5, 400)
     assert row["tasks"] == 400
     assert row["chosen"] in bandits.GRIDS["ucb1 chosen"]
     assert 6.0 < row["return"]["mean"] < 7.0
