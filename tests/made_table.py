@@ -39,3 +39,10 @@ def table(path: Path, **settings: Any) -> Table:
     """The family of a written table; every test task is tested whole."""
     given = {"by": "school", "target": "score", "test": {"queries": "rest"}} | settings
     return Table(file=str(path), **given)
+
+
+def regression_and_classes(folder: Path) -> Path:
+    """The folder, with the table of schools as reg.csv and with classes as cls.csv."""
+    write(folder / "reg.csv", rows())
+    write(folder / "cls.csv", rows("classification"))
+    return folder

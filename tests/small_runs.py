@@ -3,12 +3,23 @@
 import re
 from pathlib import Path
 
+import numpy as np
+from conftest import ROOT
 from undrawn import undrawn
 
 from metaexp.config.settings import load
 from metaexp.run.single import run
 
 TINY = "device=cpu device.threads=1 compile=false meta_batch=4 steps=6 val.every=3 val.tasks=5 test.tasks=40".split()
+
+SHIPPED = ROOT / "scripts/runs/sine_r2d2"  # a trained run
+
+
+def waves(n: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a sine that no run has seen."""
+    x = np.random.default_rng(seed).uniform(-5, 5, (n, 1))
+    return x, 3 * np.sin(x[:, 0] - 1)
+
 
 # A user's package: a learner with Gaussian predictions, and data sets of vectors and of images.
 OWN = '''

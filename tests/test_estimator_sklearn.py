@@ -1,19 +1,11 @@
-"""The estimators of `metaexp.load` in the hands of scikit-learn: clone, pickle, joblib, model selection, its checks."""
+"""The estimators of `metaexp.load` in the hands of scikit-learn: clone, model selection, pipelines, its own checks."""
 
-import copy
-import importlib
-import pickle
-import shutil
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
-from joblib import Parallel, delayed
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
@@ -22,18 +14,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
-from small_runs import own_package, train
+from small_runs import SHIPPED, train, waves
 
 import metaexp
-from metaexp.config.settings import load
-from metaexp.errors import CheckpointError, ConfigError
+from metaexp.errors import CheckpointError
 from metaexp.estimator import Classifier, Regressor
-from metaexp.run.source import Source
 from metaexp.tasks.data.tables import numbers
-from metaexp.tasks.placeholder import Absent
-from metaexp.training.build import Experiment
-
-SHIPPED = ROOT / "scripts/runs/sine_r2d2"
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +42,6 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     made = metaexp.load(run)
     assert isinstance(made, Classifier)
     return made
-
-
-def waves(n: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Points of a sine that no run has seen."""
-    x = np.random.default_rng(seed).uniform(-5, 5, (n, 1))
-    return x, 3 * np.sin(x[:, 0] - 1)
 
 
 # --- what scikit-learn's tools do with it
@@ -190,196 +170,6 @@ def test_weighted_r2_is_that_of_scikit_learn(sine: Regressor) -> None:
     assert made.score(x, y) == pytest.approx(r2_score(y, made.predict(x)), abs=1e-12)
     expected = r2_score(y, made.predict(x), sample_weight=weights)
     assert made.score(x, y, sample_weight=weights) == pytest.approx(expected, abs=1e-12)
-
-
-# --- pickle, copy, joblib
-
-
-def test_a_pickle_needs_no_run_folder(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(SHIPPED, tmp_path / "run"))
-    x, y = waves()
-    made = metaexp.load(folder).fit(x, y)
-    expected = made.predict(x)
-    stored = pickle.dumps(made)
-    assert len(stored) < 200_000
-    shutil.rmtree(folder)
-    back = pickle.loads(stored)
-    assert np.array_equal(back.predict(x), expected)
-    assert back.get_params() == made.get_params()
-    assert np.array_equal(clone(back).fit(x, y).predict(x), expected)
-    assert repr(back) == repr(made)
-    with pytest.raises(CheckpointError, match="no such run folder"):
-        clone(back).set_params(weights="last").fit(x, y)
-
-
-def test_pickle_leaves_the_data_of_the_run_behind(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    x, tasks = random.normal(50, 20, (20_000, 2)), np.repeat(np.arange(100), 200)
-    file = tmp_path / "data.npz"
-    np.savez(file, x=x, y=1000 + 30 * x[:, 0] * (1 + tasks), task=tasks)
-    typed = [f"task.files=[{file}]", "task.standardise=xy", "task.shots=5", "task.queries=5", "test.tasks=4"]
-    made = metaexp.load(train(tmp_path, "algo=maml", "task=arrays", *typed)).fit(x[:6], x[:6, 0])
-    stored = pickle.dumps(made)
-    assert len(stored) < x.nbytes / 3
-    assert np.array_equal(pickle.loads(stored).predict(x[:9]), made.predict(x[:9]))
-
-
-@pytest.mark.tier("long")
-@pytest.mark.parametrize("task", ["sine", "clusters"])
-def test_every_method_can_be_pickled_without_its_data(task: str) -> None:
-    done = 0
-    for file in sorted((ROOT / "conf/algo").glob("*.yaml")):
-        try:
-            config = load([f"algo={file.stem}", f"task={task}", "device=cpu", "compile=false"])
-        except ConfigError:
-            continue  # this pair makes no sense
-        learner = Experiment(config).learner
-        about = {"device": torch.device("cpu"), "precision": "32", "folder": ROOT, "step": 0, "choices": {}}
-        back = pickle.loads(pickle.dumps(Source(learner, (), **about))).learner
-        assert isinstance(back.family, Absent), file.stem
-        for one, two in zip(learner.state_dict().items(), back.state_dict().items(), strict=True):
-            assert one[0] == two[0]
-            assert torch.equal(one[1], two[1])
-        done += 1
-    assert done >= 16
-
-
-def test_what_cannot_be_pickled_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package, groups = own_package(tmp_path)  # its learner has a lambda for a loss
-    monkeypatch.syspath_prepend(str(tmp_path))
-    made = metaexp.load(train(tmp_path, "algo=gauss", "task=sine", extra=groups), trust=[package])
-    x, y = waves(5)
-    back = pickle.loads(pickle.dumps(made.fit(x, y)))
-    assert np.array_equal(back.predict(x), made.predict(x))
-    for name in [name for name in sys.modules if name.startswith(package)]:
-        del sys.modules[name]
-
-
-def test_copies(sine: Regressor) -> None:
-    x, y = waves()
-    made = clone(sine).fit(x, y)
-    expected = made.predict(x)
-    for other in (copy.copy(made), copy.deepcopy(made)):
-        assert np.array_equal(other.predict(x), expected)
-        other.fit(x, -y)
-        assert np.array_equal(made.predict(x), expected)
-
-
-def _fold(estimator: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return estimator.fit(x, y).predict(x)  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
-def test_joblib(sine: Regressor, backend: str) -> None:
-    sets = [waves(12, seed) for seed in range(6)]
-    found = Parallel(n_jobs=2, backend=backend)(delayed(_fold)(clone(sine), x, y) for x, y in sets)
-    for (x, y), predicted in zip(sets, found, strict=True):
-        assert np.array_equal(predicted, clone(sine).fit(x, y).predict(x))
-
-
-@pytest.mark.tier("long")
-def test_joblib_in_fresh_processes(maml: Regressor) -> None:
-    """Loky's workers import everything anew."""
-    x, y = waves()
-    search = GridSearchCV(maml, {"steps": [0, 1, 5]}, cv=3, n_jobs=2).fit(x, y)
-    alone = GridSearchCV(maml, {"steps": [0, 1, 5]}, cv=3).fit(x, y)
-    assert np.array_equal(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
-
-
-def test_scikit_learn_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
-        monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
-    with pytest.raises(ImportError):
-        importlib.import_module("sklearn")
-    x = np.linspace(-4, 4, 12)[:, None]
-    made = metaexp.load(SHIPPED)
-    with pytest.raises(ValueError, match="predict before fit"):
-        made.predict(x)
-    made.fit(x, np.sin(x[:, 0]))
-    assert made.score(x, np.sin(x[:, 0])) > 0.99
-    assert np.array_equal(pickle.loads(pickle.dumps(made)).predict(x), made.predict(x))
-    assert type(made)(**made.get_params()).set_params(weights="last").weights == "last"
-
-
-# --- frames
-
-
-class Frame:
-    """What pandas and polars have in common: columns with names, and an array."""
-
-    def __init__(self, values: np.ndarray, columns: list[Any]):
-        self.values, self.columns, self.shape = values, columns, values.shape
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        return self.values if dtype is None else self.values.astype(dtype)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-
-@pytest.fixture(scope="module")
-def two_columns(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run with two inputs, fitted to a frame with columns a and b."""
-    folder, random = tmp_path_factory.mktemp("two"), np.random.default_rng(0)
-    x, tasks = random.normal(size=(200, 2)), np.repeat(np.arange(10), 20)
-    np.savez(folder / "data.npz", x=x, y=x[:, 0] * (1 + tasks), task=tasks)
-    typed = [f"task.files=[{folder}/data.npz]", "task.shots=5", "task.queries=5", "test.tasks=4"]
-    return metaexp.load(train(folder, "algo=r2d2", "task=arrays", *typed)), x[:8], x[:8, 0]
-
-
-@pytest.mark.parametrize("kind", ["plain", "pandas", "polars"])
-def test_columns_with_other_names_are_refused(two_columns: Any, kind: str) -> None:
-    made, x, y = two_columns
-    frame = Frame if kind == "plain" else _frame(pytest.importorskip(kind))
-    fitted = clone(made).fit(frame(x, ["a", "b"]), y)
-    assert list(fitted.feature_names_in_) == ["a", "b"]
-    assert fitted.n_features_in_ == 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        expected = fitted.predict(frame(x, ["a", "b"]))
-        assert np.array_equal(expected, clone(made).fit(x, y).predict(x))
-    for names, says in (
-        (["a", "c"], "c not seen in fit; b missing"),
-        (["b", "a"], "in fit they were a, b, in this order"),
-    ):
-        with pytest.raises(ValueError, match=f"The feature names should match.*: {says}$") as error:
-            fitted.predict(frame(x, names))
-        assert "\n" not in str(error.value)
-        with pytest.raises(ValueError, match="feature names"):
-            fitted.score(frame(x, names), y)
-    with pytest.warns(UserWarning, match="X does not have valid feature names, but Regressor was fitted with"):
-        assert np.array_equal(fitted.predict(x), expected)
-    fitted.fit(x, y)
-    assert not hasattr(fitted, "feature_names_in_")
-    with pytest.warns(UserWarning, match="X has feature names, but Regressor was fitted without"):
-        fitted.predict(frame(x, ["a", "b"]))
-
-
-def _frame(library: Any) -> Any:
-    return lambda x, names: library.DataFrame({name: x[:, i] for i, name in enumerate(names)})
-
-
-def test_names_that_are_no_words(two_columns: Any) -> None:
-    made, x, y = two_columns
-    numbered = clone(made).fit(Frame(x, [0, 1]), y)
-    assert not hasattr(numbered, "feature_names_in_")
-    with pytest.raises(TypeError, match="only supported if all input features have string names"):
-        numbered.fit(Frame(x, [0, "b"]), y)
-    assert np.array_equal(numbered.predict(x), clone(made).fit(x, y).predict(x))  # the fit before still counts
-
-
-def test_objects_are_read_as_numbers_or_refused() -> None:
-    assert numbers("x", np.array([[1, 2.5], [True, 3]], dtype=object)).tolist() == [[1, 2.5], [1, 3]]
-    for value, error, says in (
-        (np.array([[1, "2"]], dtype=object), ValueError, "x: holds object, must be numbers"),
-        (np.array([[1, {}]], dtype=object), TypeError, "x: float"),
-        (np.array([[1j]]), ValueError, "x: Complex data not supported"),
-        (np.array([[1, None]], dtype=object), ValueError, "x: holds a value that is not finite"),
-        (np.array(["2020-01-01"], dtype="datetime64[D]"), ValueError, "must be numbers"),
-    ):
-        with pytest.raises(error, match=says) as found:
-            numbers("x", value)
-        assert "\n" not in str(found.value)
 
 
 # --- scikit-learn's own checks

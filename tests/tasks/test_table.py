@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_table import HEADER, rows, table, write
+from made_table import HEADER, regression_and_classes, rows, table, write
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -25,10 +25,7 @@ from metaexp.tasks.placeholder import absent, keep
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tables")
-    write(folder / "reg.csv", rows())
-    write(folder / "cls.csv", rows("classification"))
-    return folder
+    return regression_and_classes(tmp_path_factory.mktemp("tables"))
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -5,17 +5,14 @@ import json
 import pandas as pd
 import pytest
 import torch
-from made_table import HEADER, rows, table, write
+from made_table import HEADER, regression_and_classes, rows, table, write
 
 from metaexp.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tables")
-    write(folder / "reg.csv", rows())
-    write(folder / "cls.csv", rows("classification"))
-    return folder
+    return regression_and_classes(tmp_path_factory.mktemp("tables"))
 
 
 GOOD = rows(tasks=14)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_table import rows, table, write
+from made_table import regression_and_classes, rows, table, write
 from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -26,10 +26,7 @@ from metaexp.types import Examples
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tables")
-    write(folder / "reg.csv", rows())
-    write(folder / "cls.csv", rows("classification"))
-    return folder
+    return regression_and_classes(tmp_path_factory.mktemp("tables"))
 
 
 @pytest.mark.parametrize("ways", [2, 3])
