@@ -1,16 +1,14 @@
-"""Compiled outer steps against eager ones: the whole step, the meta-gradient of a piece, and the parts of both."""
+"""Compiled outer steps against eager ones: the whole step, and the meta-gradient of a piece."""
 
 import copy
-import shutil
 from functools import partial
 
 import pytest
 import torch
+from compiling import OPTIMIZERS, compiler
 from references import reported
-from torch.func import grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metaexp.algos.features import full_precision
 from metaexp.algos.maml import MAML
 from metaexp.algos.metasgd import MetaSGD
 from metaexp.algos.protonet import ProtoNet
@@ -21,19 +19,16 @@ from metaexp.inner import Adam
 from metaexp.models.layers import Convolution, MaxPool
 from metaexp.models.linear import Linear
 from metaexp.models.mlp import MLP
-from metaexp.models.norms import prepare, standardise
 from metaexp.outer import LinearToZero
 from metaexp.outer.compiled_step import CompiledStep
-from metaexp.outer.compiler import aten, compiled, decide_compile, orient
 from metaexp.outer.loaders import Span
 from metaexp.outer.meta_training import MetaTraining
-from metaexp.outer.optimisers import flatten, make_optimizer
+from metaexp.outer.optimisers import make_optimizer
 from metaexp.tasks.sine import Sine
 from metaexp.types import Examples
 
 F64 = torch.float64
 NET = partial(MLP, hidden=[3], activation="tanh")
-compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
 
 
 class Table(Sine):
@@ -90,12 +85,6 @@ LEARNERS = {
     "carried": lambda f: Reptile(Table(3, 3), Linear, inner_steps=1, inner=Adam(beta1=0.0), state="carried"),
     "classes": of_pictures(NET, "vmap"),
     "loop": of_pictures(OneBlock, "loop"),
-}
-OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
 }
 
 
@@ -318,18 +307,6 @@ def test_where_the_compiler_fails_nothing_has_changed(monkeypatch, tmp_path):
     assert largest_difference(ends(failed), ends(eager)) == 0
 
 
-def test_whether_to_compile():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert decide_compile(True, 1, "vmap", cpu) is True
-    assert decide_compile(False, 10**9, "vmap", gpu) is False
-    for mapping, device in (("vmap", cpu), ("loop", cpu), ("vmap", gpu)):
-        decisions = [decide_compile("auto", steps, mapping, device) for steps in (1, 10, 10**7)]
-        assert decisions == [False, False, True]
-    assert decide_compile("auto", 10**9, "vmap", torch.device("mps")) is False
-    with pytest.raises(ValueError, match="compile=yes: must be auto, true or false"):
-        decide_compile("yes", 1, "vmap", cpu)
-
-
 def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch, op_by_op):
     """Here tasks are drawn for three steps at once, from any step at which a run continues."""
     monkeypatch.setattr("metaexp.outer.batches.TASKS", 12)
@@ -346,148 +323,3 @@ def test_blocks_of_tasks_are_the_steps_own_tasks(monkeypatch, op_by_op):
         made.append(([r.loss for r in results], [r.norm for r in results], parameters(learner)))
     assert largest_difference(*made) < 1e-11
     assert len({float(loss) for loss in made[0][0]}) == 8
-
-
-# --- parts ----------------------------------------------------------------------------------------------------------
-
-
-def test_products_and_sums_of_transposed_matrices_are_turned():
-    a, b, c = torch.randn(5, 7, 3), torch.randn(5, 4, 7), torch.randn(5, 7, 4)
-
-    def function(a, b, c):
-        wide = a.mT.sum(0, dtype=torch.float64)
-        return a.mT @ b.mT, a.mT @ c, a[0].t() @ b[0].t(), a.mT.sum(0), a.sum(0), a.mT.sum((0,), keepdim=True), wide
-
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    graph = make_fx(function)(a, b, c)
-    assert orient(graph) == 5
-    assert sum(node.target in (aten.mm.default, aten.bmm.default) for node in graph.graph.nodes) == 3
-    for turned, straight in zip(graph(a, b, c), function(a, b, c), strict=True):
-        assert (turned - straight).abs().max() < 1e-6
-        assert (turned.shape, turned.dtype) == (straight.shape, straight.dtype)
-
-
-@compiler
-def test_casts_come_once():
-    """What a function computes outside half precision stays outside it, although the compiler traces it once more."""
-    x, y = torch.randn(30, 16).bfloat16(), torch.randn(20, 16).bfloat16()
-
-    def function(x, y):
-        with full_precision(x, y) as (a, b):
-            exact = a @ b.T
-        return exact, x.float() @ y.float().T
-
-    with torch.autocast("cpu", torch.bfloat16):
-        exact, half = compiled(function, x, y)(x, y)
-    assert (exact.dtype, half.dtype) == (torch.float32, torch.bfloat16)
-    wanted = x.double() @ y.double().T
-    assert (exact - wanted).abs().max() < 1e-5
-    assert (half - wanted).abs().max() > 1e-3
-
-
-@compiler
-def test_a_compiled_function_may_change_its_arguments():
-    def function(state, x):
-        state["a"].add_(x.sum())
-        return {"twice": 2 * x}
-
-    state, x = {"a": torch.zeros(3)}, torch.ones(4)
-    call = compiled(function, {"a": torch.zeros(3)}, x)
-    for _ in range(3):
-        result = call(state, x)
-    assert state["a"].tolist() == [12.0] * 3
-    assert result["twice"].tolist() == [2.0] * 4
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_rules_on_vectors_equal_torchs_optimisers(optimizer):
-    """Ten updates, the first five by torch: the state is adopted, and torch's tensors are views of the vectors."""
-    torch.manual_seed(0)
-    start, gradients = [torch.randn(3, 2, dtype=F64), torch.randn(4, dtype=F64)], torch.randn(10, 10, dtype=F64)
-    own, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    mine, torchs = OPTIMIZERS[optimizer](own), OPTIMIZERS[optimizer](theirs)
-    flat = None
-    for step, g in enumerate(gradients):
-        for params, chosen in ((theirs, torchs), (own, mine)):
-            if params is own and step >= 5:
-                flat = flat or flatten(mine, {str(i): p for i, p in enumerate(own)})
-                lr = torch.tensor(chosen.param_groups[0]["lr"], dtype=F64)
-                flat.counts.add_(1)
-                theta, slots = flat.update(flat.theta, g, flat.slots, flat.counts, lr)
-                flat.theta.copy_(theta)
-                for name in slots:
-                    flat.slots[name].copy_(slots[name])
-                continue
-            params[0].grad, params[1].grad = g[:6].view(3, 2), g[6:]
-            chosen.step()
-    assert max(float((a - b).abs().max()) for a, b in zip(own, theirs, strict=True)) < 1e-14
-    states = [tree_leaves(chosen.state_dict()["state"]) for chosen in (mine, torchs)]
-    assert len(states[0]) == len(states[1]) > 0
-    assert max(float((a - b).abs().max()) for a, b in zip(*states, strict=True)) < 1e-14
-
-
-@pytest.mark.parametrize("options", [{"amsgrad": True}, {"maximize": True}])
-def test_options_without_a_rule_are_left_to_torch(options):
-    params = {"w": torch.nn.Parameter(torch.zeros(2))}
-    assert flatten(torch.optim.Adam(params.values(), **options), params) is None
-    assert flatten(torch.optim.SGD(params.values(), momentum=0.9, dampening=0.1), params) is None
-    assert flatten(torch.optim.NAdam(params.values()), params) is None
-
-
-# --- layers in two forms --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [7, 8])
-def test_both_forms_of_convolution_and_pool_are_equal(stride, size):
-    """Values and gradients of input and weights, including ties between equal pixels (an image of two flat halves)."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(Convolution(2, 3, 3, stride=stride, padding=1), torch.nn.ReLU(), MaxPool()).to(F64)
-    x = torch.randn(4, 2, size, size, dtype=F64)
-    x[2:, :, :, : size // 2], x[2:, :, :, size // 2 :] = 1.0, 0.5
-    x.requires_grad_()
-    results = []
-    for native in (True, False):
-        prepare(model, native=native)
-        y = model(x)
-        grads = torch.autograd.grad((y**3).sum(), [x, *model.parameters()], create_graph=True)
-        second = torch.autograd.grad(sum((g**2).sum() for g in grads), [x, *model.parameters()])
-        results.append([y, *grads, *second])
-    assert largest_difference(*results) < 1e-9
-
-
-@pytest.mark.parametrize("shape", [(3, 2, 9, 8), (3, 2, 3, 8)])
-def test_statistics_of_large_and_small_maps_are_those_of_all_pixels(shape):
-    """Against the statistics of all values of a channel at once, with the first and second derivative."""
-    torch.manual_seed(0)
-    x, weights = torch.randn(shape, dtype=F64, requires_grad=True), torch.randn(shape, dtype=F64)
-
-    def plain(x):
-        rows = x.movedim(1, 0).flatten(1)
-        rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-        return rows.unflatten(1, (shape[0], *shape[2:])).movedim(0, 1)
-
-    results = []
-    for form in (plain, lambda x: standardise(x, [0, 2, 3], 1e-5)):
-        y = form(x)
-        (g,) = torch.autograd.grad((y**3 * weights).sum(), x, create_graph=True)
-        results.append([y, g, *torch.autograd.grad((g**2).sum(), x)])
-    assert largest_difference(*results) < 1e-11
-
-
-def test_the_gradient_of_a_pool_can_be_mapped_and_differentiated():
-    """vmap of gradients to the third order, against the native pool of each task."""
-    torch.manual_seed(0)
-    x = torch.randn(3, 2, 2, 5, 6, dtype=F64)
-    results = []
-    for native in (True, False):
-        pool = MaxPool()
-        pool.native = native
-
-        def third(x, pool=pool):
-            inner = grad(lambda x: (pool(x) ** 4).sum())
-            return grad(lambda x: grad(lambda x: (inner(x) ** 2).sum())(x).pow(2).sum())(x)
-
-        results.append([torch.stack([third(task) for task in x]) if native else vmap(third)(x)])
-    assert largest_difference(*results) < 1e-9 * results[0][0].abs().max()
