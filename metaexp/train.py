@@ -14,16 +14,27 @@ from metaexp.config.settings import Settings
 from metaexp.errors import ConfigError
 from metaexp.storage.lock import is_child_of_holder
 from metaexp.storage.saved_config import dump_yaml
+from metaexp.system.lean import pause_collector
 from metaexp.system.ranks import one_process
 
 
 def main() -> None:
     """The command; exits with the codes of metaexp.errors."""
-    sys.exit(exit_code(lambda: train(sys.argv[1:])))
+    sys.exit(exit_code(lambda: alone(sys.argv[1:])))
 
 
-def train(argv: Sequence[str]) -> int | None:
-    """Run a command line; returns the exit code, None for 0. Raises whatever the run raises."""
+def alone(argv: Sequence[str]) -> int | None:
+    """`train` for a process that does nothing else and then ends."""
+    return train(argv, own_process=True)
+
+
+def train(argv: Sequence[str], own_process: bool = False) -> int | None:
+    """Run a command line; returns the exit code, None for 0. Raises whatever the run raises.
+
+    Args:
+        argv: the command line.
+        own_process: this process makes the run alone and then ends.
+    """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own classes, also when started as a console script
     folder = os.environ.get("METAEXP_RUN_DIR")
@@ -51,6 +62,8 @@ def train(argv: Sequence[str]) -> int | None:
         return None
     if "jobs" in config["typed"]:
         raise ConfigError(f"jobs={config['jobs']}: only a sweep has several jobs; add -m")
+    if own_process:
+        pause_collector()
     from metaexp.run.single import run
 
     run(config)

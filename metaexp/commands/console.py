@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("metaexp.train:train", "train, test, write the result", "metaexp train algo=reptile task=sine"),
+    "train": Command("metaexp.train:alone", "train, test, write the result", "metaexp train algo=reptile task=sine"),
     "evaluate": Command(
         "metaexp.evaluate:evaluate", "test a trained run again", "metaexp evaluate run=outputs/RUN task.shots=5"
     ),

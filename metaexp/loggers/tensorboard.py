@@ -53,9 +53,31 @@ PRINT_DPI = 300
 def _drawn(figure: "Figure", ending: str, dpi: float | None = None) -> bytes:
     from matplotlib import rc_context
 
+    if ending == "png":
+        return _png(figure, dpi or figure.dpi)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "metaexp"}):
         figure.savefig(buffer, format=ending, dpi=dpi or figure.dpi, metadata=NO_DATE[ending])
+    return buffer.getvalue()
+
+
+def _png(figure: "Figure", dpi: float) -> bytes:
+    """The bytes that `savefig` writes. It draws a figure twice, the first time only to let the layout settle; here the
+    layout is settled by itself."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer, before, layout = io.BytesIO(), figure.dpi, figure.get_layout_engine()
+    figure.dpi, own = dpi, figure.canvas
+    try:
+        canvas = FigureCanvasAgg(figure)
+        if layout is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        canvas.print_png(buffer, metadata=NO_DATE["png"])
+    finally:
+        figure.set_canvas(own)
+        figure.set_layout_engine(layout)
+        figure.dpi = before
     return buffer.getvalue()
 
 

@@ -40,7 +40,7 @@ from metaexp.storage.saved_config import read_config
 from metaexp.system import files
 from metaexp.system.allocator import keep_freed_memory
 from metaexp.system.group import Group, exit_code_of, lost
-from metaexp.system.lean import import_lightning
+from metaexp.system.lean import import_lightning, resume_collector
 from metaexp.system.machine import forget_peak
 from metaexp.system.output import tolerant_output
 from metaexp.system.ranks import Ranks, launched, ranks_of
@@ -115,6 +115,7 @@ def _run(config: dict[str, Any], folder: Path | None, own_process: bool) -> Fini
         experiment = group.each(lambda: _parts(config, folder, None if folder else resumed, ranks))
         from metaexp.training.train_and_test import train_and_test
 
+        resume_collector()
         run_folder = _open(config, folder, resumed, group)
     first, how = run_folder.writes, run_folder.how_to_continue
     if first and ranks.launcher is None:

@@ -1,9 +1,11 @@
 """A quick start: what torch and Lightning import on their way, and a run does not use, stays out of the process.
 
 `torch._dynamo` takes a second of CPU time (it traces Python code, which nothing here does: the compiler gets traced
-operations), `scipy.signal` another one.
+operations), `scipy.signal` another one. Python's collector of cycles would look through the growing heap again and
+again while modules are imported; it starts once they are there.
 """
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,23 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 DYNAMO, SIGNAL = "torch._dynamo", "scipy.signal"
+_paused = False  # whether the collector waits for `resume_collector`
+
+
+def pause_collector() -> None:
+    """For a process that makes one run and ends: no search for cycles before `resume_collector`."""
+    global _paused
+    _paused = gc.isenabled()
+    gc.disable()
+
+
+def resume_collector() -> None:
+    """Ends `pause_collector`, if it was called. What exists by now stays until the process ends: it is never searched."""
+    global _paused
+    if _paused:
+        gc.freeze()
+        gc.enable()
+    _paused = False
 
 
 def import_lightning() -> None:

@@ -18,13 +18,16 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from metaexp.algos.views import Heatmap
 from metaexp.config.settings import load
 from metaexp.errors import SpaceError
 from metaexp.loggers.board_tags import shown_tag
 from metaexp.loggers.result_table import markdown
-from metaexp.loggers.tensorboard import TensorBoard, validation_scalars
+from metaexp.loggers.tensorboard import TensorBoard, _drawn, validation_scalars
 from metaexp.plots.curves import adaptation_curve
-from metaexp.plots.style import resize
+from metaexp.plots.shots import shots_picture
+from metaexp.plots.style import on_a_board, resize
+from metaexp.plots.views import heatmap
 from metaexp.training.result import told_settings
 
 
@@ -302,3 +305,25 @@ def test_a_run_is_told_by_what_was_chosen_and_typed():
         "algo.inner_lr": 0.02,
         "choices.optimizer": "sgd",
     }
+
+
+def _kinds_of_figures():
+    draws = np.random.default_rng(0)
+    wide = np.exp(draws.normal(size=(20, 6)))
+    yield adaptation_curve("mse", wide, {"mean": 3.0, "scratch": wide.mean(0) + 1}, "maml on sine", False, "maml")
+    yield shots_picture("mse", [1, 2, 5, 10, 20, 50], wide, {"mean": wide + 1, "neighbour": wide * 2}, "a title", False)
+    yield heatmap(Heatmap(torch.arange(20.0).view(5, 4), "query", "support", list("abcde"), list("wxyz"), "attention", "weight"))
+
+
+def test_a_png_has_the_bytes_of_savefig(tmp_path):
+    for ours, theirs in zip(_kinds_of_figures(), _kinds_of_figures(), strict=True):
+        with on_a_board(ours):
+            small = _drawn(ours, "png")
+        with on_a_board(theirs):
+            theirs.savefig(tmp_path / "small.png", dpi=theirs.dpi, metadata={"Software": None})
+        assert small == (tmp_path / "small.png").read_bytes()
+        for dpi in (None, 200):
+            theirs.savefig(tmp_path / "large.png", dpi=dpi or theirs.dpi, metadata={"Software": None})
+            assert _drawn(ours, "png", dpi) == (tmp_path / "large.png").read_bytes()
+        assert type(ours.get_layout_engine()) is type(theirs.get_layout_engine())
+        assert (ours.dpi, type(ours.canvas)) == (theirs.dpi, type(theirs.canvas))
