@@ -14,6 +14,7 @@ from metaexp.outer.clip import Clip
 from metaexp.outer.compiler import compiled
 from metaexp.outer.optimisers import FlatOptimiser
 from metaexp.outer.outer_step import FiniteCheck, Sums
+from metaexp.system.lean_tracing import traced_lightly
 
 
 class CompiledStep:
@@ -64,7 +65,7 @@ class CompiledStep:
         self.rate = [] if plain is None else [torch.tensor(plain, dtype=dtype, device=device)]
         self.alive = torch.ones((), dtype=torch.bool, device=device)
         self.skipped = torch.tensor(finite.skipped, device=device)
-        self.form = self._form()
+        self.form = traced_lightly(lambda light: self._form())
         self.sums = torch.zeros(self.form.num_leaves, dtype=dtype, device=device)  # sums of loss, norm, logs
         self.last = torch.full_like(self.sums, torch.nan)  # loss, norm, logs of the last step
         args = (

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metaexp.outer.graph_cache import ahead
 from metaexp.outer.small_products import UNFUSED, lowering, write_out
+from metaexp.system.lean_tracing import traced_lightly
 
 aten = torch.ops.aten
 log = logging.getLogger(__name__)
@@ -73,12 +75,7 @@ def compiled(function: Callable[..., Any], *example: Any, one_thread: bool = Fal
         return made
 
     with torch.no_grad():
-        graph = _traced(flat, leaves)
-        if _on_cpu(leaves) and not _convolves(graph):
-            write_out(graph)
-        orient(graph)
-        for node in graph.graph.nodes:
-            node.meta.clear()  # the compiler makes its own
+        graph = traced_lightly(lambda light: _rewritten(flat, leaves, light))
         with torch.autocast(leaves[0].device.type, enabled=False):  # the graph already contains its casts
             call = _ahead(graph, leaves) if one_thread and _on_cpu(leaves) and not _convolves(graph) else None
             call = call or _inductor(graph, leaves)
@@ -94,16 +91,30 @@ def compiled(function: Callable[..., Any], *example: Any, one_thread: bool = Fal
     return run
 
 
-def _traced(function: Callable[..., Any], leaves: list[Tensor]) -> GraphModule:
+def _rewritten(function: Callable[..., Any], leaves: list[Tensor], light: bool = False) -> GraphModule:
+    """The traced function in the form that the compiler gets."""
+    graph = _traced(function, leaves, light)
+    if _on_cpu(leaves) and not _convolves(graph):
+        write_out(graph)
+    orient(graph)
+    for node in graph.graph.nodes:
+        node.meta.clear()  # the compiler makes its own
+    return graph
+
+
+def _traced(function: Callable[..., Any], leaves: list[Tensor], light: bool = False) -> GraphModule:
     """The plain operations of a function of tensors, found on fake tensors: nothing is computed, so tracing takes no
-    memory for intermediate values.
+    memory for intermediate values. If `light`, they are made here: `make_fx` would import SymPy for theirs.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     table: dict[Any, Callable[..., Any]] = {
         aten.addmm.default: _addmm, aten.mm.default: _mm, aten.bmm.default: _bmm,
     }  # fmt: skip
-    return make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    if not light:
+        return make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        return make_fx(function, table, _allow_non_fake_inputs=True)(*map(fake.from_tensor, leaves))
 
 
 def _ahead(graph: GraphModule, leaves: list[Tensor]) -> Callable[..., Any] | None:

@@ -26,7 +26,7 @@ def pause_collector() -> None:
 
 
 def resume_collector() -> None:
-    """Ends `pause_collector`, if it was called. What exists by now stays until the process ends: it is never searched."""
+    """Ends `pause_collector`, if it was called. What exists by now is never searched."""
     global _paused
     if _paused:
         gc.freeze()
@@ -45,7 +45,7 @@ def import_lightning() -> None:
         return
     signal = ModuleType(SIGNAL)
     signal.hamming = None  # type: ignore[attr-defined]
-    with _standing_in(_Dynamo(DYNAMO), signal):
+    with _standing_in(StandsForDynamo(DYNAMO), signal):
         import lightning.pytorch  # noqa: F401
 
 
@@ -58,7 +58,7 @@ def spare_dynamo() -> None:
 
     if _loaded():
         return
-    torch.__dict__.setdefault("_dynamo", _Dynamo(DYNAMO))  # importing the real one replaces it
+    torch.__dict__.setdefault("_dynamo", StandsForDynamo(DYNAMO))  # importing the real one replaces it
     optimiser = torch.optim.Optimizer
     for function in (
         optimiser.add_param_group, optimiser.zero_grad, optimiser.load_state_dict, optimiser.state_dict,
@@ -75,12 +75,12 @@ def stepping(optimizer: Any) -> Iterator[None]:
         yield
         return
     spare_dynamo()
-    with _standing_in(_Dynamo(DYNAMO)):
+    with _standing_in(StandsForDynamo(DYNAMO)):
         yield
 
 
 def _loaded() -> bool:
-    return not isinstance(sys.modules.get(DYNAMO), _Dynamo | None)
+    return not isinstance(sys.modules.get(DYNAMO), StandsForDynamo | None)
 
 
 def _hidden(function: Callable[..., Any], recursive: bool = True, **more: Any) -> Callable[..., Any]:
@@ -119,7 +119,7 @@ class _OptimizedModule(metaclass=_OnlyIfLoaded):
     """Stands for the class of what `torch.compile` returns: nothing is one before Dynamo is loaded."""
 
 
-class _Dynamo(ModuleType):
+class StandsForDynamo(ModuleType):
     """Stands for `torch._dynamo` until something else of it is asked for."""
 
     OptimizedModule = _OptimizedModule

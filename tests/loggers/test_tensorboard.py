@@ -312,7 +312,9 @@ def _kinds_of_figures():
     wide = np.exp(draws.normal(size=(20, 6)))
     yield adaptation_curve("mse", wide, {"mean": 3.0, "scratch": wide.mean(0) + 1}, "maml on sine", False, "maml")
     yield shots_picture("mse", [1, 2, 5, 10, 20, 50], wide, {"mean": wide + 1, "neighbour": wide * 2}, "a title", False)
-    yield heatmap(Heatmap(torch.arange(20.0).view(5, 4), "query", "support", list("abcde"), list("wxyz"), "attention", "weight"))
+    yield heatmap(
+        Heatmap(torch.arange(20.0).view(5, 4), "query", "support", list("abcde"), list("wxyz"), "attention", "weight")
+    )
 
 
 def test_a_png_has_the_bytes_of_savefig(tmp_path):
