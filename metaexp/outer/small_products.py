@@ -22,6 +22,7 @@ aten = torch.ops.aten
 # number of rows of A: beyond these a library's blocking for the caches is worth its call.
 MOST_TURNED, MOST_B, MOST_ROWS = 64 * 64, 128 * 128, 1024
 UNFUSED = {"epilogue_fusion": False}  # inductor's setting, without which it would put other operations into the kernel
+SAME = (aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, aten.detach.default)
 KINDS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -51,17 +52,25 @@ def write_out(graph: GraphModule) -> int:
     return len(found)
 
 
-def _transposed_by_all(node: Node) -> bool:
-    """Whether the result is read only after its last two dimensions have been exchanged."""
-    shape, dims = node.meta["val"].shape, node.meta["val"].dim()
+def _seen(user: Node, node: Node) -> str:
+    """How a user sees the node: as it "is" or "turned" (last two dimensions exchanged), else it "reads" it."""
+    value = node.meta["val"]
+    if user.target in SAME and user.meta["val"].shape == value.shape:
+        return "is"
+    if user.target is aten.t.default:
+        return "turned"
+    dims = value.dim()
+    if user.target is aten.transpose.int and {place % dims for place in user.args[1:]} == {dims - 2, dims - 1}:
+        return "turned"
+    return "reads"
+
+
+def _transposed_by_all(node: Node, turned: bool = False) -> bool:
+    """Whether the result is read only after its last two dimensions have been exchanged, once or an odd number of
+    times."""
     for user in node.users:
-        if user.target in (aten.view.default, aten._unsafe_view.default, aten.expand.default):
-            if user.meta["val"].shape != shape or not _transposed_by_all(user):
-                return False
-        elif user.target is aten.transpose.int:
-            if {place % dims for place in user.args[1:]} != {dims - 2, dims - 1}:
-                return False
-        elif user.target is not aten.t.default:
+        how = _seen(user, node)
+        if not (turned if how == "reads" else _transposed_by_all(user, turned != (how == "turned"))):
             return False
     return bool(node.users)
 
@@ -81,9 +90,9 @@ def _transpose(graph: GraphModule, node: Node) -> None:
 def _note(node: Node) -> None:
     """Give the views of a transposed product, and what transposes them back, their new strides."""
     for user in node.users:
-        back = user.target in (aten.transpose.int, aten.t.default)
-        user.meta["val"] = node.meta["val"].mT if back else node.meta["val"]
-        if not back:
+        how = _seen(user, node)
+        if how != "reads":
+            user.meta["val"] = node.meta["val"].mT if how == "turned" else node.meta["val"]
             _note(user)
 
 

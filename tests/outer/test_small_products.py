@@ -84,7 +84,13 @@ def test_a_product_transposed_twice_is_viewed_flat():
 
 def test_a_product_read_transposed_is_computed_transposed():
     a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
-    for function, turned in ((lambda x, y: [(x @ y).mT + 1], True), (_both_ways, False)):
+    ways = (
+        (lambda x, y: [(x @ y).mT + 1], True),
+        (_both_ways, False),
+        (lambda x, y: [(x @ y).mT.detach().mT + 1], False),
+        (lambda x, y: [(x @ y).mT.mT.expand(3, 4, 6).mT + 1], True),
+    )
+    for function, turned in ways:
         made = _traced(function, [a, b])
         assert write_out(made) == sum(node.target is operation() for node in made.graph.nodes)
         node = next(node for node in made.graph.nodes if node.target is operation())
