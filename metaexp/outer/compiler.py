@@ -84,10 +84,7 @@ def compiled(function: Callable[..., Any], *example: Any, one_thread: bool = Fal
         with torch.no_grad():
             return tree_unflatten(list(call(*tree_flatten(args)[0])), result[0])
 
-    def run_flat(*tensors: Tensor) -> list[Tensor]:
-        return list(call(*tensors))
-
-    run.flat = run_flat  # type: ignore[attr-defined]
+    run.flat = call  # type: ignore[attr-defined]
     return run
 
 

@@ -80,17 +80,20 @@ def load(path: Path) -> Callable[..., list[Tensor]] | None:
         return None
     library.metaexp_about.restype = ctypes.c_char_p
     about = json.loads(library.metaexp_about())
-    run, pointers = library.metaexp_run, ctypes.c_void_p * about["inputs"]
-    made = [(numbers, getattr(torch, kind)) for kind, numbers in about["fresh"]]
-    addresses = ctypes.c_void_p * len(made)
+    run, results = library.metaexp_run, about["results"]
+    kinds = [(numbers, getattr(torch, kind)) for kind, numbers in about["fresh"]]
+    pointers, places = ctypes.c_void_p * about["inputs"], ctypes.c_void_p * len(kinds)
     block = torch.empty(about["memory"], dtype=torch.uint8)
-    memory, problem = ctypes.c_void_p(block.data_ptr()), ctypes.create_string_buffer(1000)
-    results = about["results"]
+    problem = ctypes.create_string_buffer(1000)
+    rest = ctypes.c_void_p(block.data_ptr()), problem, ctypes.c_size_t(len(problem))
+    last: list[Any] = [[], pointers()]  # addresses of the inputs of the last call, mostly those of the next
 
     def call(*tensors: Tensor) -> list[Tensor]:
-        fresh = [torch.empty(numbers, dtype=kind) for numbers, kind in made]
-        inputs, places = pointers(*[t.data_ptr() for t in tensors]), addresses(*[t.data_ptr() for t in fresh])
-        if run(inputs, places, memory, problem, ctypes.c_size_t(len(problem))):
+        fresh = [torch.empty(numbers, dtype=kind) for numbers, kind in kinds]
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        if addresses != last[0]:
+            last[:] = addresses, pointers(*addresses)
+        if run(last[1], places(*[tensor.data_ptr() for tensor in fresh]), *rest):
             raise RuntimeError(problem.value.decode(errors="replace") or "a compiled step failed")
         return [
             (fresh if new else tensors)[place].as_strided(size, stride, offset)
