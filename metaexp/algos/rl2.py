@@ -1,21 +1,20 @@
 """RL^2: a recurrent policy whose memory is what it learns within a task, trained by proximal policy optimisation."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from metaexp.algos.acting import ADAPT
 from metaexp.algos.base import ModelFactory
 from metaexp.algos.features import feature_size, remove_head
 from metaexp.algos.policy import draw, entropy, log_prob
 from metaexp.algos.rollouts import RolloutLearner
 from metaexp.constraints import Count, NonNegative, Positive, Share, checked
-from metaexp.mapping import map_tasks
+from metaexp.models.functional import functional_call
 from metaexp.models.gru import GRU
-from metaexp.random import fold
-from metaexp.tasks.world import TimeStep, World
+from metaexp.tasks.world import TimeStep, Trajectory, World
 from metaexp.types import Episode
 
 
@@ -129,13 +128,12 @@ class RL2(RolloutLearner):
 
     # -- learning from trials ----------------------------------------------------------------------------------------
 
-    def collect(self, episode: Episode) -> tuple[Trials, dict[str, Tensor]]:
+    def collect(self, episode: Episode, play: Callable[[Episode], Trajectory] | None = None) -> Any:
         """One trial in every task of the meta-batch, with advantages and the critic's targets."""
+        return self.judged(episode.key, (play or self.played)(episode))
 
-        def one(task: Episode) -> Any:
-            return self.trial(None, self.family.draw(task.key), fold(task.key, ADAPT))
-
-        made = map_tasks(one, episode, self.mapping)
+    def judged(self, key: Tensor, made: Trajectory) -> tuple[Trials, dict[str, Tensor]]:
+        """Trials [tasks, steps, ...] with advantages and targets, and logs; key: int64 [tasks]."""
         log_p, told = made.more  # [tasks, steps] each
         value = told * self.left(told)
         advantage = self.advantages(made.reward, value, made.alive)
@@ -148,7 +146,7 @@ class RL2(RolloutLearner):
         error, unit = (share * (advantage / left) ** 2).sum(), _variance(share, target / left).clamp(min=1e-8)
         seen = {"return": made.reward.sum(1).mean(), "explained": 1 - error / unit}
         advantage = centred / (share * centred**2).sum().sqrt().clamp(min=1e-8)
-        trials = Trials(episode.key, made.seen, made.action, log_p, advantage, target, weight, unit.expand(len(weight)))
+        trials = Trials(key, made.seen, made.action, log_p, advantage, target, weight, unit.expand(len(weight)))
         return trials, seen
 
     def left(self, like: Tensor) -> Tensor:
@@ -203,19 +201,34 @@ class RL2(RolloutLearner):
         self, params: dict[str, Tensor], trials: Trials, buffers: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, Any]:
         """The same numbers with the memories of all tasks computed at once, by `GRU.sequence`."""
-        own = self.meta_parameters()
+        own = {name: p.detach().requires_grad_() for name, p in params.items()}
         with torch.enable_grad():
-            inputs = self.inputs(tree_map(lambda t: t.transpose(0, 1), trials.seen))  # [steps, tasks, ...]
-            steps, tasks = inputs.shape[:2]
-            span = {"trial": steps, "episode": self.family.horizon, "step": 1}[self.keep]  # steps of one memory
-            # Spans stand beside each other: [span, spans * tasks, ...].
-            beside = inputs.unflatten(0, (-1, span)).transpose(0, 1).flatten(1, 2)
-            made = self.memory.sequence(beside, self.begin(None).expand(beside.shape[1], -1))
-            memories = made.unflatten(1, (-1, tasks)).transpose(0, 1).flatten(0, 1).transpose(0, 1)
-            losses, logs = self.objective(memories, trials)
+            tensors = {f"learner.{name}": value for name, value in (buffers | own).items()}
+            losses, logs = functional_call(_BatchLoss(self), tensors, (trials,))
             loss = losses.mean()
             grads = torch.autograd.grad(loss, list(own.values()))
         return dict(zip(own, grads, strict=True)), loss.detach(), {name: log.mean(0) for name, log in logs.items()}
+
+    def batch_loss(self, trials: Trials) -> tuple[Tensor, dict[str, Any]]:
+        """The loss [tasks] and logs of all trials of a minibatch."""
+        inputs = self.inputs(tree_map(lambda t: t.transpose(0, 1), trials.seen))  # [steps, tasks, ...]
+        steps, tasks = inputs.shape[:2]
+        span = {"trial": steps, "episode": self.family.horizon, "step": 1}[self.keep]  # steps of one memory
+        # Spans stand beside each other: [span, spans * tasks, ...].
+        beside = inputs.unflatten(0, (-1, span)).transpose(0, 1).flatten(1, 2)
+        made = self.memory.sequence(beside, self.begin(None).expand(beside.shape[1], -1))
+        memories = made.unflatten(1, (-1, tasks)).transpose(0, 1).flatten(0, 1).transpose(0, 1)
+        return self.objective(memories, trials)
+
+
+class _BatchLoss(nn.Module):
+    # functional_call calls forward; this makes forward the loss of a minibatch.
+    def __init__(self, learner: RL2):
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, trials: Trials) -> tuple[Tensor, dict[str, Any]]:
+        return self.learner.batch_loss(trials)
 
 
 def _variance(share: Tensor, values: Tensor) -> Tensor:

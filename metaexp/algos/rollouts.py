@@ -1,15 +1,18 @@
 """What learners share that make trials in a meta-batch of tasks and then several updates from them."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metaexp.algos.acting import ActingLearner
-from metaexp.mapping import mean_gradient
+from metaexp.algos.acting import ADAPT, ActingLearner
+from metaexp.mapping import map_tasks, mean_gradient
 from metaexp.models.functional import functional_call
+from metaexp.random import fold
+from metaexp.tasks.world import Trajectory
 from metaexp.types import Episode
 
 
@@ -20,13 +23,28 @@ class RolloutLearner(ActingLearner):
     numbers.
     """
 
+    compiles = True  # one step of the trials and one update
     exact_gradient = False  # the trials depend on the parameters, the update does not look at that
     epochs: int
     minibatches: int
 
+    def played(self, episode: Episode) -> Trajectory:
+        """One trial in every task of a meta-batch, [tasks, steps, ...]."""
+
+        def one(task: Episode) -> Trajectory:
+            return self.trial(None, self.family.draw(task.key), fold(task.key, ADAPT))
+
+        made: Trajectory = map_tasks(one, episode, self.mapping)
+        return made
+
     @abstractmethod
-    def collect(self, episode: Episode) -> tuple[Any, dict[str, Tensor]]:
+    def collect(
+        self, episode: Episode, play: Callable[[Episode], Trajectory] | None = None
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Trials of a whole meta-batch, without gradient, and what is needed to learn from them.
+
+        Args:
+            play: another way to the numbers of `played`.
 
         Returns:
             (a tree with a field `key`, int64 [tasks], all of whose leaves are [tasks, ...]; logs, [] each)

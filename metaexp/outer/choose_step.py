@@ -7,6 +7,7 @@ from metaexp.mapping import piece_size
 from metaexp.models.norms import prepare
 from metaexp.outer.compiled_gradient import compile_pieces
 from metaexp.outer.compiled_step import CompiledStep
+from metaexp.outer.compiler import reason
 from metaexp.outer.eager_step import EagerStep, first_task
 from metaexp.outer.optimisers import flatten
 from metaexp.outer.outer_step import OuterStep
@@ -26,8 +27,7 @@ def choose_step(training: Any, index: int) -> OuterStep:
         index: number of the next outer step.
     """
     if hasattr(training.learner, "update_gradient"):
-        t = training
-        return RolloutStep(t.learner, t.optimizer, t.clip, t.finite, t.meta_batch)
+        return _rollouts(training, index)
     if not training.compiled:
         return _eager(training)
     log.info("compiling the outer step (once; 10-60 s, a few seconds when the compiler's cache is warm) ...")
@@ -37,12 +37,39 @@ def choose_step(training: Any, index: int) -> OuterStep:
         return _compiled(training, index)
     except Exception as error:
         log.debug("compile failed", exc_info=True)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
-        log.info(f"compile: not possible here ({reason}); going on without")
-        training.compiled, training.compile_reason = False, reason
+        _without(training, reason(error))
     finally:  # validation and test run uncompiled
         learner.set_mapping(learner.mapping, learner.family.device)
     return _eager(training)
+
+
+def _without(training: Any, why: str) -> None:
+    log.info(f"compile: not possible here ({why}); going on without")
+    training.compiled, training.compile_reason = False, why
+
+
+def _rollouts(t: Any, index: int) -> RolloutStep:
+    """Trials and updates, compiled where that is wanted and possible."""
+    step = RolloutStep(t.learner, t.optimizer, t.clip, t.finite, t.meta_batch)
+    if not t.compiled:
+        return step
+    if t.learner.family.device.type != "cpu":
+        _without(t, "trials are compiled on a CPU only")
+        return step
+    log.info("compiling a step of the trials and an update (once; 20-60 s, a few seconds from the cache) ...")
+    prepare(t.learner.model, native=False)
+    try:
+        refused = step.compile(index)
+    except Exception as error:
+        log.debug("compile failed", exc_info=True)
+        _without(t, reason(error))
+        return RolloutStep(t.learner, t.optimizer, t.clip, t.finite, t.meta_batch)
+    finally:
+        t.learner.set_mapping(t.learner.mapping, t.learner.family.device)
+    if refused:
+        t.compile_reason = refused
+        log.info(f"compile: updates only, not the trials ({refused})")
+    return step
 
 
 def _eager(t: Any) -> EagerStep:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from metaexp.errors import ConfigError, SpaceError
+from metaexp.outer import gru_kernel
 from metaexp.outer.kernel_calls_source import PROGRAM, SORT
 from metaexp.outer.kernel_library import discard, load, own_program
 from metaexp.outer.small_products import UNFUSED, lowering
@@ -70,7 +71,7 @@ def digest(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
     compiler = {k: v for k, v in os.environ.items() if re.match("TORCHINDUCTOR_|AOT_INDUCTOR_|CXX|OMP_NUM", k)}
     compiler.pop("TORCHINDUCTOR_CACHE_DIR", None)
     machine = [torch.__version__, torch.get_num_threads(), *_processor()]
-    written = [FORMAT, SOURCE, KERNEL, PROGRAM, SORT]
+    written = [FORMAT, SOURCE, KERNEL, PROGRAM, SORT, *gru_kernel.sources(graph)]
     whole = [written, sorted(OPTIONS.items()), sorted(compiler.items()), machine, shapes, nodes]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
@@ -147,6 +148,7 @@ def _compile(graph: GraphModule, inputs: list[Tensor], folder: Path | None, key:
     global compilations
     compilations += 1
     lowering()
+    gru_kernel.lowering()
     have = config.get_config_copy()
     known = {name: value for name, value in OPTIONS.items() if name in have}
     with own_program(inputs):

@@ -82,16 +82,15 @@ class MetaTraining(L.LightningModule):
                 raise ValueError(f"{name}={value}: must be at least 0")
         if meta_batch % world:
             raise ValueError(f"meta_batch={meta_batch}: must be a multiple of the {world} processes")
-        if collects := hasattr(learner, "update_gradient"):
+        if hasattr(learner, "update_gradient"):
             check_alone(learner, meta_batch, accumulate, world)
         self.automatic_optimization = False
         self.learner, self.optimizer, self.schedule, self.steps = learner, optimizer, schedule, steps
         self.meta_batch, self.accumulate, self.clip = meta_batch, accumulate, Clip(clip_norm, clip_value)
-        self.compiled, self.rank, self.world = compiled and not collects, rank, world
+        self.compiled, self.rank, self.world = compiled, rank, world
         self.finite = FiniteCheck(skips, getattr(learner, "inner_lr", None))
         self.every, self.val_every, self.val_tasks, self.modes = list(every), val_every, val_tasks, list(modes)
-        # Why a step that was to be compiled is not.
-        self.compile_reason = "several updates for each meta-batch of trials" if compiled and collects else None
+        self.compile_reason: str | None = None  # why a step that was to be compiled is not, or a part of it
         self.stopped = False  # once True, no further outer step is made
         self.stops = Stops(steps, self.every)
         self._step: OuterStep | None = None

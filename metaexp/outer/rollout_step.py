@@ -1,5 +1,6 @@
 """The outer step of learners that make several updates for each meta-batch of trials: collect, then learn from it."""
 
+import logging
 from typing import Any
 
 import torch
@@ -8,9 +9,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
 
 from metaexp.outer.batches import TaskBatches
 from metaexp.outer.clip import Clip
+from metaexp.outer.compiled_rollouts import CompiledPlay, CompiledUpdates, laid_out
+from metaexp.outer.compiler import reason
 from metaexp.outer.outer_step import FiniteCheck, Sums
 from metaexp.random import fold, permutation
 
+log = logging.getLogger(__name__)
 ORDER = 23  # folded into the first task's key: the order in which the tasks of a meta-batch are learned from
 
 
@@ -59,6 +63,8 @@ class RolloutStep:
         self.meta_batch = meta_batch
         self._params, self._buffers = learner.meta_parameters(), dict(learner.named_buffers())
         self._batches: TaskBatches | None = None
+        self.play: CompiledPlay | None = None
+        self.updates: CompiledUpdates | None = None
         self.form: TreeSpec | None = None
         self.last: Tensor | None = None
         self.sums: Tensor | None = None
@@ -69,14 +75,14 @@ class RolloutStep:
         before = self._state()
         episode = self.draw(index)
         with torch.no_grad():
-            trials, seen = self.learner.collect(episode)
+            trials, seen = self._collect(episode)
         key = fold(episode.key[0], ORDER)
         total: Any = None
         updates = 0
         for epoch in range(self.learner.epochs):
             order = permutation(key, epoch, self.meta_batch)
             for rows in torch.tensor_split(order, self.learner.minibatches):
-                made = self._update(index, tree_map(lambda t, rows=rows: t[rows], trials), before)
+                made = self._update(index, trials, rows, before)
                 if made is None:
                     return
                 total = made if total is None else tree_map(torch.add, total, made)
@@ -88,6 +94,24 @@ class RolloutStep:
         self.sums = self.last if self.sums is None else self.sums + self.last
         self.count += 1
         self.learner.meta_step.add_(1)
+
+    def compile(self, index: int) -> str | None:
+        """Compile updates and trials, before outer step number `index`. Returns why trials are not, or None.
+
+        Raises whatever the compiler raises for an update.
+        """
+        learner, refused = self.learner, None
+        episode = self.draw(index)
+        with torch.no_grad():
+            try:
+                self.play = CompiledPlay(learner, episode)
+            except Exception as error:
+                log.debug("no compiled trials", exc_info=True)
+                refused = f"{type(learner.family).__name__}: {reason(error)}"
+            trials, _ = self._collect(episode)
+        sizes = {len(rows) for rows in torch.tensor_split(torch.arange(self.meta_batch), learner.minibatches)}
+        self.updates = CompiledUpdates(learner, trials, sizes)
+        return refused
 
     def check(self) -> None:
         """Nothing: every update is checked."""
@@ -103,14 +127,28 @@ class RolloutStep:
         self._batches = self._batches or TaskBatches(self.learner, self.meta_batch, self.meta_batch, first)
         return self._batches(first)
 
-    def _update(self, index: int, trials: Any, before: list[tuple[Tensor, Tensor]]) -> dict[str, Any] | None:
+    def _collect(self, episode: Any) -> Any:
+        if self.play is None:
+            trials, seen = self.learner.collect(episode)
+        else:
+            trials, seen = self.learner.collect(episode, self.play)
+        return trials if self.updates is None else laid_out(trials), seen
+
+    def _gradient(self, trials: Any, rows: Tensor) -> Any:
+        params = {name: p.detach() for name, p in self._params.items()}
+        if self.updates is None:
+            return self.learner.update_gradient(params, tree_map(lambda t: t[rows], trials), self._buffers)
+        return self.updates(params, trials, rows, self._buffers)
+
+    def _update(
+        self, index: int, trials: Any, rows: Tensor, before: list[tuple[Tensor, Tensor]]
+    ) -> dict[str, Any] | None:
         """One update: its loss, gradient norm and logs; None: not finite, and the outer step is skipped.
 
         Raises:
             NonFiniteError: not finite, and no further step may be skipped; the state is that before the outer step.
         """
-        params = {name: p.detach() for name, p in self._params.items()}
-        grads, loss, logs = self.learner.update_gradient(params, trials, self._buffers)
+        grads, loss, logs = self._gradient(trials, rows)
         with torch.no_grad():
             norm, gradients = self.clip(list(grads.values()))
             if not (torch.isfinite(loss) and torch.isfinite(norm)):

@@ -45,6 +45,8 @@ class Gymnasium(World):
         ValueError: no function, an environment without limit, or a space that no learner here can handle.
     """
 
+    compiles = False  # environments are Python
+
     @checked
     def __init__(
         self,

@@ -68,6 +68,7 @@ class World(TaskFamily):
     """
 
     acts: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True  # whether `step` is made of tensor operations alone
     actions: int | None = None
     action_dim: int | None = None
     # The expected return of a whole trial of one who knows the task, [] of ONE task; None: not known.
@@ -174,22 +175,56 @@ def play(world: World, task: Task, key: Tensor, act: Act, memory: Any, episodes:
     """
     rows: list[Trajectory] = []
     episodes = world.episodes if episodes is None else episodes
-    times = torch.arange(episodes * world.horizon, device=world.device)
-    actings, noises = (fold(fold(key, part), times) for part in (ACTION, NOISE))  # all at once: a fold is 15 operations
+    actings, noises = moments(world, key, episodes)
     action, reward = world.no_action(), torch.zeros((), dtype=world.dtype, device=world.device)
-    yes = torch.ones((), dtype=torch.bool, device=world.device)
     for episode in range(episodes):
-        state, observation = world.reset(task, fold(fold(key, RESET), episode))
-        alive, first = yes, yes
+        now = opened(world, task, key, episode, action, reward, memory)
         for t in range(episode * world.horizon, (episode + 1) * world.horizon):
-            seen = TimeStep(observation, action, reward, first)
-            action, memory, more = act(memory, seen, actings[t])
-            state, observation, gained, done = world.step(task, state, action, noises[t])
-            reward = torch.where(alive, gained, torch.zeros_like(gained))
-            rows.append(Trajectory(seen, action, reward, alive, more))
-            alive, first = alive & ~done, ~yes
+            row, now = answered(world, task, act, now, actings[t], noises[t])
+            rows.append(row)
+        action, reward, memory = now.seen.action, now.seen.reward, now.memory
     stacked: Trajectory = torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
     return stacked
+
+
+class Moment(NamedTuple):
+    """Between two steps of ONE task."""
+
+    seen: TimeStep  # what the learner is shown next
+    state: State
+    alive: Tensor  # bool []
+    memory: Any
+
+
+def moments(world: World, key: Tensor, episodes: int) -> tuple[Tensor, Tensor]:
+    """The keys from which the learner and the world draw at every step of a trial: int64 [*key.shape, steps] each.
+
+    All at once: a fold is 15 operations.
+    """
+    times = torch.arange(episodes * world.horizon, device=world.device)
+    acting, noise = (fold(fold(key, part)[..., None], times) for part in (ACTION, NOISE))
+    return acting, noise
+
+
+def opened(
+    world: World, task: Task, key: Tensor, episode: int | Tensor, action: Tensor, reward: Tensor, memory: Any
+) -> Moment:
+    """The beginning of an episode of ONE task, after this action and reward."""
+    state, observation = world.reset(task, fold(fold(key, RESET), episode))
+    yes = torch.ones((), dtype=torch.bool, device=world.device)
+    return Moment(TimeStep(observation, action, reward, yes), state, yes, memory)
+
+
+def answered(
+    world: World, task: Task, act: Act, now: Moment, acting: Tensor, noise: Tensor
+) -> tuple[Trajectory, Moment]:
+    """ONE step of ONE task, drawn from two keys: its row of the trial, and what is after it."""
+    action, memory, more = act(now.memory, now.seen, acting)
+    state, observation, gained, done = world.step(task, now.state, action, noise)
+    reward = torch.where(now.alive, gained, torch.zeros_like(gained))
+    row = Trajectory(now.seen, action, reward, now.alive, more)
+    no = torch.zeros((), dtype=torch.bool, device=world.device)
+    return row, Moment(TimeStep(observation, action, reward, no), state, now.alive & ~done, memory)
 
 
 def _total(rewards: Tensor, y: Tensor) -> Tensor:

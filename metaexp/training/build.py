@@ -113,6 +113,7 @@ class Experiment:
                 self.device,
                 varying is not None,
                 self.learner.compiles,
+                hasattr(self.learner, "update_gradient"),
             ),
         )
         self.optimizer = make_optimizer(optimizer, self.learner)

@@ -115,8 +115,6 @@ def test_what_several_updates_cannot_do_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             MetaTraining(learner, optimizer, **{"meta_batch": 6, **settings})
-    training = MetaTraining(learner, optimizer, meta_batch=6, compiled=True)
-    assert not training.compiled
-    assert training.compile_reason == "several updates for each meta-batch of trials"
+    training = MetaTraining(learner, optimizer, meta_batch=6)
     training.step(0)
     assert isinstance(training._step, RolloutStep)
