@@ -29,7 +29,7 @@ from metaexp.system.cache import default_cache
 from metaexp.system.files import replace_file
 
 # Raise FORMAT when the same graph is to become other machine code.
-FORMAT, MOST = 3, 500
+FORMAT, MOST = 4, 500
 # Nobody looks into this code with a debugger, and one graph does not repay precompiled headers or a test whether the
 # compiler knows the processor's vectors: without these it compiles in half the time.
 OPTIONS: dict[str, Any] = {

@@ -264,19 +264,25 @@ SORT_CASTS = ("const int64_t*", "int64_t*", "int64_t*", "int64_t*")
 
 
 def _layout(steps: list[tuple[str, Any]]) -> int:
-    """Give every buffer its place in the block: the lowest that is free while it is in use. Returns the bytes."""
-    used: list[tuple[int, int, Memory]] = []  # [start, end) in order
-    most = 0
-    for what, memory in steps:
+    """Give every buffer its place in the block: largest first, each the lowest that is free all its life. Returns the
+    bytes of the block.
+    """
+    lives: dict[Memory, tuple[int, int]] = {}
+    for at, (what, memory) in enumerate(steps):
         if what == "take" and memory.place is None:
-            need = max(-(-memory.numbers * TYPES[memory.kind] // ALIGNMENT), 1) * ALIGNMENT
-            start, after = 0, 0  # in front of which buffer in use it lies
-            for begin, end, _ in used:
-                if begin - start >= need:
-                    break
-                start, after = end, after + 1
-            used.insert(after, (start, start + need, memory))
-            memory.start, most = start, max(most, start + need)
-        elif what == "give":
-            used = [one for one in used if one[2] is not memory]
-    return most
+            lives[memory] = at, len(steps)
+        elif what == "give" and memory in lives:
+            lives[memory] = lives[memory][0], at
+    needs = {one: max(-(-one.numbers * TYPES[one.kind] // ALIGNMENT), 1) * ALIGNMENT for one in lives}
+    placed: list[Memory] = []
+    for memory in sorted(lives, key=lambda one: -needs[one]):
+        begin, end = lives[memory]
+        others = [one for one in placed if lives[one][0] < end and begin < lives[one][1]]
+        start = 0
+        for other in sorted(others, key=lambda one: one.start):
+            if other.start - start >= needs[memory]:
+                break
+            start = max(start, other.start + needs[other])
+        memory.start = start
+        placed.append(memory)
+    return max((one.start + needs[one] for one in placed), default=0)

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from metaexp.outer.kernel_calls import program
 
 PREFIX = "metaexp-"  # of folders that `build` makes
+log = logging.getLogger(__name__)
 _lock = Lock()
 
 
@@ -23,22 +25,28 @@ _lock = Lock()
 def own_program(inputs: Sequence[Tensor]) -> Iterator[None]:
     """What inductor compiles ahead of time meanwhile becomes such a library, where its wrapper can be read.
 
-    Anything else is compiled as inductor does it.
+    Anything else, and what cannot be built, is compiled as inductor does it.
     """
     from torch._inductor.codecache import AotCodeCompiler
 
-    theirs = AotCodeCompiler.compile
+    before, theirs = vars(AotCodeCompiler)["compile"], AotCodeCompiler.compile
 
     def compile(graph: Any, wrapper: str, kernels: str, *others: Any, **settings: Any) -> Any:
-        text = None if graph.constants or any(others) else program(wrapper, inputs)
-        return theirs(graph, wrapper, kernels, *others, **settings) if text is None else str(build(text, kernels))
+        further = graph.constants or any(others) or settings.get("additional_files")
+        text = None if further else program(wrapper, inputs)
+        try:
+            if text is not None:
+                return str(build(text, kernels))
+        except Exception:
+            log.debug("no program of its own", exc_info=True)
+        return theirs(graph, wrapper, kernels, *others, **settings)
 
     with _lock:
-        AotCodeCompiler.compile = compile  # type: ignore[method-assign]
+        AotCodeCompiler.compile = compile  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            AotCodeCompiler.compile = theirs  # type: ignore[method-assign]
+            AotCodeCompiler.compile = before  # type: ignore[method-assign]
 
 
 def build(text: str, kernels: str) -> Path:

@@ -108,8 +108,8 @@ def test_what_is_not_known_is_left_to_inductor(old, new):
 
 
 def test_buffers_in_use_at_one_time_never_overlap():
-    """Random lives of 200 buffers; the block is never larger than all of them, and as small as the most at one time
-    where they end in the order opposite to that in which they begin."""
+    """Random lives of 200 buffers; the block is at most a quarter larger than the most at one time, and no larger where
+    they end in the order opposite to that in which they begin."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(20):
         alive: list[Memory] = []
@@ -121,20 +121,24 @@ def test_buffers_in_use_at_one_time_never_overlap():
             else:
                 alive.append(Memory("float32", int(torch.randint(0, 100, (), generator=generator))))
                 steps.append(("take", alive[-1]))
-        size = _layout(steps)
+        size, most = _layout(steps), 0
         for what, memory in steps:
             if what == "give":
                 del spans[memory]
                 continue
+            room = sum(
+                -(-(end - start) // 64) * 64 for start, end in [*spans.values(), (0, max(4 * memory.numbers, 1))]
+            )
+            most = max(most, room)
             start, end = memory.start, memory.start + 4 * memory.numbers
             assert start % 64 == 0
             assert end <= size
             assert all(end <= other_start or other_end <= start for other_start, other_end in spans.values())
             spans[memory] = (start, max(end, start + 1))
+        assert most <= size <= 1.25 * most
     nested = [Memory("float64", 8) for _ in range(5)]
-    assert (
-        _layout([*(("take", m) for m in nested), *(("give", m) for m in reversed(nested)), ("take", nested[0])]) == 320
-    )
+    lives = [*(("take", one) for one in nested), *(("give", one) for one in reversed(nested))]
+    assert _layout([*lives, ("take", Memory("int8", 9))]) == 5 * 64
 
 
 @compiler
@@ -164,16 +168,20 @@ def _step(x, w, keys):
     return {"hidden": hidden[1:].mT, "sum": hidden.sum(), "w": w}
 
 
+def _refused(text, kernels):
+    raise OSError(28, "no space left")
+
+
 @compiler
 def test_same_bits_as_with_tensors(monkeypatch, tmp_path):
-    """Three calls of a graph made both ways: results and inputs; and which way was taken."""
+    """Three calls of a graph made both ways: results and inputs; and that the second is taken if the first fails."""
     generator = torch.Generator().manual_seed(5)
     x, w = torch.randn(9, 7, generator=generator), torch.randn(7, 7, generator=generator)
     keys = torch.randint(-(2**62), 2**62, (3, 3), generator=generator)
     ends, taken = [], []
     monkeypatch.setattr(graph_cache, "load", lambda path: taken.append(load(path)) or taken[-1])
-    for way in (program, lambda wrapper, inputs: None):
-        monkeypatch.setattr(kernel_library, "program", way)
+    for way in (build, _refused):
+        monkeypatch.setattr(kernel_library, "build", way)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / str(len(taken))))
         given = [x.clone(), w.clone(), keys.clone()]
         call = compiled(_step, *given, one_thread=True)
