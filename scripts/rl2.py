@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = ["device=cpu", "device.threads=1"]
+COMMON = ["device=cpu", "device.threads=1", "compile=true"]
 SHORT = ["algo=rl2", "algo.values=total", "steps=1000", "test.tasks=50000"]
 # Settings of longer trials, chosen by returns in training tasks. First a policy that is greedy but not sure of itself:
 # rewards soon after an action tell most of it, and entropy keeps it from one arm for ever. Then later rewards count.
 LONG = ["algo=rl2", "optimizer.lr=0.005", "meta_batch=300", "val.tasks=1000", "val.every=25"]
 FIRST = [*LONG, "algo.discount=0.97", "algo.smoothing=0.3", "algo.entropy=0.1", "steps=200", "test.tasks=1000"]
-THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=275"]
+THEN = ["algo.discount=0.99", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=600"]
 FIRST_MDP = [*LONG, "algo.discount=0.9", "algo.smoothing=0.3", "algo.entropy=0.03", "steps=350", "test.tasks=1000"]
 THEN_MDP = ["algo.discount=0.97", "algo.smoothing=0.7", "algo.entropy=0.005", "optimizer.schedule=linear", "steps=550"]
 LONGEST = ["algo.discount=0.995", "algo.smoothing=0.9", "algo.entropy=0.01", "optimizer.schedule=linear", "steps=500"]

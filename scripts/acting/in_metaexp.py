@@ -31,6 +31,8 @@ def main(world: str, trials: int, steps: int, repeats: int) -> None:
              "grid": lambda: Grid(horizon=20, episodes=steps // 20)}  # fmt: skip
     learner = RL2(makes[world](), Identity, discount=1.0, epochs=3, minibatches=4)
     step = RolloutStep(learner, torch.optim.Adam(learner.parameters(), 0.01), Clip(norm=1.0), FiniteCheck(), trials)
+    if refused := step.compile(0):
+        sys.exit(f"{world}: {refused}")
     step(0)
     spent = {}
     for name in ("train", "act"):
@@ -40,7 +42,7 @@ def main(world: str, trials: int, steps: int, repeats: int) -> None:
                 step(1 + i)
             else:
                 with torch.no_grad():
-                    learner.collect(step.draw(1 + i))
+                    step._collect(step.draw(1 + i))
         spent[name] = (time.process_time() - began) / repeats
     rates = {name: trials * steps / seconds for name, seconds in spent.items()}
     print(json.dumps({"rates": rates, "version": f"torch {torch.__version__}"}))
