@@ -57,6 +57,7 @@ def main() -> int:
     a = p.parse_args()
     if unknown := set(a.rows.split(",")) - set(ROWS):
         p.error(f"--rows {','.join(sorted(unknown))}: not among {', '.join(ROWS)}")
+    listed = set()
     for seed in map(int, a.seeds.split(",")):
         for row in a.rows.split(","):
             before: Path | None = None
@@ -67,7 +68,9 @@ def main() -> int:
                 words = [*COMMON, *start, *settings, f"seed={seed}", f"name={name}", f"out={a.folder}", "resume=auto"]
                 before = finished(a.folder, name)
                 if a.list:
-                    print("python -m metaexp.train", *words)
+                    if name not in listed:
+                        print("python -m metaexp.train", *words)
+                    listed.add(name)
                     before = before or a.folder / f"RUN_{name}"
                 elif before is None:
                     command = [sys.executable, "-m", "metaexp.train", *words]
