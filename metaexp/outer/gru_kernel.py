@@ -16,12 +16,19 @@ from metaexp.outer.small_products import KINDS
 from metaexp.outer.small_products_source import SOURCE
 
 LARGEST = 256  # memory for which this code is written: above it, the library's products are worth their calls
+MOST = 32  # tasks whose sums, 24 kB for a memory of 64, stay in the first cache beside a column of the weights
 NAMES = (("into", "first", "turned", "bias"), ("grad", "made", "weight"))
 
 
 def sources(graph: GraphModule) -> list[str]:
     """The code that the graph's machine code depends on: none if it has no such operation."""
     return [GRU, FORWARD, BACKWARD] if any(node.target in operations() for node in graph.graph.nodes) else []
+
+
+def block(tasks: int) -> int:
+    """Tasks that go through the steps together: blocks of one size, even, of at most MOST."""
+    blocks = -(-tasks // MOST)
+    return 2 * -(-tasks // (2 * blocks))
 
 
 @cache
@@ -68,7 +75,7 @@ def lowering() -> None:
             raise NotImplementedError(f"a recurrent unit with a memory above {LARGEST}, or not in float32 or float64")
         size = (6 if back else 5) * steps * tasks * hidden + tasks * hidden
         layout = ir.FixedLayout(device, inputs[0].get_dtype(), [size])
-        sizes = {"steps": steps, "tasks": tasks, "hidden": hidden}
+        sizes = {"steps": steps, "tasks": tasks, "hidden": hidden, "block": block(tasks)}
         return Steps(inputs, layout, back, sizes).generate().output_node()
 
     forwards, backwards = operations()

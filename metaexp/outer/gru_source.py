@@ -5,7 +5,6 @@
 GRU = """
 #ifndef METAEXP_GRU
 #define METAEXP_GRU
-#define METAEXP_GRU_BLOCK 24
 
 // sigmoid; with the vectors' exponential of 2 units of rounding
 template <typename V>
@@ -100,23 +99,23 @@ static inline void metaexp_blocks(int threads, F&& body) {
   if constexpr (TASKS % M != 0) body(WHOLE * M, std::integral_constant<int, TASKS % M>());
 }
 
-template <typename T, int STEPS, int TASKS, int H>
+template <typename T, int STEPS, int TASKS, int H, int BLOCK>
 static inline void metaexp_gru(int threads, const T* into, const T* first, const T* turned, const T* bias, T* made) {
   constexpr int64_t ONE = int64_t(STEPS) * TASKS * H;
   T *h = made, *gates = h + ONE + TASKS * H, *kept = gates + 2 * ONE, *fresh = kept + ONE;
-  metaexp_blocks<TASKS, METAEXP_GRU_BLOCK>(threads, [&](int64_t task, auto count) {
+  metaexp_blocks<TASKS, BLOCK>(threads, [&](int64_t task, auto count) {
     metaexp_gru_block<T, decltype(count)::value, H>(
         STEPS, TASKS, into + 3 * task * H, first + task * H, turned, bias, h + task * H, gates + 2 * task * H,
         kept + task * H, fresh + task * H);
   });
 }
 
-template <typename T, int STEPS, int TASKS, int H>
+template <typename T, int STEPS, int TASKS, int H, int BLOCK>
 static inline void metaexp_gru_back(int threads, const T* grad, const T* made, const T* weight, T* result) {
   constexpr int64_t ONE = int64_t(STEPS) * TASKS * H;
   const T *h = made, *gates = h + ONE + TASKS * H, *kept = gates + 2 * ONE, *fresh = kept + ONE;
   T *into = result, *sums = into + 3 * ONE, *first = sums + 3 * ONE;
-  metaexp_blocks<TASKS, METAEXP_GRU_BLOCK>(threads, [&](int64_t task, auto count) {
+  metaexp_blocks<TASKS, BLOCK>(threads, [&](int64_t task, auto count) {
     metaexp_gru_back_block<T, decltype(count)::value, H>(
         STEPS, TASKS, grad + task * H, weight, h + task * H, gates + 2 * task * H, kept + task * H, fresh + task * H,
         into + 3 * task * H, sums + 3 * task * H, first + task * H);
@@ -129,7 +128,7 @@ FORWARD = """
 extern "C"
 {head}
 {{
-    metaexp_gru<{kind}, {steps}, {tasks}, {hidden}>({threads}, {into}, {first}, {turned}, {bias}, made);
+    metaexp_gru<{kind}, {steps}, {tasks}, {hidden}, {block}>({threads}, {into}, {first}, {turned}, {bias}, made);
 }}
 """
 
@@ -137,6 +136,6 @@ BACKWARD = """
 extern "C"
 {head}
 {{
-    metaexp_gru_back<{kind}, {steps}, {tasks}, {hidden}>({threads}, {grad}, {made}, {weight}, result);
+    metaexp_gru_back<{kind}, {steps}, {tasks}, {hidden}, {block}>({threads}, {grad}, {made}, {weight}, result);
 }}
 """

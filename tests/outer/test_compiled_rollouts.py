@@ -80,12 +80,15 @@ def traced(function: Any, *example: Any, one_thread: bool = False) -> Any:
     with torch.no_grad():
         graph = _traced(flat, leaves)
 
-    def run(*args: Any) -> Any:
-        given = tree_flatten(args)[0]
+    def run_flat(*given: Tensor) -> list[Tensor]:
         assert [t.stride() for t in given] == [t.stride() for t in leaves]  # what a compiled graph takes for granted
         with torch.no_grad():
-            return tree_unflatten(graph(*given), result[0])
+            return list(graph(*given))
 
+    def run(*args: Any) -> Any:
+        return tree_unflatten(run_flat(*tree_flatten(args)[0]), result[0])
+
+    run.flat = run_flat  # type: ignore[attr-defined]
     return run
 
 
@@ -153,6 +156,7 @@ def test_what_cannot_be_compiled_is_said_and_the_rest_is_right(
 ) -> None:
     """A world of Python: trials are eager. No compiler at all: everything is."""
     learner, optimizer = parts(Walk(3, 2))
+    step = Walk.step
     learner.family.compiles = False
     with pytest.raises(ValueError, match="its steps are Python"):
         CompiledPlay(learner, learner.train_batch(torch.arange(4)))
@@ -161,6 +165,11 @@ def test_what_cannot_be_compiled_is_said_and_the_rest_is_right(
     with pytest.raises(ValueError, match="mapping=2: tasks are not played all at once"):
         CompiledPlay(learner, learner.train_batch(torch.arange(4)))
     learner.mapping = "vmap"
+    with monkeypatch.context() as patch:
+        patch.setattr("metaexp.outer.compiled_rollouts.compiled", traced)
+        patch.setattr(Walk, "step", lambda *given: (dict(step(*given)[0], more=given[3]), *step(*given)[1:]))
+        with pytest.raises(ValueError, match="after a step, shapes or types are not those at the beginning"):
+            CompiledPlay(learner, learner.train_batch(torch.arange(4)))
 
     def broken(*args: Any, **settings: Any) -> Any:
         raise RuntimeError("no compiler\nat all")
