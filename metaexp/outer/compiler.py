@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from metaexp.outer import gru_kernel
 from metaexp.outer.graph_cache import ahead
 from metaexp.outer.small_products import UNFUSED, lowering, write_out
+from metaexp.system.lean import without_collector
 from metaexp.system.lean_tracing import traced_lightly
 
 aten = torch.ops.aten
@@ -86,7 +87,7 @@ def compiled(function: Callable[..., Any], *example: Any, one_thread: bool = Fal
         result[:] = [tree]
         return made
 
-    with torch.no_grad():
+    with torch.no_grad(), without_collector():
         graph = traced_lightly(lambda light: _rewritten(flat, leaves, light))
         with torch.autocast(leaves[0].device.type, enabled=False):  # the graph already contains its casts
             call = _ahead(graph, leaves) if one_thread and _on_cpu(leaves) and not _convolves(graph) else None

@@ -34,6 +34,18 @@ def resume_collector() -> None:
     _paused = False
 
 
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Inside, nothing looks for cycles: where much is made that all stays until the end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def import_lightning() -> None:
     """Imports Lightning without Dynamo, which it only asks whether something is compiled and tells what to leave alone,
     and without `scipy.signal`, to which TorchMetrics would add a name.

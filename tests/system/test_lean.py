@@ -1,3 +1,4 @@
+import gc
 import json
 import subprocess
 import sys
@@ -105,3 +106,23 @@ def test_stand_in_is_gone_after_a_step_and_a_foreign_optimiser_meets_none(monkey
     assert "torch._dynamo" not in sys.modules
     with lean.stepping(optimizers[1]):
         assert "torch._dynamo" not in sys.modules
+
+
+def test_the_collector_waits_and_goes_on_as_it_was():
+    frozen = gc.get_freeze_count()
+    try:
+        with lean.without_collector():
+            assert not gc.isenabled()
+        lean.resume_collector()  # nobody has paused it
+        assert (gc.isenabled(), gc.get_freeze_count()) == (True, frozen)
+        lean.pause_collector()
+        with lean.without_collector():
+            pass
+        assert not gc.isenabled()
+        lean.resume_collector()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.enable()
+        if not frozen:
+            gc.unfreeze()
