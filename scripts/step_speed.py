@@ -30,7 +30,7 @@ STEPS = 3  # of one timing: short enough to fit between two interruptions
 WAYS = {  # name -> what writes products out, and what writes the calls of kernels
     "products by a library": (lambda graph: 0, lambda *given: None),
     "products in the graph": (compiler.write_out, lambda *given: None),
-    "and bare calls": (compiler.write_out, kernel_library.program),
+    "bare calls": (compiler.write_out, kernel_library.program),
 }
 
 
