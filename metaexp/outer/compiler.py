@@ -114,7 +114,7 @@ def _rewritten(function: Callable[..., Any], leaves: list[Tensor], light: bool =
 
 def _traced(function: Callable[..., Any], leaves: list[Tensor], light: bool = False) -> GraphModule:
     """The plain operations of a function of tensors, found on fake tensors: nothing is computed, so tracing takes no
-    memory for intermediate values. If `light`, they are made here: `make_fx` would import SymPy for theirs.
+    memory for intermediate values. If `light`, they are made here: `make_fx` would ask Dynamo for them.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
