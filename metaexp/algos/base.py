@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -192,7 +191,9 @@ class MetaLearner(nn.Module):
         """`meta_loss` of one task in training: layers that drop features do so here, and nowhere else."""
         if self._drops is None:
             self._drops = dropping_layers(self)
-        with dropping(self._drops, episode.key, self.meta_step) if self._drops else nullcontext():
+        if not self._drops:
+            return self.meta_loss(episode)
+        with dropping(self._drops, episode.key, self.meta_step):  # type: ignore[arg-type]
             return self.meta_loss(episode)
 
     def loss_and_metrics(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Any]]:
