@@ -4,11 +4,13 @@ The name of a file is a digest of everything that the machine code depends on: t
 numbers, the shapes of its inputs, the number of threads, torch's version, the processor, and the compiler's settings.
 """
 
+import getpass
 import hashlib
 import json
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -52,6 +54,8 @@ def ahead(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[Te
     folder, key = _folder(), digest(graph, leaves)
     made = (folder and _kept(folder, key)) or _compile(graph, leaves, folder, key)
     call = load(made) or _runner(made)
+    if folder is None or made.parent != folder:  # a loaded library needs no file
+        discard(made)
     if not constants:
         return call
     return lambda *tensors: list(call(*tensors, *constants))
@@ -124,12 +128,22 @@ def _lift(graph: GraphModule) -> list[Tensor]:
 
 def _folder() -> Path | None:
     """Where graphs are kept: beside the compiler's own cache if its place was chosen, else in that of this project."""
-    if chosen := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen and os.path.abspath(chosen) != _unchosen():
         return Path(chosen) / "metaexp"
     with suppress(ConfigError):
         folder = default_cache().folder
         return folder and folder / "graphs"
     return None
+
+
+def _unchosen() -> str:
+    """The folder that torch itself writes into the environment when it traces and none was chosen."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, ModuleNotFoundError, OSError):
+        user = f"uid_{os.getuid()}"
+    return os.path.join(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
 
 
 def _kept(folder: Path, key: str) -> Path | None:

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._inductor.runtime import cache_dir_utils
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metaexp.algos.maml import MAML
@@ -15,6 +16,7 @@ from metaexp.outer.compiler import compiled
 from metaexp.outer.graph_cache import digest
 from metaexp.outer.loaders import Span
 from metaexp.outer.meta_training import MetaTraining
+from metaexp.system import cache
 from metaexp.tasks.sine import Sine
 
 F64 = torch.float64
@@ -67,6 +69,20 @@ def test_of_too_many_files_the_longest_unused_go(tmp_path, monkeypatch):
         os.utime(tmp_path / f"{name}.so", (place, place))
     graph_cache._forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.sha256", "b.so", "c.sha256", "c.so"]
+
+
+def test_the_folder_that_torch_chooses_is_not_taken_for_a_choice(monkeypatch, tmp_path):
+    """Tracing writes torch's own folder into the environment; graphs are then kept where `cache` says."""
+    cache.choose(str(tmp_path / "mine"))
+    assert graph_cache._folder() == tmp_path / "metaexp"  # the variable, which was set
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    traced(lambda a: a + 1, torch.ones(2))
+    make_fx(lambda a: a + 1, tracing_mode="fake")(torch.ones(2))
+    cache_dir_utils.cache_dir()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == graph_cache._unchosen()
+    assert graph_cache._folder() == tmp_path / "mine" / "graphs"
+    cache.choose("off")
+    assert graph_cache._folder() is None
 
 
 @compiler
