@@ -63,7 +63,8 @@ class CompiledPlay:
                 leaves = made[: len(leaves)]
             now = tree_unflatten(leaves, form)
         stacked = [torch.stack(column).transpose(0, 1) for column in zip(*rows, strict=True)]
-        return Trajectory(TimeStep(*stacked[:4]), *stacked[4:7], tree_unflatten(stacked[7:], self._more))
+        action, reward, alive = stacked[4:7]
+        return Trajectory(TimeStep(*stacked[:4]), action, reward, alive, tree_unflatten(stacked[7:], self._more))
 
     def _tasks(self, episode: Episode) -> tuple[Any, Tensor]:
         """The tasks of a meta-batch, and the keys of their trials, int64 [tasks]."""
