@@ -22,9 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from acting.learned import finished, notes, over_seeds  # noqa: E402
 from benching.tables import paste  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from metaexp.algos.epsilon_greedy import EpsilonGreedy  # noqa: E402
 from metaexp.algos.gittins import Gittins  # noqa: E402
@@ -36,9 +38,10 @@ from metaexp.algos.thompson import Thompson  # noqa: E402
 from metaexp.algos.ucb1 import UCB1  # noqa: E402
 from metaexp.evaluation.intervals import over_tasks  # noqa: E402
 from metaexp.evaluation.scores import evaluate  # noqa: E402
+from metaexp.plots.style import BLUE, GREEN, ORANGE, PURPLE  # noqa: E402
 from metaexp.tasks.bandit import Bandit  # noqa: E402
 
-OUT = ROOT / "scripts" / "results"
+OUT, CURVE = ROOT / "scripts" / "results", "bandits_500.png"
 ROWS = [(n, k) for n in (10, 100, 500) for k in (5, 10, 50)]
 TASKS = {10: 50_000, 100: 20_000, 500: 20_000}  # test bandits of each row
 PLANNERS: dict[str, Any] = {
@@ -103,6 +106,26 @@ def learned(folders: list[Path]) -> list[dict[str, Any]]:
         {"pulls": pulls, "arms": arms, "method": algo, **over_seeds(results)}
         for (pulls, arms, algo), results in sorted(groups.items())
     ]
+
+
+def curve(folders: list[Path], lines: dict[str, float]) -> None:
+    """Draws the validation return of runs of 500 pulls against their outer steps, with lines to compare with."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for result in finished(folders, "bandit"):
+        if result["protocol"]["pulls"] == 500:
+            told = [json.loads(row) for row in (Path(result["folder"]) / "metrics.jsonl").read_text().splitlines()]
+            rows = [row for row in told if row["kind"] == "val"]
+            step, mean = [row["step"] for row in rows], [row["return"]["mean"] for row in rows]
+            half = np.array([row["return"]["ci95"] for row in rows])
+            axes.plot(step, mean, color=BLUE, marker="o", markersize=3, label=f"rl2, seed {result['seed']}")
+            axes.fill_between(step, mean - half, mean + half, color=BLUE, alpha=0.15, linewidth=0)
+    for (name, value), colour in zip(lines.items(), (GREEN, ORANGE, PURPLE), strict=False):
+        axes.axhline(value, color=colour, linestyle="--", label=name)
+    axes.set(xlabel="outer steps with trials of 500 pulls", ylabel="return of a trial")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(OUT / CURVE, dpi=150)
 
 
 def bounds() -> dict[tuple[int, int], tuple[float, str]]:
@@ -176,6 +199,7 @@ def page(data: dict[str, Any]) -> str:
         "## Regret", "", "What one gets more who knows the arms, on the same bandits.", "",
         *table(own("regret"), lambda n, k: "", [*head[:-1], ""]), "",
         *notes(data["learned"], {"n": "pulls", "k": "arms"}, 3),
+        *([f"![500 pulls of 5 arms: return in validation bandits]({CURVE})", ""] if (OUT / CURVE).exists() else []),
         "## Published", "",
         "Duan and others 2016 (RL^2), table 1, and Mishra and others 2018 (SNAIL), table 1: means of 1,000 bandits "
         "without intervals. The last column is the half-width of a 95 % interval of such a mean, from the deviation of "
@@ -227,6 +251,9 @@ def main() -> None:
             data["rows"] = [r for r in data["rows"] if r not in there] + [row]
             write()
     if a.runs:
+        told = {r["method"]: r["return"]["mean"] for r in data["rows"] if (r["pulls"], r["arms"]) == (500, 5)}
+        published = {f"{name}, published": PUBLISHED[name][ROWS.index((500, 5))] for name in ("RL2", "SNAIL")}
+        curve(a.runs, {"gittins, test bandits": told["gittins"], **published})
         new = learned(a.runs)
         made = {(r["pulls"], r["arms"], r["method"]) for r in new}
         data["learned"] = [r for r in data["learned"] if (r["pulls"], r["arms"], r["method"]) not in made] + new

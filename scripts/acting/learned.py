@@ -5,11 +5,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+LEAST = 2000
+
 
 def finished(folders: list[Path], task: str) -> list[dict[str, Any]]:
     """The results of all runs of a task in folders, except those that another run of them started from.
 
-    Each has `day`, `minutes` with those of the runs before it, and `steps` with those before the weights it began with.
+    Runs tested on fewer than LEAST tasks are no rows either: beginnings whose second run is not finished. Each has
+    `folder`, `day`, `minutes` with those of the runs before it, and `steps` with those before its first weights.
     """
     files = sorted(path for folder in folders for path in folder.rglob("result.json"))
     results = {file.parent.resolve(): json.loads(file.read_text()) for file in files}
@@ -18,12 +21,14 @@ def finished(folders: list[Path], task: str) -> list[dict[str, Any]]:
     for folder, result in results.items():
         if result.get("task") != task or result.get("debug") or folder in before.values() or not result.get("test"):
             continue
+        if result["test"]["return"]["tasks"] < LEAST:
+            continue
         chain = [folder]
         while (parent := before.get(chain[-1])) is not None:
             chain.append(parent)
         seconds = sum(results[f]["speed"]["seconds"] for f in chain if f in results)
         steps = result["steps"] + sum(results[f]["parent"]["step"] for f in chain[:-1] if f in results)
-        found.append(result | {"minutes": seconds / 60, "steps": steps, "day": folder.name[:10]})
+        found.append(result | {"minutes": seconds / 60, "steps": steps, "day": folder.name[:10], "folder": str(folder)})
     return found
 
 

@@ -58,7 +58,7 @@ def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path) -> None:
     assert 6.0 < row["return"]["mean"] < 7.0
     for seed, mean in enumerate((6.5, 6.7)):
         protocol = {"pulls": 10, "arms": 5, "kind": "bernoulli"}
-        test = {metric: {"mean": mean, "ci95": 0.1, "tasks": 50} for metric in ("return", "regret")}
+        test = {metric: {"mean": mean, "ci95": 0.1, "tasks": 5000} for metric in ("return", "regret")}
         result = {"task": "bandit", "algo": "rl2", "seed": seed, "protocol": protocol, "test": test,
                   "speed": {"seconds": 60.0}, "versions": {"torch": "2"}, "steps": 9 + seed,
                   "machine": {"cpu": "x", "cores": 2}}  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_row_of_the_table_is_made_and_learned_rows_are_read(tmp_path) -> None:
     assert learned["return"]["seed_deviation"] == pytest.approx(0.2 / np.sqrt(2))
     assert learned["minutes"] == 2  # those of the run that it started from as well, which is no seed of its own
     text = bandits.page({"rows": [row], "learned": [learned]})
-    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 50 | 15 | 2 |" in text
+    assert "| 10 | 5 | rl2 | 6.500, 6.700 | 0.141 | 5,000 | 15 | 2 |" in text
     assert "2026-11-29; torch 2; x, 2 cores" in text
     assert "| n | k | random |" in text
     assert "6.600 ± 0.100" in text
